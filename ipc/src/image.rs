@@ -1,0 +1,294 @@
+//! The image format, version 1: what the image builder lays out and the core checks again at boot.
+//!
+//! An image is one module: an [`ImageHead`], then records, each an 8-byte [`RecordHead`] and a fixed
+//! body, then page-aligned data. All integers are little endian. A record that is unknown and marked
+//! mandatory makes the core refuse the image; an unknown one without the mark is skipped. Records stand
+//! in the order partition, its segments, its capabilities, next partition, ...; then VMs, each followed
+//! by its vCPUs.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Head of the image, 64 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ImageHead {
+    /// [`MAGIC`].
+    pub magic: [u8; 8],
+    /// [`VERSION`].
+    pub version: u32,
+    /// CRC-32 of all bytes of the image after this head.
+    pub checksum: u32,
+    /// Bytes of the whole image, head included; a multiple of 4096.
+    pub length: u64,
+    /// Bytes of the records, which start right after this head.
+    pub records_bytes: u32,
+    /// Number of records.
+    pub records: u32,
+    /// Pages of the page-table pool: enough for all partitions and for every VM wholly in 4 KiB pages.
+    pub pool_pages: u32,
+    /// Restarts of the supervisor that the core makes by itself...
+    pub supervisor_restarts: u32,
+    /// ... within this many microseconds.
+    pub supervisor_window_us: u64,
+    /// Fixed slice of round robin among equal priorities, microseconds.
+    pub slice_us: u32,
+    /// Mitigation policy: bits of [`mitigation`] that the manifest turns off.
+    pub mitigations_off: u32,
+    /// Zero.
+    pub reserved: u64,
+}
+
+/// First bytes of an image.
+pub const MAGIC: [u8; 8] = *b"PCULLIS\x01";
+/// Format version.
+pub const VERSION: u32 = 1;
+
+/// Head of a record, 8 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RecordHead {
+    /// [`record`].
+    pub kind: u16,
+    /// Bit 0: mandatory.
+    pub flags: u16,
+    /// Bytes of the body, a multiple of 8.
+    pub length: u32,
+}
+
+/// Flag: a core that does not know the record must refuse the image.
+pub const MANDATORY: u16 = 1;
+
+/// Record kinds.
+pub mod record {
+    /// [`super::PartitionRecord`].
+    pub const PARTITION: u16 = 1;
+    /// [`super::SegmentRecord`] of the partition before it.
+    pub const SEGMENT: u16 = 2;
+    /// [`super::CapabilityRecord`] of the partition before it.
+    pub const CAPABILITY: u16 = 3;
+    /// [`super::VmRecord`].
+    pub const VM: u16 = 4;
+    /// [`super::VcpuRecord`] of the VM before it.
+    pub const VCPU: u16 = 5;
+}
+
+/// A partition.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PartitionRecord {
+    /// Name, padded with zeros.
+    pub name: [u8; 24],
+    /// Index: position among the partition records.
+    pub index: u16,
+    /// [`rank`].
+    pub rank: u8,
+    /// Scheduling priority, higher first; 1 to 255.
+    pub priority: u8,
+    /// CPU of its thread.
+    pub cpu: u16,
+    /// [`flag`].
+    pub flags: u16,
+    /// Budget for its own work, microseconds in each period.
+    pub budget_us: u32,
+    /// Period of the budget, microseconds.
+    pub period_us: u32,
+    /// Reserve for a call whose lent budget ran out, microseconds a call.
+    pub reserve_us: u32,
+    /// Execution time within which it must answer any piece of work, microseconds.
+    pub call_limit_us: u32,
+    /// First instruction.
+    pub entry: u64,
+    /// Initial RSP.
+    pub stack_top: u64,
+    /// Offset of its information page in the image.
+    pub info_offset: u64,
+    /// Pages of the state region.
+    pub state_pages: u32,
+    /// Version of the state that this program writes.
+    pub state_version: u32,
+    /// Oldest version of the state that it reads.
+    pub state_reads_from: u32,
+    /// Pages of the spare slot: memory kept for the replacement, which is its size limit too.
+    pub spare_pages: u32,
+    /// Pages that the state region of a replacement may have at most.
+    pub state_limit_pages: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Build id of the ELF (SHA-1 note).
+    pub build_id: [u8; 20],
+    /// SHA-256 over the partition's segments as they stand in the image.
+    pub digest: [u8; 32],
+    /// Zero.
+    pub reserved2: u32,
+    /// Ed25519 signature over the digest, or zeros.
+    pub signature: [u8; 64],
+}
+
+/// Ranks: calls go strictly upwards (R11).
+pub mod rank {
+    /// Test and other partitions that only call.
+    pub const CLIENT: u8 = 0;
+    /// `vmexit`.
+    pub const VMEXIT: u8 = 1;
+    /// `vmport-rpc`.
+    pub const VMPORT_RPC: u8 = 2;
+    /// `acpi-mangler`.
+    pub const ACPI_MANGLER: u8 = 3;
+    /// `migration`.
+    pub const MIGRATION: u8 = 4;
+    /// `link`.
+    pub const LINK: u8 = 5;
+    /// `supervisor`.
+    pub const SUPERVISOR: u8 = 6;
+}
+
+/// Partition flags.
+pub mod flag {
+    /// The supervisor: notified of every end, restarted by the core itself.
+    pub const SUPERVISOR: u16 = 1;
+}
+
+/// A segment of a partition.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SegmentRecord {
+    /// First address, page aligned.
+    pub address: u64,
+    /// Offset of its bytes in the image, page aligned; unused when `file_bytes` is 0.
+    pub offset: u64,
+    /// Bytes in the image; the rest of the pages is zero.
+    pub file_bytes: u64,
+    /// Pages in memory.
+    pub pages: u32,
+    /// [`crate::syscall::rights`] READ, WRITE, EXECUTE; WRITE and EXECUTE exclude each other. A segment
+    /// without WRITE is mapped from the sealed image itself.
+    pub rights: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+/// A capability of a partition.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CapabilityRecord {
+    /// Slot, below [`crate::limits::SLOTS`].
+    pub slot: u16,
+    /// [`kind`].
+    pub kind: u8,
+    /// [`crate::syscall::rights`], after the kind.
+    pub rights: u8,
+    /// Index of the object: partition, timer, GSI or VM; 0 where the kind has none.
+    pub object: u16,
+    /// Zero.
+    pub reserved: u16,
+    /// Badge that the callee sees (endpoint).
+    pub badge: u32,
+    /// Zero.
+    pub reserved2: u32,
+    /// Notification bits that may be set (notification), that an event sets in the holder (timer,
+    /// interrupt); first port or MSR.
+    pub first: u64,
+    /// Number of ports or MSRs.
+    pub count: u64,
+}
+
+/// Capability kinds.
+pub mod kind {
+    /// Empty slot.
+    pub const NONE: u8 = 0;
+    /// Call a partition. `object`: partition.
+    pub const ENDPOINT: u8 = 1;
+    /// Notify a partition. `object`: partition; `first`: bits.
+    pub const NOTIFICATION: u8 = 2;
+    /// A timer. `object`: timer, one holder each; `first`: bits set in the holder.
+    pub const TIMER: u8 = 3;
+    /// An interrupt. `object`: GSI, one holder each; `first`: bits set in the holder.
+    pub const INTERRUPT: u8 = 4;
+    /// I/O ports `first` to `first + count - 1`.
+    pub const PORTS: u8 = 5;
+    /// MSRs `first` to `first + count - 1`, by rights.
+    pub const MSRS: u8 = 6;
+    /// A VM. `object`: VM.
+    pub const VM: u8 = 7;
+    /// A partition as an object of control. `object`: partition.
+    pub const PARTITION: u8 = 8;
+    /// The log ring's reading end, one holder.
+    pub const LOG: u8 = 9;
+    /// The right to set the wall clock, one holder.
+    pub const CLOCK: u8 = 10;
+}
+
+/// A VM.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VmRecord {
+    /// Name, padded with zeros.
+    pub name: [u8; 24],
+    /// Index: position among the VM records.
+    pub index: u16,
+    /// Partition that serves its exits.
+    pub vmexit: u16,
+    /// Partition that serves its port, [`NO_PARTITION`] when the port is off.
+    pub vmport: u16,
+    /// vCPU records that follow.
+    pub vcpus: u16,
+    /// Badge of the port calls.
+    pub vmport_badge: u32,
+    /// [`feature`].
+    pub features: u32,
+    /// Guest memory in 4 KiB pages, from guest-physical address 0; a multiple of 512.
+    pub memory_pages: u64,
+    /// XCR0 bits that the guest may set; a subset of 7 (x87, SSE, AVX).
+    pub xcr0: u64,
+}
+
+/// `vmport` of a VM whose port is off.
+pub const NO_PARTITION: u16 = u16::MAX;
+
+/// VM features.
+pub mod feature {
+    /// Intercept RDTSC.
+    pub const INTERCEPT_RDTSC: u32 = 1;
+    /// Intercept PAUSE.
+    pub const INTERCEPT_PAUSE: u32 = 2;
+}
+
+/// A vCPU.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct VcpuRecord {
+    /// Index in its VM.
+    pub index: u16,
+    /// CPU.
+    pub cpu: u16,
+    /// Scheduling priority, higher first; 1 to 255.
+    pub priority: u32,
+    /// Budget, microseconds in each period.
+    pub budget_us: u32,
+    /// Period, microseconds.
+    pub period_us: u32,
+}
+
+/// Mitigations (R14), bits of [`ImageHead::mitigations_off`] and of the platform page.
+pub mod mitigation {
+    /// IBPB between partitions and VMs.
+    pub const IBPB: u32 = 1;
+    /// STIBP on.
+    pub const STIBP: u32 = 2;
+    /// SSBD on.
+    pub const SSBD: u32 = 4;
+    /// Return-stack fill on entry to the core from a guest.
+    pub const RSB_FILL: u32 = 8;
+    /// VERW before leaving the core.
+    pub const VERW: u32 = 16;
+    /// L1D flush before entering a guest.
+    pub const L1D_FLUSH: u32 = 32;
+}
+
+static_assertions::const_assert_eq!(size_of::<ImageHead>(), 64);
+static_assertions::const_assert_eq!(size_of::<RecordHead>(), 8);
+static_assertions::const_assert_eq!(size_of::<PartitionRecord>(), 216);
+static_assertions::const_assert_eq!(size_of::<SegmentRecord>(), 32);
+static_assertions::const_assert_eq!(size_of::<CapabilityRecord>(), 32);
+static_assertions::const_assert_eq!(size_of::<VmRecord>(), 56);
+static_assertions::const_assert_eq!(size_of::<VcpuRecord>(), 16);

@@ -1,0 +1,139 @@
+//! The typed messages of the services. One module a service; a path and a type make the schema key
+//! that a header carries, so that a changed type is refused instead of misread.
+//!
+//! Vocabulary: a *request* type `T` implements [`Request`], which names the path, the reply type and
+//! the key.
+
+use postcard_schema::Schema;
+use postcard_schema::key::Key;
+use serde::{Deserialize, Serialize};
+
+/// A request: its path, the type of the answer, and its key.
+pub trait Request: Schema {
+    /// Path of the operation, `service/operation`.
+    const PATH: &'static str;
+    /// Type of the reply.
+    type Reply: Schema;
+    /// Key of a request, in the header of the call and of the reply.
+    const KEY: u64 = u64::from_le_bytes(Key::for_path::<Self>(Self::PATH).to_bytes());
+}
+
+/// Why a service did not serve a call; the payload of a reply with the error flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+pub enum Refusal {
+    /// The key names no operation of this service.
+    Unsupported,
+    /// The payload does not decode.
+    Malformed,
+    /// The caller's badge has no right to it.
+    Denied,
+    /// A table or queue of the service is full.
+    Full,
+}
+
+/// What every service answers.
+pub mod health {
+    use super::*;
+
+    /// Are you there?
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct Health;
+
+    /// I am.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct Healthy {
+        /// Generation of the instance.
+        pub generation: u32,
+        /// Version of the state it writes.
+        pub state_version: u32,
+        /// Pieces of work served by this instance.
+        pub served: u64,
+    }
+
+    impl Request for Health {
+        const PATH: &'static str = "any/health";
+        type Reply = Healthy;
+    }
+}
+
+/// `link`: consoles and the control line.
+pub mod link {
+    use super::*;
+
+    /// Bytes of one console message.
+    pub const CONSOLE_BYTES: usize = 128;
+
+    /// Console output. The badge names the console. Repeating a sequence has no effect: the service
+    /// that is given an exit again may say the same again.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct ConsoleWrite<'a> {
+        /// Rises with every write of this console, from 1; a sequence not above the last one taken is acknowledged and
+        /// dropped.
+        pub sequence: u64,
+        /// At most [`CONSOLE_BYTES`].
+        #[serde(borrow)]
+        pub bytes: &'a [u8],
+    }
+
+    /// What was taken.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct ConsoleWritten {
+        /// Last sequence taken of this console, over all instances of `link`.
+        pub sequence: u64,
+    }
+
+    impl Request for ConsoleWrite<'_> {
+        const PATH: &'static str = "link/console-write";
+        type Reply = ConsoleWritten;
+    }
+
+    /// Take console input that has arrived.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct ConsoleRead {
+        /// Bytes wanted at most.
+        pub most: u8,
+    }
+
+    /// Console input; empty when there is none.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct ConsoleInput<'a> {
+        /// The bytes.
+        #[serde(borrow)]
+        pub bytes: &'a [u8],
+    }
+
+    impl Request for ConsoleRead {
+        const PATH: &'static str = "link/console-read";
+        type Reply = ConsoleInput<'static>;
+    }
+}
+
+/// `vmport-rpc`.
+pub mod vmport {
+    use super::*;
+    use crate::port::{PortCall, PortReply};
+
+    impl Request for PortCall {
+        const PATH: &'static str = "vmport/port";
+        type Reply = PortReply;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Golden: a key changes only when a type or a path changes, and then every peer must know.
+    #[test]
+    fn schema_keys_are_those_of_version_1() {
+        let keys = [
+            ("any/health", health::Health::KEY),
+            ("link/console-write", link::ConsoleWrite::KEY),
+            ("link/console-read", link::ConsoleRead::KEY),
+            ("vmport/port", crate::port::PortCall::KEY),
+        ];
+        let text: Vec<String> = keys.iter().map(|(path, key)| format!("{path} {key:016x}")).collect();
+        let golden = include_str!("../golden/keys.txt");
+        assert_eq!(text.join("\n"), golden.trim_end());
+    }
+}
