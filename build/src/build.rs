@@ -1,0 +1,10 @@
+//! `build`.
+
+/// Arguments of the verb.
+#[derive(clap::Args)]
+pub struct Args {}
+
+/// Runs the verb.
+pub fn command(_args: &Args) -> anyhow::Result<()> {
+    anyhow::bail!("the verb `build` is not in this version")
+}

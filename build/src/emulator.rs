@@ -1,0 +1,1 @@
+//! Starts an emulator with an image and ends it in its own time limit.

@@ -1,0 +1,10 @@
+//! `graph`.
+
+/// Arguments of the verb.
+#[derive(clap::Args)]
+pub struct Args {}
+
+/// Runs the verb.
+pub fn command(_args: &Args) -> anyhow::Result<()> {
+    anyhow::bail!("the verb `graph` is not in this version")
+}

@@ -1,0 +1,10 @@
+//! `image`.
+
+/// Arguments of the verb.
+#[derive(clap::Args)]
+pub struct Args {}
+
+/// Runs the verb.
+pub fn command(_args: &Args) -> anyhow::Result<()> {
+    anyhow::bail!("the verb `image` is not in this version")
+}

@@ -1,0 +1,1 @@
+//! Talks to QEMU's machine monitor (QMP).
