@@ -1,0 +1,48 @@
+//! Leases of the call that is being served: a bounded loan of the caller's memory.
+
+use super::syscall::syscall4;
+use portcullis_ipc::limits::LEASE_COPY;
+use portcullis_ipc::message::Header;
+use portcullis_ipc::syscall::{Call, Status, lease_id};
+
+/// A lease of the current caller.
+#[derive(Clone, Copy)]
+pub struct Borrowed {
+    id: u64,
+}
+
+impl Borrowed {
+    /// Lease `index` of the call with this header; `None` when the call carries fewer.
+    pub fn of(header: &Header, index: u8) -> Option<Self> {
+        (index < header.leases).then(|| Self { id: lease_id(index.into(), header.sequence) })
+    }
+
+    /// Copies from the lease, starting `offset` bytes into it, until `buffer` is full.
+    ///
+    /// # Errors
+    /// [`Status::BadLease`] when the lease is gone or does not cover the range; part of the buffer may
+    /// be filled then.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Status> {
+        let mut at = offset;
+        for piece in buffer.chunks_mut(LEASE_COPY) {
+            let length = piece.len() as u64;
+            syscall4(Call::LeaseRead, self.id, at, piece.as_mut_ptr() as u64, length).done()?;
+            at += length;
+        }
+        Ok(())
+    }
+
+    /// Copies `bytes` into the lease, starting `offset` bytes into it.
+    ///
+    /// # Errors
+    /// As [`Borrowed::read`]; part of the bytes may have been copied then.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Status> {
+        let mut at = offset;
+        for piece in bytes.chunks(LEASE_COPY) {
+            let length = piece.len() as u64;
+            syscall4(Call::LeaseWrite, self.id, at, piece.as_ptr() as u64, length).done()?;
+            at += length;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! The pages that the core shows this partition: information, platform, state region.
+
+use crate::info::Info;
+use crate::state::{StateRegion, Words};
+use portcullis_ipc::layout::{INFO_PAGE, PAGE, PLATFORM_PAGE, STATE_REGION};
+use portcullis_ipc::platform::{CONFIG_OFFSET, InfoPage, PlatformPage};
+
+/// The information page of this partition.
+pub fn info() -> Info<'static> {
+    let page = core::ptr::with_exposed_provenance::<InfoPage>(INFO_PAGE as usize);
+    // SAFETY: the core maps the page read-only at this address before the first instruction; nobody
+    // writes it while the instance lives, and every bit pattern is a valid page.
+    let page = unsafe { &*page };
+    let text = core::ptr::with_exposed_provenance::<u8>(INFO_PAGE as usize + CONFIG_OFFSET);
+    // SAFETY: the text lies in the same read-only page, up to its end.
+    let text = unsafe { core::slice::from_raw_parts(text, PAGE - CONFIG_OFFSET) };
+    Info::new(page, text)
+}
+
+/// The platform page as it is now.
+pub fn platform() -> PlatformPage {
+    let page = core::ptr::with_exposed_provenance::<PlatformPage>(PLATFORM_PAGE as usize);
+    // SAFETY: the core maps the page read-only at this address; every bit pattern is a valid page, and
+    // the copy is volatile because the core sets the wall clock later.
+    unsafe { page.read_volatile() }
+}
+
+/// The words of the state region.
+pub struct RegionWords {
+    words: usize,
+}
+
+impl RegionWords {
+    fn at(&self, index: usize) -> Option<*mut u64> {
+        let address = STATE_REGION as usize + index * 8;
+        (index < self.words).then(|| core::ptr::with_exposed_provenance_mut(address))
+    }
+}
+
+impl Words for RegionWords {
+    fn words(&self) -> usize {
+        self.words
+    }
+
+    fn load(&self, index: usize) -> u64 {
+        match self.at(index) {
+            // SAFETY: the core maps the region for the life of the instance; `index` lies inside.
+            Some(word) => unsafe { word.read_volatile() },
+            None => 0,
+        }
+    }
+
+    fn store(&mut self, index: usize, value: u64) {
+        if let Some(word) = self.at(index) {
+            // SAFETY: as for `load`; the region is writable and no reference into it exists.
+            unsafe { word.write_volatile(value) }
+        }
+    }
+}
+
+/// The state region of this partition, opened as the state of `service` with `version` and `schema`.
+pub fn state_region(service: &str, version: u32, schema: u64) -> StateRegion<RegionWords> {
+    let words = info().page().state_bytes as usize / 8;
+    StateRegion::open(RegionWords { words }, service, version, schema)
+}
