@@ -1,0 +1,217 @@
+//! The machine that a system gets, and the QEMU command line that makes it. Nothing is started here.
+
+use super::{Error, host};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The emulator's program.
+pub const QEMU: &str = "qemu-system-x86_64";
+/// UEFI firmware, and the variables that it starts with.
+const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// Port with which a system ends itself: one byte, 0x10 for success.
+pub const EXIT_PORT: u16 = 0xf4;
+
+/// How the system is booted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Boot {
+    /// By the PVH note of the core.
+    Pvh {
+        /// The core's ELF.
+        core: PathBuf,
+        /// The image bundle; `None` boots the core alone.
+        bundle: Option<PathBuf>,
+        /// Command line.
+        command_line: String,
+    },
+    /// By GRUB and multiboot2 from a CD under SeaBIOS.
+    IsoBios(PathBuf),
+    /// By GRUB and multiboot2 from a CD under OVMF.
+    IsoUefi(PathBuf),
+}
+
+/// A machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// How it boots.
+    pub boot: Boot,
+    /// RAM in MiB, below the PCI hole: at most 2048.
+    pub memory_mib: u32,
+    /// Count instructions: one instruction is one tick of every clock, the same in each run.
+    pub icount: bool,
+}
+
+/// RAM of a machine when nothing else is asked for, MiB.
+pub const MEMORY_MIB: u32 = 512;
+
+/// The sockets of one run.
+pub struct Sockets {
+    /// COM1.
+    pub com1: PathBuf,
+    /// COM2.
+    pub com2: PathBuf,
+    /// Bytes written to [`EXIT_PORT`].
+    pub exit: PathBuf,
+    /// QMP.
+    pub monitor: PathBuf,
+}
+
+impl Sockets {
+    /// The sockets' places in `directory`.
+    pub fn in_directory(directory: &Path) -> Self {
+        let at = |name| directory.join(name);
+        Self {
+            com1: at("com1"),
+            com2: at("com2"),
+            exit: at("exit"),
+            monitor: at("monitor"),
+        }
+    }
+}
+
+/// The command that starts `machine`, frozen. UEFI's variables are copied to `directory`.
+pub fn qemu(machine: &Machine, sockets: &Sockets, directory: &Path) -> Result<Command, Error> {
+    let mut command = Command::new(QEMU);
+    command.args(["-nodefaults", "-no-user-config", "-display", "none", "-S"]);
+    command.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max,+svm,-la57"]);
+    command.args(["-m", &format!("{}M", machine.memory_mib)]);
+    // A reset or shutdown leaves the machine to be looked at.
+    command.args(["-action", "reboot=shutdown,shutdown=pause,panic=pause"]);
+    if machine.icount {
+        command.args(["-icount", "shift=0,sleep=off"]);
+    }
+    for (name, path) in [
+        ("com1", &sockets.com1),
+        ("com2", &sockets.com2),
+        ("exit", &sockets.exit),
+        ("monitor", &sockets.monitor),
+    ] {
+        let path = escaped(path);
+        command.args(["-chardev", &format!("socket,id={name},path={path}")]);
+    }
+    command.args(["-serial", "chardev:com1", "-serial", "chardev:com2"]);
+    command.args([
+        "-device",
+        &format!("isa-debugcon,iobase={EXIT_PORT:#x},chardev=exit"),
+    ]);
+    command.args(["-mon", "chardev=monitor,mode=control"]);
+    boot(&mut command, &machine.boot, directory)?;
+    Ok(command)
+}
+
+fn boot(command: &mut Command, boot: &Boot, directory: &Path) -> Result<(), Error> {
+    const BUILD: &str = "run `cargo xtask image`";
+    match boot {
+        Boot::Pvh {
+            core,
+            bundle,
+            command_line,
+        } => {
+            present("the core", core, BUILD)?;
+            command.arg("-kernel").arg(core);
+            if let Some(bundle) = bundle {
+                present("the image", bundle, BUILD)?;
+                // QEMU splits the list of modules at commas.
+                command.args(["-initrd", &escaped(bundle)]);
+            }
+            if !command_line.is_empty() {
+                command.args(["-append", command_line]);
+            }
+        }
+        Boot::IsoBios(iso) => {
+            present("the CD image", iso, BUILD)?;
+            cd(command, iso);
+        }
+        Boot::IsoUefi(iso) => {
+            present("the CD image", iso, BUILD)?;
+            present(
+                "the UEFI firmware",
+                Path::new(OVMF_CODE),
+                "run `cargo xtask setup` (package ovmf)",
+            )?;
+            let variables = directory.join("vars.fd");
+            std::fs::copy(OVMF_VARS, &variables).map_err(host("copy the UEFI variables"))?;
+            let drive = |file: &str, rest| format!("if=pflash,format=raw,file={file}{rest}");
+            command.args(["-drive", &drive(OVMF_CODE, ",readonly=on")]);
+            command.args(["-drive", &drive(&escaped(&variables), "")]);
+            cd(command, iso);
+        }
+    }
+    Ok(())
+}
+
+fn cd(command: &mut Command, iso: &Path) {
+    command.arg("-cdrom").arg(iso).args(["-boot", "d"]);
+}
+
+/// A path in an option list, where a comma is doubled.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
+fn present(what: &'static str, path: &Path, fix: &'static str) -> Result<(), Error> {
+    if path.is_file() {
+        return Ok(());
+    }
+    Err(Error::File {
+        what,
+        path: crate::workspace::display(path),
+        fix,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(machine: &Machine) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let sockets = Sockets::in_directory(Path::new("/s,1"));
+        let command = qemu(machine, &sockets, directory.path()).unwrap();
+        command
+            .get_args()
+            .map(|argument| argument.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn counting_instructions_is_an_option_and_commas_in_paths_are_doubled() {
+        let file = tempfile::NamedTempFile::with_suffix("a,b").unwrap();
+        let core = file.path().to_path_buf();
+        let boot = Boot::Pvh {
+            core: core.clone(),
+            bundle: Some(core),
+            command_line: "x=1".into(),
+        };
+        let mut machine = Machine {
+            boot,
+            memory_mib: 64,
+            icount: false,
+        };
+        let plain = arguments(&machine);
+        assert!(!plain.contains(&"-icount".into()));
+        assert!(plain.iter().any(|a| a.ends_with("a,,b")));
+        assert!(plain.contains(&"socket,id=com1,path=/s,,1/com1".into()));
+        machine.icount = true;
+        assert!(arguments(&machine).contains(&"shift=0,sleep=off".into()));
+    }
+
+    #[test]
+    fn a_missing_image_is_one_line_with_the_fix() {
+        let machine = Machine {
+            boot: Boot::IsoBios("/no/such.iso".into()),
+            memory_mib: 64,
+            icount: false,
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let error = qemu(
+            &machine,
+            &Sockets::in_directory(directory.path()),
+            directory.path(),
+        )
+        .err()
+        .unwrap();
+        let text = "the CD image /no/such.iso is not there: run `cargo xtask image`";
+        assert_eq!(error.to_string(), text);
+    }
+}

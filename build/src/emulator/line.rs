@@ -1,0 +1,68 @@
+//! One line of the emulator: a Unix socket, read by a thread of its own into the run's events.
+
+use super::Event;
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::mpsc::Sender;
+
+/// A socket that waits for the emulator.
+pub struct Listener(UnixListener);
+
+/// Listens at `path`.
+pub fn listen(path: &Path) -> io::Result<Listener> {
+    let listener = UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    Ok(Listener(listener))
+}
+
+impl Listener {
+    /// The connection, if the emulator has made it.
+    pub fn accept(&self) -> io::Result<Option<UnixStream>> {
+        match self.0.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                Ok(Some(stream))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The sending end of a line; what comes in goes to the events.
+pub struct Line(UnixStream);
+
+impl Line {
+    /// Starts the reader; `to_events` says what a piece of input is.
+    pub fn new(
+        stream: UnixStream,
+        events: Sender<Event>,
+        to_events: fn(&[u8]) -> Vec<Event>,
+    ) -> io::Result<Self> {
+        let mut reader = stream.try_clone()?;
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            // The line ends with the emulator; the monitor reports that.
+            while let Ok(count @ 1..) = reader.read(&mut buffer) {
+                if to_events(&buffer[..count])
+                    .into_iter()
+                    .any(|event| events.send(event).is_err())
+                {
+                    return;
+                }
+            }
+        });
+        Ok(Self(stream))
+    }
+
+    /// Sends bytes.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+
+    /// A second sending end.
+    pub fn writer(&self) -> io::Result<UnixStream> {
+        self.0.try_clone()
+    }
+}
