@@ -25,14 +25,15 @@ pub fn platform() -> PlatformPage {
     unsafe { page.read_volatile() }
 }
 
-/// The words of the state region.
+/// Words of the state region, from the one at `first`.
 pub struct RegionWords {
+    first: usize,
     words: usize,
 }
 
 impl RegionWords {
     fn at(&self, index: usize) -> Option<*mut u64> {
-        let address = STATE_REGION as usize + index * 8;
+        let address = STATE_REGION as usize + (self.first + index) * 8;
         (index < self.words).then(|| core::ptr::with_exposed_provenance_mut(address))
     }
 }
@@ -59,7 +60,20 @@ impl Words for RegionWords {
 }
 
 /// The state region of this partition, opened as the state of `service` with `version` and `schema`.
-pub fn state_region(service: &str, version: u32, schema: u64) -> StateRegion<RegionWords> {
+/// Its last `counters` words are left to [`counters`].
+pub fn state_region(
+    service: &str,
+    version: u32,
+    schema: u64,
+    counters: usize,
+) -> StateRegion<RegionWords> {
+    let words = (info().page().state_bytes as usize / 8).saturating_sub(counters);
+    StateRegion::open(RegionWords { first: 0, words }, service, version, schema)
+}
+
+/// The last `count` words of the state region: each is state of its own, changed by one store.
+pub fn counters(count: usize) -> RegionWords {
     let words = info().page().state_bytes as usize / 8;
-    StateRegion::open(RegionWords { words }, service, version, schema)
+    let count = count.min(words);
+    RegionWords { first: words - count, words: count }
 }

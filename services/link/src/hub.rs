@@ -1,0 +1,324 @@
+//! The service at work: events in, lines polled, frames out.
+
+use crate::console::Console;
+use crate::control::{self, REPLY};
+use crate::frame::{Outgoing, Receiver};
+use crate::input::Input;
+use crate::lines::Line;
+use crate::saved::{self, Consoles};
+use alloc::boxed::Box;
+use alloc::vec;
+use arrayvec::ArrayVec;
+use portcullis_ipc::frame::channel;
+use portcullis_ipc::limits::{LOG_READ, VMS};
+use portcullis_ipc::proto::health::Healthy;
+use portcullis_ipc::proto::link::{CONSOLE_BYTES, ConsoleInput, ConsoleRead, ConsoleWrite, ConsoleWritten};
+use portcullis_ipc::proto::{Refusal, Request};
+use portcullis_runtime::call::{Incoming, Reply};
+use portcullis_runtime::handle::{LogReader, Notifier, Timer, missing};
+use portcullis_runtime::pages::{RegionWords, counters, info, state_region};
+use portcullis_runtime::serve::{Service, serve};
+use portcullis_runtime::start::Start;
+use portcullis_runtime::state::{StateRegion, Words};
+use portcullis_runtime::time::{ticks, tsc};
+
+portcullis_runtime::entry!(main);
+
+/// Transmitter fillings (16 bytes) for each line at one call, on the caller's budget.
+const FILLS_AT_CALL: usize = 16;
+/// Transmitter fillings for each line at a tick.
+const FILLS_AT_TICK: usize = 128;
+/// Time between two ticks while bytes wait, microseconds.
+const BUSY_TICK: u64 = 1_000;
+/// Time between two ticks otherwise unless configured, microseconds.
+const IDLE_TICK: u64 = 10_000;
+/// Control replies that wait at most; a host that asks faster asks again.
+const REPLIES: usize = 4;
+
+fn main(start: Start) -> ! {
+    let Some(timer) = Timer::find("tick") else { missing("tick") };
+    let mut hub = Hub::new(start, timer);
+    defmt::info!(
+        "link ready, generation {=u32}: com1 {=bool}, com2 {=bool}",
+        start.generation,
+        hub.com1.is_some(),
+        hub.com2.is_some()
+    );
+    hub.notified(timer.bits);
+    serve(start, &mut hub)
+}
+
+/// What the frame on COM2 carries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Console(usize),
+    Other,
+}
+
+struct Hub {
+    com1: Option<Line>,
+    com2: Option<Line>,
+    timer: Timer,
+    idle: u64,
+    log: Option<LogReader>,
+    log_sequence: u32,
+    log_buffer: Box<[u8; LOG_READ]>,
+    listeners: [Option<Notifier>; VMS],
+    consoles: Consoles,
+    inputs: Box<[Input; VMS]>,
+    region: StateRegion<RegionWords>,
+    encoded: Box<[u8]>,
+    /// Bytes of console 0 that COM1 ever took, kept in a counter of the state region.
+    plain: u64,
+    plain_counter: RegionWords,
+    unsaved: bool,
+    outgoing: Box<Outgoing>,
+    source: Source,
+    turn: usize,
+    receiver: Box<Receiver>,
+    replies: ArrayVec<(u32, ArrayVec<u8, REPLY>), REPLIES>,
+    healthy: Healthy,
+}
+
+impl Hub {
+    fn new(start: Start, timer: Timer) -> Self {
+        let region = state_region("link", saved::VERSION, saved::SCHEMA, 1);
+        let plain_counter = counters(1);
+        let mut encoded = vec![0; saved::MOST].into_boxed_slice();
+        if region.capacity() < saved::MOST {
+            defmt::warn!(
+                "state region holds {=usize} bytes of {=usize} wanted: console output may be lost when link restarts",
+                region.capacity(),
+                saved::MOST
+            );
+        }
+        let consoles = region
+            .read(&mut encoded)
+            .filter(|(head, _)| head.version == saved::VERSION)
+            .map_or_else(Consoles::default, |(_, bytes)| saved::decode(bytes));
+        let plain = plain_counter.load(0).max(consoles.first().map_or(0, |one| one.base));
+        let names = [
+            "console-0", "console-1", "console-2", "console-3", "console-4", "console-5", "console-6",
+            "console-7",
+        ];
+        Self {
+            com1: Line::open("com1", "com1-irq", 0x3f8),
+            com2: Line::open("com2", "com2-irq", 0x2f8),
+            timer,
+            idle: ticks(info().number("tick-us").unwrap_or(IDLE_TICK)),
+            log: LogReader::find("log"),
+            log_sequence: 0,
+            log_buffer: Box::new([0; LOG_READ]),
+            listeners: names.map(Notifier::find),
+            consoles,
+            inputs: Box::new([Input::new(); VMS]),
+            region,
+            encoded,
+            plain,
+            plain_counter,
+            unsaved: false,
+            outgoing: Box::new(Outgoing::new()),
+            source: Source::Other,
+            turn: 0,
+            receiver: Box::new(Receiver::new()),
+            replies: ArrayVec::new(),
+            healthy: Healthy {
+                generation: start.generation,
+                state_version: saved::VERSION,
+                served: 0,
+            },
+        }
+    }
+
+    /// Sends what the lines take now, at most `fills` transmitter fillings each. Says whether more waits.
+    fn pump(&mut self, fills: usize) -> bool {
+        let plain = self.pump_plain(fills);
+        let framed = self.pump_frames(fills);
+        self.drop_done();
+        self.save();
+        plain || framed
+    }
+
+    fn pump_plain(&mut self, fills: usize) -> bool {
+        let (Some(line), Some(console)) = (&self.com1, self.consoles.first()) else { return false };
+        for _ in 0..fills {
+            for _ in 0..line.uart.room() {
+                let Some(byte) = console.byte(self.plain) else { return false };
+                line.uart.send(byte);
+                self.plain += 1;
+                // An end between the two repeats this one byte: port and counter cannot change at once.
+                self.plain_counter.store(0, self.plain);
+            }
+        }
+        console.byte(self.plain).is_some()
+    }
+
+    fn pump_frames(&mut self, fills: usize) -> bool {
+        if self.com2.is_none() {
+            self.consoles.iter_mut().for_each(Console::no_frames);
+            return false;
+        }
+        for _ in 0..fills {
+            let room = self.com2.as_ref().map_or(0, |line| line.uart.room());
+            for _ in 0..room {
+                let Some(byte) = self.next_byte() else { return false };
+                if let Some(line) = &self.com2 {
+                    line.uart.send(byte);
+                }
+            }
+        }
+        true
+    }
+
+    /// The next byte for COM2, from the frame that is being sent or the next one.
+    fn next_byte(&mut self) -> Option<u8> {
+        if self.outgoing.is_done() {
+            let source = core::mem::replace(&mut self.source, Source::Other);
+            if let Source::Console(number) = source
+                && let Some(console) = self.consoles.get_mut(number)
+            {
+                console.framed += 1;
+                self.unsaved = true;
+            }
+            self.next_frame();
+        }
+        self.outgoing.next()
+    }
+
+    /// Starts the next frame, if there is one: replies first, then consoles and log in turn.
+    fn next_frame(&mut self) {
+        if let Some((sequence, reply)) = self.replies.pop_at(0) {
+            self.outgoing.start(channel::REPLY, sequence, &reply);
+            return;
+        }
+        for _ in 0..=VMS {
+            self.turn = (self.turn + 1) % (VMS + 1);
+            let started = if self.turn == VMS { self.start_log() } else { self.start_console(self.turn) };
+            if started {
+                return;
+            }
+        }
+    }
+
+    fn start_log(&mut self) -> bool {
+        let Some(log) = self.log else { return false };
+        let records = log.read(&mut self.log_buffer);
+        if records.is_empty() {
+            return false;
+        }
+        self.outgoing.start(channel::LOG, self.log_sequence, records);
+        self.log_sequence = self.log_sequence.wrapping_add(1);
+        true
+    }
+
+    fn start_console(&mut self, number: usize) -> bool {
+        let Some((sequence, bytes)) = self.consoles.get(number).and_then(Console::next_frame) else {
+            return false;
+        };
+        self.outgoing.start(channel::CONSOLE + number as u8, sequence, bytes);
+        self.source = Source::Console(number);
+        true
+    }
+
+    fn drop_done(&mut self) {
+        for (number, console) in self.consoles.iter_mut().enumerate() {
+            let carried = number == 0 && self.com1.is_some();
+            let plain = if carried { self.plain } else { u64::MAX };
+            self.unsaved |= console.drop_done(plain);
+        }
+    }
+
+    fn save(&mut self) {
+        if core::mem::take(&mut self.unsaved) {
+            // A region that is too small was reported at the start.
+            let _ = self.region.commit(saved::encode(&self.consoles, &mut self.encoded));
+        }
+    }
+
+    /// Takes what has arrived on both lines and acknowledges the interrupts in `bits`.
+    fn receive(&mut self, bits: u64) {
+        let mut heard = [false; VMS];
+        if let Some(line) = &self.com1 {
+            for byte in line.received(bits) {
+                hear(&mut self.inputs, &mut heard, 0, &[byte]);
+            }
+        }
+        if let Some(line) = &self.com2 {
+            for byte in line.received(bits) {
+                let Some((head, payload)) = self.receiver.take(byte) else { continue };
+                match head.channel {
+                    channel::REQUEST => {
+                        let reply = control::answer(payload, &self.healthy);
+                        let _ = self.replies.try_push((head.sequence, reply));
+                    }
+                    channel::CONSOLE.. => {
+                        let number = usize::from(head.channel - channel::CONSOLE);
+                        hear(&mut self.inputs, &mut heard, number, payload);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        for (listener, _) in self.listeners.iter_mut().zip(heard).filter(|(_, heard)| *heard) {
+            if let Some(listener) = listener {
+                listener.notify();
+            }
+        }
+    }
+
+    fn write(&mut self, number: u32, request: &ConsoleWrite<'_>) -> Result<ConsoleWritten, Refusal> {
+        let console = self.consoles.get_mut(number as usize).ok_or(Refusal::Denied)?;
+        let taken = console.take(request.sequence, request.bytes)?;
+        let sequence = console.sequence;
+        self.unsaved |= taken;
+        self.save();
+        Ok(ConsoleWritten { sequence })
+    }
+}
+
+fn hear(inputs: &mut [Input; VMS], heard: &mut [bool; VMS], number: usize, bytes: &[u8]) {
+    if let (Some(input), Some(heard)) = (inputs.get_mut(number), heard.get_mut(number)) {
+        for &byte in bytes {
+            *heard |= input.push(byte);
+        }
+    }
+}
+
+impl Service for Hub {
+    fn called(&mut self, call: &Incoming<'_>, reply: &mut Reply) -> Result<(), Refusal> {
+        self.healthy.served += 1;
+        let number = call.header.badge;
+        match call.header.key {
+            ConsoleWrite::KEY => {
+                let request = call.decode::<ConsoleWrite<'_>>()?;
+                let mut outcome = self.write(number, &request);
+                if outcome == Err(Refusal::Full) {
+                    self.pump(FILLS_AT_CALL);
+                    outcome = self.write(number, &request);
+                }
+                reply.put(&outcome?);
+                self.pump(FILLS_AT_CALL);
+                Ok(())
+            }
+            ConsoleRead::KEY => {
+                let request = call.decode::<ConsoleRead>()?;
+                let input = self.inputs.get_mut(number as usize).ok_or(Refusal::Denied)?;
+                let mut bytes = [0; CONSOLE_BYTES];
+                let most = usize::from(request.most).min(CONSOLE_BYTES);
+                let bytes = input.take(bytes.get_mut(..most).unwrap_or_default());
+                reply.put(&ConsoleInput { bytes });
+                Ok(())
+            }
+            _ => Err(Refusal::Unsupported),
+        }
+    }
+
+    fn notified(&mut self, bits: u64) {
+        self.healthy.served += 1;
+        self.receive(bits);
+        let more = self.pump(FILLS_AT_TICK);
+        if bits & self.timer.bits != 0 || more {
+            self.timer.set(tsc() + if more { ticks(BUSY_TICK) } else { self.idle });
+        }
+    }
+}

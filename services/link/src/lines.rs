@@ -1,0 +1,58 @@
+//! A serial line as capabilities give it: its ports and its interrupt.
+
+use crate::uart::{RECEIVE_MOST, Registers, Uart};
+use arrayvec::ArrayVec;
+use portcullis_runtime::handle::{Interrupt, Ports};
+
+/// The eight ports of a line.
+pub struct LinePorts {
+    ports: Ports,
+    first: u16,
+}
+
+impl Registers for LinePorts {
+    fn read(&self, register: u16) -> u8 {
+        self.ports.read(self.first + register)
+    }
+
+    fn write(&self, register: u16, value: u8) {
+        self.ports.write(self.first + register, value);
+    }
+}
+
+/// A line.
+pub struct Line {
+    /// Its 16550.
+    pub uart: Uart<LinePorts>,
+    interrupt: Option<Interrupt>,
+}
+
+impl Line {
+    /// Sets up the line whose ports start at `first`; `None` when the manifest does not grant it.
+    pub fn open(ports: &str, interrupt: &str, first: u16) -> Option<Self> {
+        let ports = Ports::find(ports)?;
+        let line = Self {
+            uart: Uart(LinePorts { ports, first }),
+            interrupt: Interrupt::find(interrupt),
+        };
+        line.uart.start();
+        // The instance before may have ended between an interrupt and its acknowledgement.
+        if let Some(interrupt) = line.interrupt {
+            interrupt.acknowledge();
+        }
+        Some(line)
+    }
+
+    /// The bytes that have arrived, [`RECEIVE_MOST`] at most; then lets the interrupt come again if it
+    /// is among the notification `bits`. What stays behind is found at the next tick.
+    pub fn received(&self, bits: u64) -> ArrayVec<u8, RECEIVE_MOST> {
+        let arrived = core::iter::from_fn(|| self.uart.receive());
+        let bytes = arrived.take(RECEIVE_MOST).collect();
+        if let Some(interrupt) = self.interrupt
+            && bits & interrupt.bits != 0
+        {
+            interrupt.acknowledge();
+        }
+        bytes
+    }
+}
