@@ -72,7 +72,9 @@ impl Console {
     pub fn drop_done(&mut self, plain: u64) -> bool {
         let mut dropped = false;
         while self.framed > 0 {
-            let Some(first) = self.writes.first() else { break };
+            let Some(first) = self.writes.first() else {
+                break;
+            };
             let end = self.base + first.len() as u64;
             if end > plain {
                 break;
@@ -118,7 +120,10 @@ mod tests {
         console.framed = 1;
         assert!(console.drop_done(1));
         assert_eq!(console.take(9, b"y"), Ok(true));
-        assert_eq!(console.take(10, &[0; CONSOLE_BYTES + 1]), Err(Refusal::Malformed));
+        assert_eq!(
+            console.take(10, &[0; CONSOLE_BYTES + 1]),
+            Err(Refusal::Malformed)
+        );
     }
 
     #[test]

@@ -12,7 +12,9 @@ use arrayvec::ArrayVec;
 use portcullis_ipc::frame::channel;
 use portcullis_ipc::limits::{LOG_READ, VMS};
 use portcullis_ipc::proto::health::Healthy;
-use portcullis_ipc::proto::link::{CONSOLE_BYTES, ConsoleInput, ConsoleRead, ConsoleWrite, ConsoleWritten};
+use portcullis_ipc::proto::link::{
+    CONSOLE_BYTES, ConsoleInput, ConsoleRead, ConsoleWrite, ConsoleWritten,
+};
 use portcullis_ipc::proto::{Refusal, Request};
 use portcullis_runtime::call::{Incoming, Reply};
 use portcullis_runtime::handle::{LogReader, Notifier, Timer, missing};
@@ -36,7 +38,9 @@ const IDLE_TICK: u64 = 10_000;
 const REPLIES: usize = 4;
 
 fn main(start: Start) -> ! {
-    let Some(timer) = Timer::find("tick") else { missing("tick") };
+    let Some(timer) = Timer::find("tick") else {
+        missing("tick")
+    };
     let mut hub = Hub::new(start, timer);
     defmt::info!(
         "link ready, generation {=u32}: com1 {=bool}, com2 {=bool}",
@@ -96,9 +100,17 @@ impl Hub {
             .read(&mut encoded)
             .filter(|(head, _)| head.version == saved::VERSION)
             .map_or_else(Consoles::default, |(_, bytes)| saved::decode(bytes));
-        let plain = plain_counter.load(0).max(consoles.first().map_or(0, |one| one.base));
+        let plain = plain_counter
+            .load(0)
+            .max(consoles.first().map_or(0, |one| one.base));
         let names = [
-            "console-0", "console-1", "console-2", "console-3", "console-4", "console-5", "console-6",
+            "console-0",
+            "console-1",
+            "console-2",
+            "console-3",
+            "console-4",
+            "console-5",
+            "console-6",
             "console-7",
         ];
         Self {
@@ -140,10 +152,14 @@ impl Hub {
     }
 
     fn pump_plain(&mut self, fills: usize) -> bool {
-        let (Some(line), Some(console)) = (&self.com1, self.consoles.first()) else { return false };
+        let (Some(line), Some(console)) = (&self.com1, self.consoles.first()) else {
+            return false;
+        };
         for _ in 0..fills {
             for _ in 0..line.uart.room() {
-                let Some(byte) = console.byte(self.plain) else { return false };
+                let Some(byte) = console.byte(self.plain) else {
+                    return false;
+                };
                 line.uart.send(byte);
                 self.plain += 1;
                 // An end between the two repeats this one byte: port and counter cannot change at once.
@@ -161,7 +177,9 @@ impl Hub {
         for _ in 0..fills {
             let room = self.com2.as_ref().map_or(0, |line| line.uart.room());
             for _ in 0..room {
-                let Some(byte) = self.next_byte() else { return false };
+                let Some(byte) = self.next_byte() else {
+                    return false;
+                };
                 if let Some(line) = &self.com2 {
                     line.uart.send(byte);
                 }
@@ -193,7 +211,11 @@ impl Hub {
         }
         for _ in 0..=VMS {
             self.turn = (self.turn + 1) % (VMS + 1);
-            let started = if self.turn == VMS { self.start_log() } else { self.start_console(self.turn) };
+            let started = if self.turn == VMS {
+                self.start_log()
+            } else {
+                self.start_console(self.turn)
+            };
             if started {
                 return;
             }
@@ -206,16 +228,19 @@ impl Hub {
         if records.is_empty() {
             return false;
         }
-        self.outgoing.start(channel::LOG, self.log_sequence, records);
+        self.outgoing
+            .start(channel::LOG, self.log_sequence, records);
         self.log_sequence = self.log_sequence.wrapping_add(1);
         true
     }
 
     fn start_console(&mut self, number: usize) -> bool {
-        let Some((sequence, bytes)) = self.consoles.get(number).and_then(Console::next_frame) else {
+        let Some((sequence, bytes)) = self.consoles.get(number).and_then(Console::next_frame)
+        else {
             return false;
         };
-        self.outgoing.start(channel::CONSOLE + number as u8, sequence, bytes);
+        self.outgoing
+            .start(channel::CONSOLE + number as u8, sequence, bytes);
         self.source = Source::Console(number);
         true
     }
@@ -231,7 +256,9 @@ impl Hub {
     fn save(&mut self) {
         if core::mem::take(&mut self.unsaved) {
             // A region that is too small was reported at the start.
-            let _ = self.region.commit(saved::encode(&self.consoles, &mut self.encoded));
+            let _ = self
+                .region
+                .commit(saved::encode(&self.consoles, &mut self.encoded));
         }
     }
 
@@ -245,7 +272,9 @@ impl Hub {
         }
         if let Some(line) = &self.com2 {
             for byte in line.received(bits) {
-                let Some((head, payload)) = self.receiver.take(byte) else { continue };
+                let Some((head, payload)) = self.receiver.take(byte) else {
+                    continue;
+                };
                 match head.channel {
                     channel::REQUEST => {
                         let reply = control::answer(payload, &self.healthy);
@@ -259,15 +288,27 @@ impl Hub {
                 }
             }
         }
-        for (listener, _) in self.listeners.iter_mut().zip(heard).filter(|(_, heard)| *heard) {
+        for (listener, _) in self
+            .listeners
+            .iter_mut()
+            .zip(heard)
+            .filter(|(_, heard)| *heard)
+        {
             if let Some(listener) = listener {
                 listener.notify();
             }
         }
     }
 
-    fn write(&mut self, number: u32, request: &ConsoleWrite<'_>) -> Result<ConsoleWritten, Refusal> {
-        let console = self.consoles.get_mut(number as usize).ok_or(Refusal::Denied)?;
+    fn write(
+        &mut self,
+        number: u32,
+        request: &ConsoleWrite<'_>,
+    ) -> Result<ConsoleWritten, Refusal> {
+        let console = self
+            .consoles
+            .get_mut(number as usize)
+            .ok_or(Refusal::Denied)?;
         let taken = console.take(request.sequence, request.bytes)?;
         let sequence = console.sequence;
         self.unsaved |= taken;
@@ -302,7 +343,10 @@ impl Service for Hub {
             }
             ConsoleRead::KEY => {
                 let request = call.decode::<ConsoleRead>()?;
-                let input = self.inputs.get_mut(number as usize).ok_or(Refusal::Denied)?;
+                let input = self
+                    .inputs
+                    .get_mut(number as usize)
+                    .ok_or(Refusal::Denied)?;
                 let mut bytes = [0; CONSOLE_BYTES];
                 let most = usize::from(request.most).min(CONSOLE_BYTES);
                 let bytes = input.take(bytes.get_mut(..most).unwrap_or_default());
@@ -318,7 +362,8 @@ impl Service for Hub {
         self.receive(bits);
         let more = self.pump(FILLS_AT_TICK);
         if bits & self.timer.bits != 0 || more {
-            self.timer.set(tsc() + if more { ticks(BUSY_TICK) } else { self.idle });
+            self.timer
+                .set(tsc() + if more { ticks(BUSY_TICK) } else { self.idle });
         }
     }
 }

@@ -75,5 +75,8 @@ pub fn state_region(
 pub fn counters(count: usize) -> RegionWords {
     let words = info().page().state_bytes as usize / 8;
     let count = count.min(words);
-    RegionWords { first: words - count, words: count }
+    RegionWords {
+        first: words - count,
+        words: count,
+    }
 }
