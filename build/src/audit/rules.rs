@@ -1,0 +1,271 @@
+//! The rules that mappings and registers must keep (R7 of the design), and each breach in one line. Where
+//! the facts come from is `subject`'s.
+
+use super::registers::{self, Control};
+use super::subject::{Kind, Owner, Space, Subject};
+use super::walk::{Mapping, Memory, Tree, walk};
+use portcullis_ipc::layout::USER_BASE;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// One rule broken, at one place. Neighbouring frames with the same breach are one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breach {
+    /// Which rule.
+    pub rule: &'static str,
+    /// Where and by whom.
+    pub place: String,
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.place)
+    }
+}
+
+/// What was looked at, for the line that says that all is well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Address spaces and nested tables.
+    pub spaces: usize,
+    /// Leaves.
+    pub mappings: usize,
+    /// Page-table pages.
+    pub tables: usize,
+}
+
+/// Checks everything; `control` are the processors' registers while the core's own tables were in force.
+pub fn check(memory: Memory<'_>, subject: &Subject, control: &[Control]) -> (Vec<Breach>, Extent) {
+    let trees: Vec<(&Space, Tree)> = subject
+        .spaces
+        .iter()
+        .map(|space| (space, walk(memory, space.root)))
+        .collect();
+    let mut report = Report::default();
+    for processor in control {
+        for bit in registers::clear_bits(processor) {
+            report.add("control bit is clear", bit, None);
+        }
+    }
+    for pair in subject.overlaps() {
+        report.add("a frame has two owners", &pair, None);
+    }
+    for (space, tree) in &trees {
+        space_rules(subject, space, tree, &mut report);
+    }
+    write_or_execute(&trees, &mut report);
+    writable_by_two(subject, &trees, &mut report);
+    core_half_alike(&trees, &mut report);
+    let sum = |of: fn(&Tree) -> usize| trees.iter().map(|(_, tree)| of(tree)).sum();
+    let extent = Extent {
+        spaces: trees.len(),
+        mappings: sum(|t| t.mappings.len()),
+        tables: sum(|t| t.tables.len()),
+    };
+    (report.breaches(), extent)
+}
+
+/// Breaches, with runs of frames joined.
+#[derive(Default)]
+struct Report {
+    plain: Vec<Breach>,
+    frames: BTreeMap<(&'static str, String), Vec<u64>>,
+}
+
+impl Report {
+    fn add(&mut self, rule: &'static str, place: &str, frame: Option<u64>) {
+        match frame {
+            Some(frame) => self
+                .frames
+                .entry((rule, place.to_owned()))
+                .or_default()
+                .push(frame),
+            None => self.plain.push(Breach {
+                rule,
+                place: place.to_owned(),
+            }),
+        }
+    }
+
+    fn breaches(self) -> Vec<Breach> {
+        let joined = self.frames.into_iter().map(|((rule, place), frames)| {
+            let first = frames.iter().min().copied().unwrap_or(0);
+            Breach {
+                rule,
+                place: format!("{place}, {} frames, the first {first:#x}", frames.len()),
+            }
+        });
+        self.plain.into_iter().chain(joined).collect()
+    }
+}
+
+fn space_rules(subject: &Subject, space: &Space, tree: &Tree, report: &mut Report) {
+    for (address, frame) in &tree.missing {
+        let place = format!("{}, table {frame:#x} for {address:#x}", space.name);
+        report.add(
+            "a page table lies outside RAM or forms a loop",
+            &place,
+            None,
+        );
+    }
+    for &frame in &tree.tables {
+        if !matches!(subject.owner(frame), Some(Owner::Tables | Owner::Core)) {
+            report.add("a page table is not in the pool", &space.name, Some(frame));
+        }
+    }
+    for mapping in &tree.mappings {
+        for page in 0..mapping.pages {
+            let frame = mapping.physical + (page << 12);
+            let address = mapping.address + (page << 12);
+            if let Some(rule) = page_rule(subject, space, mapping, address, frame) {
+                let owner = subject
+                    .owner(frame)
+                    .map_or("nobody".into(), |owner| owner.to_string());
+                report.add(
+                    rule,
+                    &format!("{} maps a frame of {owner}", space.name),
+                    Some(frame),
+                );
+            }
+        }
+    }
+}
+
+fn page_rule(
+    subject: &Subject,
+    space: &Space,
+    mapping: &Mapping,
+    address: u64,
+    frame: u64,
+) -> Option<&'static str> {
+    let owner = subject.owner(frame);
+    let rights = mapping.rights;
+    if let Kind::Vm(vm) = space.kind {
+        return (owner != Some(Owner::Guest(vm)))
+            .then_some("a nested table maps what is not its VM's");
+    }
+    if rights.write && rights.execute {
+        return Some("a page is writable and executable");
+    }
+    if address < USER_BASE {
+        if rights.user {
+            return Some("a page of the core's half is open to ring 3");
+        }
+        let allowed = subject.windows.contains(&address)
+            || frame == subject.local_apic
+            || matches!(
+                owner,
+                Some(Owner::Core | Owner::Tables | Owner::Message(_) | Owner::Exit(_))
+            );
+        return (!allowed).then_some("the core's half maps what R7 does not list");
+    }
+    if !rights.user {
+        return Some("a supervisor page lies above the core's half");
+    }
+    let Kind::Partition(partition) = space.kind else {
+        return Some("a ring 3 page in a space that is no partition's");
+    };
+    let serves = |vm: u16| subject.vmexit.get(usize::from(vm)) == Some(&partition);
+    let allowed = match owner {
+        Some(Owner::Image) => !rights.write,
+        Some(Owner::Platform) => !rights.write && !rights.execute,
+        Some(Owner::Partition(of)) => of == partition,
+        Some(Owner::State(of) | Owner::Message(of)) => of == partition && !rights.execute,
+        Some(Owner::Exit(vm) | Owner::Guest(vm)) => serves(vm) && !rights.execute,
+        Some(Owner::Core | Owner::Tables) | None => false,
+    };
+    (!allowed).then_some("a partition maps what is not its own")
+}
+
+fn host_pages<'a>(
+    trees: &'a [(&'a Space, Tree)],
+) -> impl Iterator<Item = (&'a Space, Mapping, u64)> {
+    let host = trees
+        .iter()
+        .filter(|(space, _)| !matches!(space.kind, Kind::Vm(_)));
+    host.flat_map(|(space, tree)| {
+        tree.mappings.iter().flat_map(move |mapping| {
+            (0..mapping.pages).map(move |page| (*space, *mapping, mapping.physical + (page << 12)))
+        })
+    })
+}
+
+/// No frame is writable through one host mapping and executable through another.
+fn write_or_execute(trees: &[(&Space, Tree)], report: &mut Report) {
+    let executable: BTreeMap<u64, &Space> = host_pages(trees)
+        .filter(|(_, mapping, _)| mapping.rights.execute)
+        .map(|(space, _, frame)| (frame, space))
+        .collect();
+    for (space, mapping, frame) in host_pages(trees) {
+        if let (true, Some(other)) = (mapping.rights.write, executable.get(&frame)) {
+            let place = format!("writable in {}, executable in {}", space.name, other.name);
+            report.add("a frame is writable and executable", &place, Some(frame));
+        }
+    }
+}
+
+/// Whatever the core says about owners: no frame is open to two partitions if one of them may write.
+fn writable_by_two(subject: &Subject, trees: &[(&Space, Tree)], report: &mut Report) {
+    let mut users: BTreeMap<u64, (bool, BTreeSet<&str>)> = BTreeMap::new();
+    for (space, mapping, frame) in host_pages(trees).filter(|(_, mapping, _)| mapping.rights.user) {
+        let entry = users.entry(frame).or_default();
+        entry.0 |= mapping.rights.write;
+        entry.1.insert(&space.name);
+    }
+    for (space, tree) in trees {
+        let Kind::Vm(vm) = space.kind else { continue };
+        let vmexit = subject.vmexit.get(usize::from(vm)).copied();
+        let own = trees
+            .iter()
+            .find(|(s, _)| vmexit.is_some_and(|p| s.kind == Kind::Partition(p)));
+        for mapping in &tree.mappings {
+            for frame in (0..mapping.pages).map(|page| mapping.physical + (page << 12)) {
+                let entry = users.entry(frame).or_default();
+                entry.0 |= mapping.rights.write;
+                // A VM and the service that serves it count as one.
+                entry.1.insert(own.map_or(&space.name, |(s, _)| &s.name));
+            }
+        }
+    }
+    for (frame, (writable, names)) in users {
+        if writable && names.len() > 1 {
+            let names: Vec<&str> = names.into_iter().collect();
+            report.add(
+                "a writable frame is open to two",
+                &names.join(" and "),
+                Some(frame),
+            );
+        }
+    }
+}
+
+/// Every address space holds the same core half.
+fn core_half_alike(trees: &[(&Space, Tree)], report: &mut Report) {
+    let half = |tree: &Tree| -> Vec<Mapping> {
+        tree.mappings
+            .iter()
+            .filter(|mapping| mapping.address < USER_BASE)
+            .copied()
+            .collect()
+    };
+    let mut host = trees
+        .iter()
+        .filter(|(space, _)| !matches!(space.kind, Kind::Vm(_)));
+    let Some((first, tree)) = host.next() else {
+        return;
+    };
+    let expected = half(tree);
+    for (space, tree) in host {
+        if half(tree) != expected {
+            let place = format!("{} and {}", first.name, space.name);
+            report.add(
+                "the core's half differs between address spaces",
+                &place,
+                None,
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
