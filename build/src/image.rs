@@ -1,10 +1,184 @@
-//! `image`.
+//! `image`: checks a manifest and writes its image: the core's ELF for PVH boot, the bundle, and on
+//! request a GRUB ISO that boots both by multiboot2 under BIOS and UEFI.
+
+use crate::bundle;
+use crate::manifest::{self, System};
+use crate::{build, process, setup, workspace};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The core's binary.
+pub const CORE: &str = "portcullis-kernel";
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// System manifest.
+    #[arg(default_value_os_t = workspace::demo_manifest())]
+    pub manifest: PathBuf,
+    /// Directory of the image; default: out/<name of the system>.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Do not write the ISO.
+    #[arg(long)]
+    pub no_iso: bool,
+    /// Command line of the core in the ISO, instead of the manifest's.
+    #[arg(long)]
+    pub command_line: Option<String>,
+    /// Level of the log statements that are compiled in.
+    #[arg(long, default_value = "info")]
+    pub log_level: String,
+}
+
+/// An image on disk.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The system it holds.
+    pub system: System,
+    /// The core's ELF as it ships: boots by PVH and multiboot2.
+    pub core: PathBuf,
+    /// The bundle: module 0.
+    pub bundle: PathBuf,
+}
 
 /// Runs the verb.
-pub fn command(_args: &Args) -> anyhow::Result<()> {
-    anyhow::bail!("the verb `image` is not in this version")
+pub fn command(args: &Args) -> anyhow::Result<()> {
+    let image = make(&args.manifest, args.out.as_deref(), &args.log_level)?;
+    println!("core    {}", workspace::display(&image.core));
+    println!("bundle  {}", workspace::display(&image.bundle));
+    if !args.no_iso {
+        let line = args
+            .command_line
+            .as_ref()
+            .unwrap_or(&image.system.command_line);
+        println!("iso     {}", workspace::display(&iso(&image, line)?));
+    }
+    Ok(())
+}
+
+/// Checks a manifest, compiles what it names, and writes core and bundle into `out` (default: a
+/// directory of the system's name under `out/`).
+pub fn make(manifest: &Path, out: Option<&Path>, log_level: &str) -> anyhow::Result<Image> {
+    let system = manifest::load(manifest)?;
+    setup::ensure(&[setup::Need::Toolchain])?;
+    build::for_system(log_level, &names(&system))?;
+    assemble(manifest, system, out)
+}
+
+/// The binaries of the workspace that a system names.
+pub fn names(system: &System) -> Vec<&str> {
+    let partitions = system.partitions.iter();
+    partitions
+        .flat_map(|one| {
+            one.blobs
+                .iter()
+                .map(|blob| blob.file.as_str())
+                .chain([one.elf.as_str()])
+        })
+        .collect()
+}
+
+/// Writes core and bundle of a system whose binaries are compiled.
+pub fn assemble(manifest: &Path, system: System, out: Option<&Path>) -> anyhow::Result<Image> {
+    let file = workspace::display(manifest);
+    let inputs = bundle::inputs(&file, &system, build::resolve)?;
+    let bytes = bundle::write(&file, &system, &inputs)?;
+    let directory = out.map_or_else(|| workspace::out_dir().join(&system.name), Path::to_owned);
+    let (core, path) = (directory.join("core.elf"), directory.join("bundle.img"));
+    write_file(&path, &bytes)?;
+    build::ship(&workspace::metal_elf(CORE), &core)?;
+    Ok(Image {
+        system,
+        core,
+        bundle: path,
+    })
+}
+
+/// A file that cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("{path} cannot be written: {reason}")]
+pub struct WriteError {
+    path: String,
+    reason: std::io::Error,
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    let failed = |reason| WriteError {
+        path: workspace::display(path),
+        reason,
+    };
+    std::fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
+    std::fs::write(path, bytes).map_err(failed)
+}
+
+/// Writes a GRUB ISO beside the image, with the core's command line.
+pub fn iso(image: &Image, command_line: &str) -> anyhow::Result<PathBuf> {
+    setup::ensure(&[setup::Need::Grub])?;
+    let directory = image.core.parent().unwrap_or(Path::new("."));
+    let tree = directory.join("iso");
+    let boot = tree.join("boot");
+    let copy = |from: &Path, name: &str| {
+        let to = boot.join(name);
+        let bytes = std::fs::read(from).map_err(|reason| WriteError {
+            path: workspace::display(from),
+            reason,
+        })?;
+        write_file(&to, &bytes)
+    };
+    copy(&image.core, "core.elf")?;
+    copy(&image.bundle, "bundle.img")?;
+    write_file(
+        &boot.join("grub/grub.cfg"),
+        grub_configuration(command_line)?.as_bytes(),
+    )?;
+    let path = directory.join("system.iso");
+    let mut command = Command::new("grub-mkrescue");
+    command.arg("-o").arg(&path).arg(&tree);
+    // Its progress is of no use; what it says when it fails is.
+    process::output(&mut command, "grub-mkrescue")?;
+    Ok(path)
+}
+
+/// A command line that GRUB's language cannot carry.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the command line holds a quote, backslash, dollar sign or line end, which GRUB would change: remove it"
+)]
+pub struct CommandLineError;
+
+fn grub_configuration(command_line: &str) -> Result<String, CommandLineError> {
+    if command_line.contains(['"', '\'', '\\', '$', '\n']) {
+        return Err(CommandLineError);
+    }
+    let lines = [
+        "set timeout=0".to_owned(),
+        "menuentry portcullis {".to_owned(),
+        format!("    multiboot2 /boot/core.elf {command_line}")
+            .trim_end()
+            .to_owned(),
+        "    module2 /boot/bundle.img bundle".to_owned(),
+        "    boot".to_owned(),
+        "}".to_owned(),
+    ];
+    Ok(lines.join("\n") + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_iso_boots_the_core_with_the_bundle_as_its_first_module() {
+        let text = grub_configuration("trace=1").unwrap();
+        assert!(
+            text.contains("multiboot2 /boot/core.elf trace=1\n    module2 /boot/bundle.img"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_command_line_that_grub_would_change_is_refused() {
+        assert!(grub_configuration("a=$b").is_err());
+        assert!(grub_configuration("a=\"b\"").is_err());
+    }
 }

@@ -130,6 +130,7 @@ fn resolve(file: &raw::File, report: &mut Report) -> System {
             .collect(),
     };
     vms::check_count(&file.vm, &file.system.span(), report);
+    vms::check_roles(&system, report);
     partitions::check_supervisor(file, &system, report);
     capabilities::resolve(file, &names, &mut system, report);
     system

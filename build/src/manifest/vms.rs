@@ -55,7 +55,7 @@ pub fn resolve(table: &Spanned<VmTable>, names: &Names, report: &mut Report) -> 
     let vm = Vm {
         name: raw.name.get_ref().clone(),
         line: report.line(&table.span()),
-        vmexit: names.partition(&raw.vmexit, report).unwrap_or(0),
+        vmexit: names.partition(&raw.vmexit, report).unwrap_or(u16::MAX),
         port: raw
             .port
             .as_ref()
@@ -158,58 +158,64 @@ pub fn check_count(tables: &[Spanned<VmTable>], span: &Range<usize>, report: &mu
     limit("vCPUs of the system", vcpus, limits::VCPUS, span, report);
 }
 
-/// Each VM has one vmexit of its own that holds the right to run it, and its port a server that may.
+/// The partitions that serve a VM: not the supervisor, and the port one of its own.
+pub fn check_roles(system: &System, report: &mut Report) {
+    for vm in &system.vms {
+        for server in [Some(vm.vmexit), vm.port].into_iter().flatten() {
+            let Some(partition) = system.partitions.get(usize::from(server)) else {
+                continue;
+            };
+            if partition.rank == rank::SUPERVISOR {
+                report.at_line(vm.line, Problem::SupervisorServes(partition.name.clone()));
+            }
+        }
+        if vm.port == Some(vm.vmexit) {
+            wrong_server(
+                system,
+                vm,
+                "its port too; the port is served by a partition of its own",
+                report,
+            );
+        }
+    }
+}
+
+/// Each VM has one vmexit of its own that holds the right to run it.
 pub fn check_servers(system: &System, report: &mut Report) {
     for (index, vm) in system.vms.iter().enumerate() {
-        let Some(vmexit) = system.partitions.get(usize::from(vm.vmexit)) else {
-            continue;
-        };
-        let mut wrong = |partition: &str, what| {
-            let problem = Problem::VmServer {
-                vmexit: partition.to_owned(),
-                vm: vm.name.clone(),
-                what,
-            };
-            report.at_line(vm.line, problem);
-        };
         if system
             .vms
             .iter()
             .take(index)
             .any(|other| other.vmexit == vm.vmexit)
         {
-            wrong(
-                &vmexit.name,
+            wrong_server(
+                system,
+                vm,
                 "another VM too; give each VM a vmexit of its own",
+                report,
             );
-        }
-        if rights_on(system, vm.vmexit, index) & rights::RUN == 0 {
-            wrong(
-                &vmexit.name,
+        } else if rights_on(system, vm.vmexit, index) & rights::RUN == 0 {
+            wrong_server(
+                system,
+                vm,
                 "holds no capability of kind `vm` with the right `run`; add it",
+                report,
             );
-        }
-        if vmexit.rank == rank::SUPERVISOR {
-            report.at_line(vm.line, Problem::SupervisorServes(vmexit.name.clone()));
-        }
-        let Some(port) = vm
-            .port
-            .and_then(|port| system.partitions.get(usize::from(port)))
-        else {
-            continue;
-        };
-        if port.rank == rank::SUPERVISOR {
-            report.at_line(vm.line, Problem::SupervisorServes(port.name.clone()));
-        }
-        if vm.port == Some(vm.vmexit) {
-            let problem = Problem::VmServer {
-                vmexit: port.name.clone(),
-                vm: vm.name.clone(),
-                what: "its port too; the port is served by a partition of its own",
-            };
-            report.at_line(vm.line, problem);
         }
     }
+}
+
+fn wrong_server(system: &System, vm: &Vm, what: &'static str, report: &mut Report) {
+    let Some(vmexit) = system.partitions.get(usize::from(vm.vmexit)) else {
+        return;
+    };
+    let problem = Problem::VmServer {
+        vmexit: vmexit.name.clone(),
+        vm: vm.name.clone(),
+        what,
+    };
+    report.at_line(vm.line, problem);
 }
 
 /// Rights that a partition holds on a VM.

@@ -1,0 +1,90 @@
+//! The information page of a partition.
+
+use super::{Inputs, Placed, name24};
+use crate::manifest::{Object, System};
+use portcullis_ipc::layout::PAGE;
+use portcullis_ipc::platform::{Blob, CONFIG_OFFSET, INFO_MAGIC, InfoPage, SlotName};
+use zerocopy::{FromZeros, IntoBytes};
+
+/// The page of partition `index`.
+pub fn page(system: &System, index: usize, inputs: &Inputs, placed: &Placed) -> Vec<u8> {
+    let mut page = InfoPage::new_zeroed();
+    let mut bytes = vec![0; PAGE];
+    let Some(partition) = system.partitions.get(index) else {
+        return bytes;
+    };
+    page.magic = INFO_MAGIC;
+    page.partition = index as u32;
+    page.name = name24(&partition.name);
+    (page.heap, page.heap_bytes) = placed.heap;
+    page.state_bytes = u64::from(partition.state_pages) * PAGE as u64;
+    let served = system.vms.iter().find(|vm| usize::from(vm.vmexit) == index);
+    page.guest_bytes = served.map_or(0, |vm| vm.memory_pages * PAGE as u64);
+    page.state_version = partition.state_version;
+    page.slot_count = partition.capabilities.len() as u32;
+    page.blob_count = inputs.blobs.len() as u32;
+    for ((to, blob), (address, bytes)) in page
+        .blobs
+        .iter_mut()
+        .zip(&partition.blobs)
+        .zip(&placed.blobs)
+    {
+        *to = Blob {
+            name: name24(&blob.name),
+            address: *address,
+            bytes: *bytes,
+        };
+    }
+    for (slot, (to, capability)) in page
+        .slots
+        .iter_mut()
+        .zip(&partition.capabilities)
+        .enumerate()
+    {
+        *to = SlotName {
+            name: name24(&capability.name),
+            kind: capability.object.kind(),
+            reserved: 0,
+            slot: slot as u16,
+            detail: detail(system, &capability.object),
+        };
+    }
+    let mut config = partition.config.clone();
+    config.push_str(&platform_lines(system, index));
+    config.truncate(PAGE - CONFIG_OFFSET);
+    page.config_bytes = config.len() as u32;
+    let page = page.as_bytes();
+    bytes[..page.len()].copy_from_slice(page);
+    bytes[CONFIG_OFFSET..CONFIG_OFFSET + config.len()].copy_from_slice(config.as_bytes());
+    bytes
+}
+
+/// What the slot's name cannot say: notification bits, vCPUs of a VM, index of a partition.
+fn detail(system: &System, object: &Object) -> u32 {
+    match *object {
+        Object::Notification { bits, .. }
+        | Object::Timer { bits, .. }
+        | Object::Interrupt { bits, .. } => bits as u32,
+        Object::Vm { vm, .. } => system
+            .vms
+            .get(usize::from(vm))
+            .map_or(0, |vm| vm.vcpus.len() as u32),
+        Object::Partition { partition, .. } => partition.into(),
+        _ => 0,
+    }
+}
+
+/// The VM's switches, for the partitions that serve it.
+fn platform_lines(system: &System, index: usize) -> String {
+    let mut lines = String::new();
+    for vm in &system.vms {
+        if usize::from(vm.vmexit) == index || vm.port.map(usize::from) == Some(index) {
+            let (name, port, identity) = (&vm.name, vm.port.is_some(), vm.identity);
+            lines.push_str(&format!(
+                "vm.name={name}\nvm.port={port}\nvm.identity={identity}\nvm.xcr0={:#x}\n",
+                vm.xcr0
+            ));
+        }
+    }
+    lines
+}

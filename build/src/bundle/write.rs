@@ -1,0 +1,230 @@
+//! Laying out the file: head, records, page-aligned data.
+
+use super::{Inputs, Placed, Segment, info, name24, pool};
+use crate::manifest::{Capability, Object, Partition, System, Vm};
+use portcullis_ipc::image::{
+    self, CapabilityRecord, ImageHead, PartitionRecord, RecordHead, SegmentRecord, VcpuRecord,
+    VmRecord, feature, flag, rank, record,
+};
+use portcullis_ipc::layout::PAGE;
+use portcullis_ipc::state::crc32;
+use portcullis_ipc::syscall::rights;
+use sha2::{Digest, Sha256};
+use zerocopy::{Immutable, IntoBytes};
+
+/// Records and data while they grow. Data offsets are relative to the first data page until the
+/// number of records is known.
+#[derive(Default)]
+struct Image {
+    records: Vec<u8>,
+    count: u32,
+    data: Vec<u8>,
+}
+
+impl Image {
+    fn record(&mut self, kind: u16, body: &(impl IntoBytes + Immutable)) {
+        let body = body.as_bytes();
+        let head = RecordHead {
+            kind,
+            flags: image::MANDATORY,
+            length: body.len() as u32,
+        };
+        self.records.extend_from_slice(head.as_bytes());
+        self.records.extend_from_slice(body);
+        self.count += 1;
+    }
+
+    /// Appends bytes in pages of their own; returns their offset in the data.
+    fn pages(&mut self, bytes: &[u8]) -> u64 {
+        let offset = self.data.len();
+        self.data.extend_from_slice(bytes);
+        self.data.resize(self.data.len().next_multiple_of(PAGE), 0);
+        offset as u64
+    }
+}
+
+/// Writes the bundle of a system whose partitions are placed.
+pub fn write(system: &System, inputs: &[Inputs], placed: &[Placed]) -> Vec<u8> {
+    // Offsets in records count from the start of the image, so the records are measured first.
+    let measured = lay_out(system, inputs, placed, 0);
+    let records_end = size_of::<ImageHead>() + measured.records.len();
+    let data_start = records_end.next_multiple_of(PAGE);
+    let image = lay_out(system, inputs, placed, data_start as u64);
+    let length = data_start + image.data.len();
+    let mut bytes = vec![0; size_of::<ImageHead>()];
+    bytes.extend_from_slice(&image.records);
+    bytes.resize(data_start, 0);
+    bytes.extend_from_slice(&image.data);
+    let head = ImageHead {
+        magic: image::MAGIC,
+        version: image::VERSION,
+        checksum: crc32(0, bytes.get(size_of::<ImageHead>()..).unwrap_or_default()),
+        length: length as u64,
+        records_bytes: image.records.len() as u32,
+        records: image.count,
+        pool_pages: pool::pages(system, placed) as u32,
+        supervisor_restarts: system.supervisor_restarts,
+        supervisor_window_us: system.supervisor_window_us,
+        slice_us: system.slice_us,
+        mitigations_off: system.mitigations_off,
+        reserved: 0,
+    };
+    if let Some(start) = bytes.get_mut(..size_of::<ImageHead>()) {
+        start.copy_from_slice(head.as_bytes());
+    }
+    bytes
+}
+
+fn lay_out(system: &System, inputs: &[Inputs], placed: &[Placed], data_start: u64) -> Image {
+    let mut image = Image::default();
+    for (index, (input, placed)) in inputs.iter().zip(placed).enumerate() {
+        let Some(partition) = system.partitions.get(index) else {
+            continue;
+        };
+        let info = info::page(system, index, input, placed);
+        let info_offset = data_start + image.pages(&info);
+        let mut record = partition_record(index, partition, input, placed);
+        record.info_offset = info_offset;
+        image.record(record::PARTITION, &record);
+        for segment in &placed.segments {
+            let offset = if segment.bytes.is_empty() {
+                0
+            } else {
+                data_start + image.pages(&segment.bytes)
+            };
+            let record = SegmentRecord {
+                address: segment.address,
+                offset,
+                file_bytes: segment.bytes.len() as u64,
+                pages: segment.pages as u32,
+                rights: segment.rights,
+                reserved: [0; 3],
+            };
+            image.record(record::SEGMENT, &record);
+        }
+        for (slot, capability) in partition.capabilities.iter().enumerate() {
+            image.record(record::CAPABILITY, &capability_record(slot, capability));
+        }
+    }
+    for (index, vm) in system.vms.iter().enumerate() {
+        image.record(record::VM, &vm_record(index, vm));
+        for (index, vcpu) in vm.vcpus.iter().enumerate() {
+            let record = VcpuRecord {
+                index: index as u16,
+                cpu: vcpu.cpu,
+                priority: vcpu.priority.into(),
+                budget_us: vcpu.budget_us,
+                period_us: vcpu.period_us,
+            };
+            image.record(record::VCPU, &record);
+        }
+    }
+    image
+}
+
+fn partition_record(
+    index: usize,
+    partition: &Partition,
+    input: &Inputs,
+    placed: &Placed,
+) -> PartitionRecord {
+    PartitionRecord {
+        name: name24(&partition.name),
+        index: index as u16,
+        rank: partition.rank,
+        priority: partition.priority,
+        cpu: partition.cpu,
+        flags: if partition.rank == rank::SUPERVISOR {
+            flag::SUPERVISOR
+        } else {
+            0
+        },
+        budget_us: partition.budget_us,
+        period_us: partition.period_us,
+        reserve_us: partition.reserve_us,
+        call_limit_us: partition.call_limit_us,
+        entry: input.program.entry,
+        stack_top: placed.stack_top,
+        info_offset: 0,
+        state_pages: partition.state_pages,
+        state_version: partition.state_version,
+        state_reads_from: partition.state_reads_from,
+        spare_pages: partition.spare_pages.unwrap_or(placed.own_pages as u32),
+        state_limit_pages: partition.state_limit_pages,
+        reserved: 0,
+        build_id: input.program.build_id,
+        digest: digest(&placed.segments),
+        reserved2: 0,
+        signature: [0; 64],
+    }
+}
+
+/// SHA-256 over the bytes of all segments, in the order of their records.
+pub fn digest(segments: &[Segment]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for segment in segments {
+        hash.update(&segment.bytes);
+    }
+    hash.finalize().into()
+}
+
+fn capability_record(slot: usize, capability: &Capability) -> CapabilityRecord {
+    let mut record = CapabilityRecord {
+        slot: slot as u16,
+        kind: capability.object.kind(),
+        ..CapabilityRecord::default()
+    };
+    match capability.object {
+        Object::Endpoint { partition, badge } => (record.object, record.badge) = (partition, badge),
+        Object::Notification { partition, bits } => {
+            (record.object, record.first) = (partition, bits)
+        }
+        Object::Timer { timer, bits } => (record.object, record.first) = (timer, bits),
+        Object::Interrupt {
+            gsi,
+            level,
+            low,
+            bits,
+        } => {
+            let level = if level { rights::LEVEL } else { 0 };
+            let low = if low { rights::LOW } else { 0 };
+            (record.object, record.first, record.rights) = (gsi, bits, level | low);
+        }
+        Object::Ports { first, count } => (record.first, record.count) = (first, count),
+        Object::Msrs {
+            first,
+            count,
+            rights,
+        } => (record.first, record.count, record.rights) = (first, count, rights),
+        Object::Vm { vm, rights } => (record.object, record.rights) = (vm, rights),
+        Object::Partition { partition, rights } => {
+            (record.object, record.rights) = (partition, rights)
+        }
+        Object::Log | Object::Clock => {}
+    }
+    record
+}
+
+fn vm_record(index: usize, vm: &Vm) -> VmRecord {
+    let rdtsc = if vm.intercept_rdtsc {
+        feature::INTERCEPT_RDTSC
+    } else {
+        0
+    };
+    let pause = if vm.intercept_pause {
+        feature::INTERCEPT_PAUSE
+    } else {
+        0
+    };
+    VmRecord {
+        name: name24(&vm.name),
+        index: index as u16,
+        vmexit: vm.vmexit,
+        vmport: vm.port.unwrap_or(image::NO_PARTITION),
+        vcpus: vm.vcpus.len() as u16,
+        vmport_badge: vm.badge,
+        features: rdtsc | pause,
+        memory_pages: vm.memory_pages,
+        xcr0: vm.xcr0,
+    }
+}
