@@ -1,0 +1,169 @@
+//! A booted system and everything it says: COM1 as bytes, COM2 as log lines and consoles. What becomes of
+//! it is the caller's: `run` shows it, the emulator tests judge it.
+
+use crate::emulator::command::{Boot, Machine};
+use crate::emulator::{self, Emulator, Event, Snapshot};
+use crate::logs::decode::{Decoder, Line};
+use crate::logs::records::BuildId;
+use crate::logs::symbols::Store;
+use crate::logs::{dump, frames, records};
+use crate::{bundle, elf_file, image, workspace};
+use anyhow::Context;
+use portcullis_ipc::frame::channel;
+use portcullis_ipc::log::CORE;
+use std::path::Path;
+use std::time::Duration;
+
+/// Something that the system said or did.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Said {
+    /// Bytes on COM1.
+    Com1(Vec<u8>),
+    /// A line of the log.
+    Log(Line),
+    /// Output of a VM's console.
+    Console(u8, Vec<u8>),
+    /// A frame on a channel that is neither log nor console.
+    Frame(u8, Vec<u8>),
+    /// A piece of COM2 that is no frame.
+    Damage(frames::Damage),
+    /// Everything else.
+    Event(Event),
+}
+
+/// A system that runs.
+pub struct Session {
+    emulator: Emulator,
+    reader: frames::Reader,
+    decoder: Decoder,
+    last_sequence: Option<u64>,
+    com1: Vec<u8>,
+    com2: Vec<u8>,
+}
+
+impl Session {
+    /// Boots `machine`. `image` tells whose log records are whose where a START record is missing.
+    pub fn start(machine: &Machine, image: &image::Image, limit: Duration) -> anyhow::Result<Self> {
+        let mut decoder = Decoder::new(Store::new(workspace::symbols_dir()));
+        assume(&mut decoder, image)?;
+        Ok(Self {
+            emulator: Emulator::start(machine, limit)?,
+            reader: frames::Reader::default(),
+            decoder,
+            last_sequence: None,
+            com1: Vec::new(),
+            com2: Vec::new(),
+        })
+    }
+
+    /// What the system says next; one [`Event::Quiet`] when it says nothing for `patience`.
+    pub fn next(&mut self, patience: Duration) -> Vec<Said> {
+        match self.emulator.next(patience) {
+            Event::Com1(bytes) => {
+                self.com1.extend_from_slice(&bytes);
+                vec![Said::Com1(bytes)]
+            }
+            Event::Com2(bytes) => {
+                self.com2.extend_from_slice(&bytes);
+                let read = self.reader.push(&bytes);
+                read.into_iter()
+                    .flat_map(|frame| self.frame(frame))
+                    .collect()
+            }
+            event => vec![Said::Event(event)],
+        }
+    }
+
+    fn frame(&mut self, frame: Result<frames::Frame, frames::Damage>) -> Vec<Said> {
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(damage) => return vec![Said::Damage(damage)],
+        };
+        match frame.channel {
+            channel::LOG => {
+                let records = records::split(&frame.payload).0;
+                self.last_sequence = records
+                    .last()
+                    .map_or(self.last_sequence, |r| Some(r.head.sequence));
+                records
+                    .iter()
+                    .flat_map(|record| self.decoder.record(record))
+                    .map(Said::Log)
+                    .collect()
+            }
+            console if console >= channel::CONSOLE => {
+                vec![Said::Console(console - channel::CONSOLE, frame.payload)]
+            }
+            other => vec![Said::Frame(other, frame.payload)],
+        }
+    }
+
+    /// All of COM1 so far.
+    pub fn com1(&self) -> &[u8] {
+        &self.com1
+    }
+
+    /// All of COM2 so far, as it came: what `log` reads.
+    pub fn com2(&self) -> &[u8] {
+        &self.com2
+    }
+
+    /// The machine.
+    pub fn emulator(&mut self) -> &mut Emulator {
+        &mut self.emulator
+    }
+
+    /// Stops the machine and captures it.
+    pub fn snapshot(&mut self) -> Result<Snapshot, emulator::Error> {
+        self.emulator.snapshot()
+    }
+
+    /// From a captured memory: the log lines that never came over COM2, and the core's epitaph.
+    pub fn left_behind(&mut self, memory: &[u8]) -> (Vec<Line>, Option<String>) {
+        let Some(ring) = dump::find(memory) else {
+            return (Vec::new(), None);
+        };
+        let last = self.last_sequence;
+        let unseen = ring
+            .records
+            .iter()
+            .filter(|record| last.is_none_or(|last| record.head.sequence > last));
+        let lines = unseen
+            .flat_map(|record| self.decoder.record(record))
+            .collect();
+        (lines, ring.epitaph)
+    }
+}
+
+/// The machine that boots `image` by the PVH note.
+pub fn pvh(image: &image::Image, command_line: Option<&str>) -> Boot {
+    Boot::Pvh {
+        core: image.core.clone(),
+        bundle: Some(image.bundle.clone()),
+        command_line: command_line
+            .unwrap_or(&image.system.command_line)
+            .to_owned(),
+    }
+}
+
+fn assume(decoder: &mut Decoder, image: &image::Image) -> anyhow::Result<()> {
+    let bytes = std::fs::read(&image.bundle)
+        .with_context(|| format!("cannot read {}", image.bundle.display()))?;
+    let bundle = bundle::Bundle::read(&bytes)?;
+    for (index, partition) in (0u8..).zip(&bundle.partitions) {
+        let name = String::from_utf8_lossy(&partition.record.name);
+        decoder.assume(
+            index,
+            name.trim_end_matches('\0'),
+            BuildId(partition.record.build_id),
+        );
+    }
+    let core = elf_file::Program::read(&workspace::metal_elf(image::CORE))?;
+    decoder.assume(CORE, "core", BuildId(core.build_id));
+    Ok(())
+}
+
+/// Writes what the system said on COM2 to `file`, for `log`.
+pub fn save(session: &Session, file: &Path) -> anyhow::Result<()> {
+    std::fs::write(file, session.com2()).with_context(|| format!("cannot write {}", file.display()))
+}
