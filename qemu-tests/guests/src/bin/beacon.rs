@@ -1,0 +1,33 @@
+//! A tick line at a fixed TSC distance, for tests with a second VM: how late each tick was shows what the
+//! other VM cost this one.
+#![no_std]
+#![no_main]
+
+use guests::{memory::tsc, report::Report};
+
+guests::entry!(long64, main);
+
+const TICKS: u64 = 50;
+/// TSC ticks between two lines.
+const DISTANCE: u64 = 10_000_000;
+
+extern "C" fn main(_memory: u64) -> ! {
+    let mut report = Report::new("beacon");
+    let mut due = tsc() + DISTANCE;
+    let mut latest = 0;
+    for tick in 0..TICKS {
+        let now = loop {
+            let now = tsc();
+            if now >= due {
+                break now;
+            }
+            core::hint::spin_loop();
+        };
+        latest = latest.max(now - due);
+        report.note(format_args!("tick {tick} tsc {now} late {}", now - due));
+        // From now, not from `due`: the time that printing takes is not lateness.
+        due = tsc() + DISTANCE;
+    }
+    report.check(true, "ticks", format_args!("{TICKS}, latest by {latest}"));
+    report.done()
+}

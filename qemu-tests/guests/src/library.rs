@@ -1,0 +1,51 @@
+//! Memory functions for flat images linked by GNU ld.
+//!
+//! Compiled code calls `memcpy` and its kind through the global offset table. With binary output GNU ld makes
+//! no such table: the call finds the bytes at the symbol itself where the pointer should be. So here the
+//! symbol is the pointer. rust-lld makes the table, and there the functions of compiler_builtins serve.
+
+#[cfg(no_got)]
+core::arch::global_asm!(
+    ".section .text.library, \"ax\"",
+    ".global memcpy, memmove, memset, memcmp, bcmp",
+    ".balign 8",
+    "memcpy: .quad library_copy",
+    "memmove: .quad library_move",
+    "memset: .quad library_set",
+    "memcmp:",
+    "bcmp: .quad library_compare",
+    "library_copy:",
+    "mov rax, rdi",
+    "mov rcx, rdx",
+    "rep movsb",
+    "ret",
+    "library_move:",
+    "mov rax, rdi",
+    "mov rcx, rdx",
+    "cmp rdi, rsi",
+    "jbe 2f",
+    "std",
+    "lea rdi, [rdi + rcx - 1]",
+    "lea rsi, [rsi + rcx - 1]",
+    "2: rep movsb",
+    "cld",
+    "ret",
+    "library_set:",
+    "mov r8, rdi",
+    "mov eax, esi",
+    "mov rcx, rdx",
+    "rep stosb",
+    "mov rax, r8",
+    "ret",
+    "library_compare:",
+    "xor eax, eax",
+    "mov rcx, rdx",
+    "test rcx, rcx",
+    "jz 3f",
+    "repe cmpsb",
+    "movzx eax, byte ptr [rdi - 1]",
+    "movzx ecx, byte ptr [rsi - 1]",
+    "sub ecx, eax",
+    "mov eax, ecx",
+    "3: ret",
+);
