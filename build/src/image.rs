@@ -102,7 +102,8 @@ pub struct WriteError {
     reason: std::io::Error,
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+/// Writes a file and the directories above it.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     let failed = |reason| WriteError {
         path: workspace::display(path),
         reason,
