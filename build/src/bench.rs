@@ -1,10 +1,153 @@
-//! `bench`: measures the figures that have a budget.
+//! `bench`: measures the figures that have a budget and prints them beside those of others. A figure
+//! over its budget is a failure.
+//!
+//! The systems `systems/tests/bench*.toml` measure themselves from inside and print `bench NAME VALUE`;
+//! they run under the emulator's instruction clock, so each figure repeats exactly. Sizes are the
+//! matter of `sizes`.
+
+pub mod figures;
+
+use crate::emulator::Event;
+use crate::emulator::command::{MEMORY_MIB, Machine};
+use crate::run::EXIT_PASS;
+use crate::run::session::{self, Said, Session};
+use crate::{build, image, manifest, setup, workspace};
+use anyhow::{Context, bail};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Measure these systems instead of systems/tests/bench*.toml.
+    manifests: Vec<PathBuf>,
+    /// Wall time for each system, seconds.
+    #[arg(long, default_value_t = 240)]
+    seconds: u64,
+}
 
 /// Runs the verb.
-pub fn command(_args: &Args) -> anyhow::Result<()> {
-    anyhow::bail!("the verb `bench` is not in this version")
+pub fn command(args: &Args) -> anyhow::Result<()> {
+    let systems = if args.manifests.is_empty() {
+        manifests()?
+    } else {
+        args.manifests.clone()
+    };
+    let measured = measure(&systems, Duration::from_secs(args.seconds))?;
+    let (text, over) = figures::table(&measured);
+    print!("{text}");
+    if over.is_empty() {
+        return Ok(());
+    }
+    bail!("over budget: {}", over.join("; "))
+}
+
+/// The systems that measure.
+pub fn manifests() -> anyhow::Result<Vec<PathBuf>> {
+    let directory = workspace::root().join("systems/tests");
+    let entries = std::fs::read_dir(&directory)
+        .with_context(|| format!("{} cannot be read", workspace::display(&directory)))?;
+    let mut paths: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    let name = |path: &Path| {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    paths.retain(|path| name(path).starts_with("bench") && name(path).ends_with(".toml"));
+    if paths.is_empty() {
+        bail!(
+            "{} holds no bench*.toml, so there is nothing to measure",
+            workspace::display(&directory)
+        );
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Boots each system and collects its figures.
+pub fn measure(manifests: &[PathBuf], limit: Duration) -> anyhow::Result<BTreeMap<String, u64>> {
+    setup::ensure(&[setup::Need::Toolchain, setup::Need::Qemu])?;
+    build::compile("info", |_| true)?;
+    let mut measured = BTreeMap::new();
+    for path in manifests {
+        let name = path.file_stem().unwrap_or_default();
+        let out = workspace::out_dir().join("bench").join(name);
+        let image = image::assemble(path, manifest::load(path)?, Some(&out))?;
+        let figures = one(&image, limit).with_context(|| workspace::display(path))?;
+        measured.extend(figures);
+    }
+    Ok(measured)
+}
+
+fn one(image: &image::Image, limit: Duration) -> anyhow::Result<BTreeMap<String, u64>> {
+    let machine = Machine {
+        boot: session::pvh(image, None),
+        memory_mib: MEMORY_MIB,
+        icount: true,
+    };
+    let mut session = Session::start(&machine, image, limit)?;
+    let mut figures = BTreeMap::new();
+    let mut com1 = Vec::new();
+    loop {
+        for said in session.next(Duration::from_secs(1)) {
+            match said {
+                Said::Com1(bytes) => com1.extend_from_slice(&bytes),
+                Said::Log(line) => figures.extend(figures::parse(&line.text)),
+                Said::Event(Event::Exit(EXIT_PASS)) => return Ok(all(figures, &com1)),
+                Said::Event(
+                    event @ (Event::Exit(_) | Event::Stopped(_) | Event::Gone | Event::Deadline),
+                ) => {
+                    bail!(
+                        "{event:?} before the measurement was done:\n{}",
+                        String::from_utf8_lossy(&com1)
+                    );
+                }
+                _ => {}
+            }
+        }
+        if ended(&String::from_utf8_lossy(&com1))? {
+            return Ok(all(figures, &com1));
+        }
+    }
+}
+
+fn all(mut figures: BTreeMap<String, u64>, com1: &[u8]) -> BTreeMap<String, u64> {
+    figures.extend(
+        String::from_utf8_lossy(com1)
+            .lines()
+            .filter_map(figures::parse),
+    );
+    figures
+}
+
+/// True when the system says that it has measured everything.
+fn ended(com1: &str) -> anyhow::Result<bool> {
+    let whole = com1.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    for line in whole.lines() {
+        if line.contains("FAIL") {
+            bail!("{line}");
+        }
+        if line.contains("TEST PASS") || line.starts_with("guest bench: done") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_measurement_ends_with_a_whole_line_that_says_so() {
+        assert!(!ended("bench cpuid 5\nTEST PA").unwrap());
+        assert!(!ended("TEST PASS").unwrap());
+        assert!(ended("bench cpuid 5\nTEST PASS\n").unwrap());
+        assert!(ended("guest bench: done 7 ok 0 failed\n").unwrap());
+        assert!(ended("guest bench: FAIL cpuid: vector 6\n").is_err());
+    }
 }
