@@ -1,10 +1,232 @@
-//! `sizes`.
+//! `sizes`: counts the core's code, text and `unsafe`, and the memory of core and services, and fails
+//! when a budget is exceeded.
+
+use crate::bundle::{self, Bundle};
+use crate::dependencies::Graph;
+use crate::elf_file::Program;
+use crate::manifest;
+use crate::{build, image, setup, source, workspace};
+use portcullis_ipc::layout::{BLOB_BASE, PAGE};
+use portcullis_ipc::syscall::rights;
+use std::path::PathBuf;
+
+/// Code lines of the core with one vendor's virtualization extension.
+pub const CODE_LINES: u64 = 4_800;
+/// Bytes of the core's text.
+pub const TEXT_BYTES: u64 = 64 << 10;
+/// Lines with `unsafe` in 1,000 lines of the core.
+pub const UNSAFE_PER_1000: u64 = 20;
+/// Bytes of core and services with one VM of one vCPU; guest memory and guest files apart.
+pub const MEMORY_BYTES: u64 = 4 << 20;
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// System manifest whose memory is counted.
+    #[arg(default_value_os_t = workspace::demo_manifest())]
+    pub manifest: PathBuf,
+    /// Level of the log statements that are compiled in.
+    #[arg(long, default_value = "info")]
+    pub log_level: String,
+}
+
+/// A budget that was exceeded.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0} exceeded: make it smaller, or change the budget in SPECIFICATION.md and here with the reason"
+)]
+pub struct Exceeded(String);
+
+/// One figure.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// What was counted.
+    pub name: &'static str,
+    /// The number.
+    pub value: u64,
+    /// Its budget.
+    pub budget: Option<u64>,
+}
+
+impl Figure {
+    fn is_exceeded(&self) -> bool {
+        self.budget.is_some_and(|budget| self.value > budget)
+    }
+}
 
 /// Runs the verb.
-pub fn command(_args: &Args) -> anyhow::Result<()> {
-    anyhow::bail!("the verb `sizes` is not in this version")
+pub fn command(args: &Args) -> anyhow::Result<()> {
+    setup::ensure(&[setup::Need::Toolchain])?;
+    let system = manifest::load(&args.manifest)?;
+    build::for_system(&args.log_level, &image::names(&system))?;
+    let figures = measure(&args.manifest)?;
+    println!("{:<58} {:>10} {:>10}", "", "value", "budget");
+    for figure in &figures {
+        let budget = figure
+            .budget
+            .map_or("-".to_owned(), |budget| budget.to_string());
+        let mark = if figure.is_exceeded() {
+            "  EXCEEDED"
+        } else {
+            ""
+        };
+        println!(
+            "{:<58} {:>10} {budget:>10}{mark}",
+            figure.name, figure.value
+        );
+    }
+    check(&figures)?;
+    Ok(())
+}
+
+/// Fails with the names of the budgets that are exceeded.
+pub fn check(figures: &[Figure]) -> Result<(), Exceeded> {
+    let exceeded: Vec<&str> = figures
+        .iter()
+        .filter(|figure| figure.is_exceeded())
+        .map(|figure| figure.name)
+        .collect();
+    if exceeded.is_empty() {
+        Ok(())
+    } else {
+        Err(Exceeded(exceeded.join(", ")))
+    }
+}
+
+/// Measures everything; the binaries of the system are compiled already.
+pub fn measure(path: &std::path::Path) -> anyhow::Result<Vec<Figure>> {
+    let graph = Graph::read(true)?;
+    let (mut own, mut foreign) = (source::Count::default(), source::Count::default());
+    for package in graph.linked(image::CORE) {
+        let count = source::count_directory(&package.directory.join("src"));
+        if package.foreign {
+            foreign += count
+        } else {
+            own += count
+        }
+    }
+    let core = Program::read(&workspace::metal_elf(image::CORE))?;
+    let system = manifest::load(path)?;
+    let file = workspace::display(path);
+    let inputs = bundle::inputs(&file, &system, build::resolve)?;
+    let bytes = bundle::write(&file, &system, &inputs)?;
+    let memory = memory(&core, &Bundle::read(&bytes)?);
+    let figure = |name, value, budget| Figure {
+        name,
+        value,
+        budget,
+    };
+    Ok(vec![
+        figure(
+            "code lines of the core (first-party, linked)",
+            own.code,
+            Some(CODE_LINES),
+        ),
+        figure(
+            "code lines of the core's dependencies (whole crates)",
+            foreign.code,
+            None,
+        ),
+        figure(
+            "bytes of the core's text",
+            core.text_bytes(),
+            Some(TEXT_BYTES),
+        ),
+        figure("lines with unsafe in the core", own.with_unsafe, None),
+        figure(
+            "lines with unsafe in 1,000 of the core",
+            (own.with_unsafe * 1000).div_ceil(own.code.max(1)),
+            Some(UNSAFE_PER_1000),
+        ),
+        figure("bytes of the core in memory", core.memory_bytes(), None),
+        figure(
+            "bytes of the sealed image, guest files apart",
+            memory.sealed,
+            None,
+        ),
+        figure(
+            "bytes of the services' writable memory",
+            memory.writable,
+            None,
+        ),
+        figure("bytes of state regions and spare slots", memory.kept, None),
+        figure("bytes of the page-table pool", memory.pool, None),
+        figure("bytes of pages shared with the core", memory.shared, None),
+        figure(
+            "bytes of core and services in memory",
+            memory.total(),
+            Some(MEMORY_BYTES),
+        ),
+    ])
+}
+
+/// Memory of a system besides guest memory and guest files, bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Memory {
+    core: u64,
+    sealed: u64,
+    writable: u64,
+    kept: u64,
+    pool: u64,
+    shared: u64,
+}
+
+impl Memory {
+    fn total(&self) -> u64 {
+        self.core + self.sealed + self.writable + self.kept + self.pool + self.shared
+    }
+}
+
+/// Pages of a VM's control structures: VMCB, host save area, three of I/O and two of MSR permissions.
+const VM_PAGES: u64 = 7;
+/// Pages of a vCPU: control block, extended state, exit page.
+const VCPU_PAGES: u64 = 3;
+
+fn memory(core: &Program, bundle: &Bundle) -> Memory {
+    let page = PAGE as u64;
+    let mut memory = Memory {
+        core: core.memory_bytes(),
+        sealed: bundle.head.length,
+        ..Memory::default()
+    };
+    memory.pool = u64::from(bundle.head.pool_pages) * page;
+    // The platform page, and a message page for each partition.
+    memory.shared = (1 + bundle.partitions.len() as u64) * page;
+    for partition in &bundle.partitions {
+        memory.kept +=
+            u64::from(partition.record.state_pages + partition.record.spare_pages) * page;
+        for segment in &partition.segments {
+            if segment.rights & rights::WRITE != 0 {
+                memory.writable += u64::from(segment.pages) * page;
+            }
+            if segment.address >= BLOB_BASE {
+                memory.sealed -= u64::from(segment.pages) * page;
+            }
+        }
+    }
+    for vm in &bundle.vms {
+        memory.shared += (VM_PAGES + vm.vcpus.len() as u64 * VCPU_PAGES) * page;
+    }
+    memory
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exceeded_budget_is_named() {
+        let figure = |value| Figure {
+            name: "code lines",
+            value,
+            budget: Some(10),
+        };
+        assert!(check(&[figure(10)]).is_ok());
+        assert!(
+            check(&[figure(11)])
+                .unwrap_err()
+                .to_string()
+                .starts_with("code lines exceeded")
+        );
+    }
 }
