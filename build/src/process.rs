@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 /// Why another program did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,14 @@ pub enum Error {
         program: String,
         /// What the system said.
         reason: io::Error,
+    },
+    /// The program took too long and was ended.
+    #[error("{what} did not end within {seconds} s and was ended: see its messages above")]
+    TooLong {
+        /// What it was to do.
+        what: String,
+        /// The limit.
+        seconds: u64,
     },
     /// The program ended with a failure.
     #[error("{what} failed ({status}): {hint}")]
@@ -54,6 +63,78 @@ pub fn run(command: &mut Command, what: &str) -> Result<(), Error> {
         status,
         hint: "see its messages above".to_owned(),
     })
+}
+
+/// [`run`] with a limit: after it the program and all that it started are ended.
+pub fn run_limited(command: &mut Command, what: &str, limit: Duration) -> Result<(), Error> {
+    let mut child = command
+        .spawn()
+        .map_err(|reason| start_error(command, reason))?;
+    let start = Instant::now();
+    while start.elapsed() < limit {
+        let status = child
+            .try_wait()
+            .map_err(|reason| start_error(command, reason))?;
+        match status {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => {
+                let hint = "see its messages above".to_owned();
+                return Err(Error::Failed {
+                    what: what.to_owned(),
+                    status,
+                    hint,
+                });
+            }
+            None => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+    for process in family(child.id()) {
+        // One that has ended meanwhile is no failure.
+        let _ = output(
+            Command::new("kill").args(["-KILL", &process.to_string()]),
+            "kill",
+        );
+    }
+    let _ = child.wait();
+    Err(Error::TooLong {
+        what: what.to_owned(),
+        seconds: limit.as_secs(),
+    })
+}
+
+/// A process and all its descendants, ancestors first.
+fn family(root: u32) -> Vec<u32> {
+    let mut parents = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(process) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let Ok(text) = std::fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        // The name stands in parentheses and may hold blanks; state and parent follow it.
+        let parent = text
+            .rsplit(')')
+            .next()
+            .and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
+        parents.extend(parent.map(|parent: u32| (process, parent)));
+    }
+    let mut family = vec![root];
+    let mut next = 0;
+    while let Some(&parent) = family.get(next) {
+        family.extend(
+            parents
+                .iter()
+                .filter(|(_, of)| *of == parent)
+                .map(|(process, _)| *process),
+        );
+        next += 1;
+    }
+    family
 }
 
 /// Runs a program and returns its standard output.
@@ -102,6 +183,30 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "`portcullis-no-such-program` is not installed: run `cargo xtask setup`"
+        );
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_is_ended_with_its_children() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("child");
+        let script = format!("sleep 600 & echo $! > {}; wait", file.display());
+        let error = run_limited(
+            Command::new("sh").args(["-c", &script]),
+            "the script",
+            Duration::from_millis(500),
+        );
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .starts_with("the script did not end within 0 s")
+        );
+        let child = std::fs::read_to_string(&file).unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.trim()));
+        assert!(
+            stat.map_or(true, |text| text.contains(") Z ")),
+            "the child still runs"
         );
     }
 

@@ -60,8 +60,15 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
     let system = manifest::load(&args.manifest)?;
     build::for_system(&args.log_level, &image::names(&system))?;
     let figures = measure(&args.manifest)?;
+    print(&figures);
+    check(&figures)?;
+    Ok(())
+}
+
+/// Prints the figures beside their budgets.
+pub fn print(figures: &[Figure]) {
     println!("{:<58} {:>10} {:>10}", "", "value", "budget");
-    for figure in &figures {
+    for figure in figures {
         let budget = figure
             .budget
             .map_or("-".to_owned(), |budget| budget.to_string());
@@ -75,8 +82,6 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
             figure.name, figure.value
         );
     }
-    check(&figures)?;
-    Ok(())
 }
 
 /// Fails with the names of the budgets that are exceeded.

@@ -1,10 +1,259 @@
-//! `test`.
+//! `test`: every check of the project, cheapest first. Each step prints its name and time; the first
+//! that fails ends the run with one line that says how to repeat it alone.
+
+use crate::build::{self, Binary};
+use crate::toolchain::Toolchain;
+use crate::{bench, dependencies, image, manifest, process, setup, sizes, workspace};
+use anyhow::{Context, bail};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Run only these steps, in their own order; default: all.
+    #[arg(value_enum)]
+    steps: Vec<Step>,
+}
+
+/// A step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Step {
+    /// rustfmt finds nothing to change.
+    Format,
+    /// Licences and duplicates of the dependencies are on the lists.
+    Dependencies,
+    /// All manifests in systems/ are accepted.
+    Manifests,
+    /// Clippy finds nothing in the host's crates.
+    Clippy,
+    /// Clippy finds nothing in core, services and the tests' programs.
+    ClippyMetal,
+    /// Unit and property tests pass.
+    Unit,
+    /// Code, text, unsafe and memory are within their budgets.
+    Sizes,
+    /// The emulator tests pass, each followed by its audit.
+    Emulator,
+    /// The instruction budgets are kept.
+    Bench,
+}
+
+impl Step {
+    const ALL: [Self; 9] = [
+        Self::Format,
+        Self::Dependencies,
+        Self::Manifests,
+        Self::Clippy,
+        Self::ClippyMetal,
+        Self::Unit,
+        Self::Sizes,
+        Self::Emulator,
+        Self::Bench,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Format => "format",
+            Self::Dependencies => "dependencies",
+            Self::Manifests => "manifests",
+            Self::Clippy => "clippy",
+            Self::ClippyMetal => "clippy-metal",
+            Self::Unit => "unit",
+            Self::Sizes => "sizes",
+            Self::Emulator => "emulator",
+            Self::Bench => "bench",
+        }
+    }
+
+    fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Format => Ok(limited(
+                cargo("fmt").args(["--all", "--check"]),
+                "rustfmt",
+                2,
+            )?),
+            Self::Dependencies => check_dependencies(),
+            Self::Manifests => check_manifests(),
+            Self::Clippy => clippy(),
+            Self::ClippyMetal => clippy_metal(),
+            Self::Unit => unit(),
+            Self::Sizes => check_sizes(),
+            Self::Emulator => emulator(),
+            Self::Bench => check_bench(),
+        }
+    }
+}
 
 /// Runs the verb.
-pub fn command(_args: &Args) -> anyhow::Result<()> {
-    anyhow::bail!("the verb `test` is not in this version")
+pub fn command(args: &Args) -> anyhow::Result<()> {
+    use setup::Need;
+    setup::ensure(&[
+        Need::Toolchain,
+        Need::Lints,
+        Need::Qemu,
+        Need::Ovmf,
+        Need::Grub,
+        Need::Graphviz,
+    ])?;
+    let wanted = |step: &Step| args.steps.is_empty() || args.steps.contains(step);
+    let steps: Vec<Step> = Step::ALL.into_iter().filter(wanted).collect();
+    let start = Instant::now();
+    let mut times = Vec::new();
+    for (index, step) in steps.iter().enumerate() {
+        let name = step.name();
+        println!("test: [{}/{}] {name}", index + 1, steps.len());
+        let begin = Instant::now();
+        let outcome = step.run();
+        let seconds = begin.elapsed().as_secs_f64();
+        if let Err(error) = outcome {
+            let passed = times.join(", ");
+            eprintln!(
+                "test: FAILED in {name} after {seconds:.1} s; passed before: {}",
+                or_none(&passed)
+            );
+            bail!("{error:#} (repeat it alone with `cargo xtask test {name}`)");
+        }
+        println!(
+            "test: [{}/{}] {name}: passed in {seconds:.1} s",
+            index + 1,
+            steps.len()
+        );
+        times.push(format!("{name} {seconds:.1} s"));
+    }
+    println!(
+        "test: PASSED in {:.1} s: {}",
+        start.elapsed().as_secs_f64(),
+        times.join(", ")
+    );
+    Ok(())
+}
+
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { "nothing" } else { text }
+}
+
+/// `cargo <verb>` of the machine, for the host.
+fn cargo(verb: &str) -> Command {
+    let mut command = Command::new("cargo");
+    command.arg(verb).current_dir(workspace::root());
+    command
+}
+
+/// Runs a program for at most so many minutes.
+fn limited(command: &mut Command, what: &str, minutes: u64) -> Result<(), process::Error> {
+    process::run_limited(command, what, Duration::from_secs(minutes * 60))
+}
+
+fn check_dependencies() -> anyhow::Result<()> {
+    let binaries = build::binaries(&Toolchain::detect()?)?;
+    let packages: Vec<&str> = binaries
+        .iter()
+        .map(|binary| binary.package.as_str())
+        .collect();
+    let count = dependencies::check(&packages)?;
+    println!("{count} packages");
+    Ok(())
+}
+
+fn check_manifests() -> anyhow::Result<()> {
+    for directory in [
+        workspace::root().join("systems"),
+        workspace::root().join("systems/tests"),
+    ] {
+        let Ok(entries) = std::fs::read_dir(&directory) else {
+            continue;
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "toml")
+            {
+                manifest::load(&path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Packages that only build for bare metal.
+fn metal_only(binaries: &[Binary]) -> Vec<&str> {
+    let mut packages: Vec<&str> = binaries
+        .iter()
+        .filter(|one| one.is_test())
+        .map(|one| one.package.as_str())
+        .collect();
+    packages.dedup();
+    packages
+}
+
+/// `cargo <verb> --workspace` without the packages that only build for bare metal.
+fn on_host(verb: &str, without: &[&str]) -> anyhow::Result<Command> {
+    let binaries = build::binaries(&Toolchain::detect()?)?;
+    let mut command = cargo(verb);
+    command.arg("--workspace");
+    for package in metal_only(&binaries).iter().chain(without) {
+        command.args(["--exclude", package]);
+    }
+    Ok(command)
+}
+
+fn clippy() -> anyhow::Result<()> {
+    let mut command = on_host("clippy", &[])?;
+    command.args(["--all-targets", "--quiet", "--", "-D", "warnings"]);
+    Ok(limited(&mut command, "clippy", 10)?)
+}
+
+fn clippy_metal() -> anyhow::Result<()> {
+    let toolchain = Toolchain::detect()?;
+    let mut command = toolchain.for_metal("clippy", "info");
+    for binary in build::binaries(&toolchain)? {
+        command.args(["--package", &binary.package]);
+    }
+    command.args(["--quiet", "--", "-D", "warnings"]);
+    Ok(limited(&mut command, "clippy for bare metal", 10)?)
+}
+
+/// The emulator tests' package: not a unit test.
+const EMULATOR_TESTS: &str = "portcullis-qemu-tests";
+
+fn unit() -> anyhow::Result<()> {
+    limited(
+        on_host("test", &[EMULATOR_TESTS])?.arg("--quiet"),
+        "the unit tests",
+        15,
+    )?;
+    let mut judge = cargo("test");
+    judge.args(["--package", EMULATOR_TESTS, "--lib", "--quiet"]);
+    Ok(limited(
+        &mut judge,
+        "the unit tests of the emulator tests",
+        10,
+    )?)
+}
+
+fn check_sizes() -> anyhow::Result<()> {
+    build::compile("info", |_| true)?;
+    let figures = sizes::measure(&workspace::demo_manifest())?;
+    sizes::print(&figures);
+    Ok(sizes::check(&figures)?)
+}
+
+fn emulator() -> anyhow::Result<()> {
+    image::make(&workspace::demo_manifest(), None, "info").context("the demonstration")?;
+    let mut command = cargo("test");
+    command.args(["--package", EMULATOR_TESTS, "--tests", "--quiet"]);
+    // Each trial has a limit of its own; this one only ends what is stuck outside a trial.
+    Ok(limited(&mut command, "the emulator tests", 20)?)
+}
+
+fn check_bench() -> anyhow::Result<()> {
+    let measured = bench::measure(&bench::manifests()?, Duration::from_secs(240))?;
+    let (text, over) = bench::figures::table(&measured);
+    print!("{text}");
+    if over.is_empty() {
+        Ok(())
+    } else {
+        bail!("over budget: {}", over.join("; "))
+    }
 }
