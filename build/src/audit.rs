@@ -3,18 +3,80 @@
 //! [`walk`] reads page tables in captured memory, [`registers`] the monitor's listing, [`subject`] says
 //! whose each frame is, [`rules`] judges. Nothing here asks the running core.
 
+pub mod inspect;
+pub mod record;
 pub mod registers;
 pub mod rules;
 pub mod subject;
 pub mod walk;
 
+pub use inspect::{Found, inspect};
+
+use crate::emulator::Event;
+use crate::emulator::command::{MEMORY_MIB, Machine};
+use crate::run::session::{self, Said, Session};
+use crate::{image, setup, workspace};
+use anyhow::bail;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
 /// Arguments of the verb.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// System manifest.
+    #[arg(default_value_os_t = workspace::demo_manifest())]
+    manifest: PathBuf,
+    /// Seconds of wall time that the system runs before it is looked at.
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// RAM of the machine, MiB.
+    #[arg(long, default_value_t = MEMORY_MIB, value_parser = clap::value_parser!(u32).range(32..=2048))]
+    memory: u32,
+}
 
 /// Runs the verb.
-pub fn command(_args: &Args) -> anyhow::Result<()> {
-    anyhow::bail!("the verb `audit` is not in this version")
+pub fn command(args: &Args) -> anyhow::Result<()> {
+    setup::ensure(&[setup::Need::Qemu])?;
+    let image = image::make(&args.manifest, None, "info")?;
+    let machine = Machine {
+        boot: session::pvh(&image, None),
+        memory_mib: args.memory,
+        icount: false,
+    };
+    let run = Duration::from_secs(args.seconds);
+    let mut session = Session::start(&machine, &image, run + Duration::from_secs(60))?;
+    let until = Instant::now() + run;
+    while Instant::now() < until {
+        let said = session.next(until.saturating_duration_since(Instant::now()));
+        if said.iter().any(ended) {
+            break;
+        }
+    }
+    let snapshot = session.snapshot()?;
+    let found = inspect(session.emulator(), snapshot, &image)?;
+    let rules::Extent {
+        spaces,
+        mappings,
+        tables,
+    } = found.extent;
+    println!(
+        "looked at {spaces} address spaces and nested tables, {mappings} mappings, {tables} table pages"
+    );
+    for breach in &found.breaches {
+        println!("{breach}");
+    }
+    match found.breaches.len() {
+        0 => Ok(()),
+        count => bail!("{count} breaches of R7; the lines above name rule and frame"),
+    }
+}
+
+/// The machine does not run any more, so there is no point in waiting.
+fn ended(said: &Said) -> bool {
+    matches!(
+        said,
+        Said::Event(Event::Exit(_) | Event::Stopped(_) | Event::Gone)
+    )
 }
 
 #[cfg(test)]

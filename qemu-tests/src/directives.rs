@@ -1,0 +1,155 @@
+//! How a system wants to be tested: comment lines of its manifest that start with `# test:`.
+//!
+//! | directive | meaning |
+//! |---|---|
+//! | `icount` | count instructions, so that every run takes the same course |
+//! | `seconds N` | wall time of the whole trial, at most 600; default 60 |
+//! | `memory N` | RAM in MiB, 32 to 2048; default 256 |
+//! | `boot pvh`, `bios`, `uefi` | how to boot; default pvh |
+//! | `command-line TEXT` | command line of the core, instead of the manifest's |
+//! | `expect TEXT` | a line that holds TEXT must come; may stand several times |
+//! | `forbid TEXT` | no line may hold TEXT; may stand several times |
+//! | `no-audit` | the core does not live at the end, so there is nothing to audit |
+
+use std::time::Duration;
+
+/// How to boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum By {
+    /// The PVH note.
+    #[default]
+    Pvh,
+    /// GRUB under SeaBIOS.
+    Bios,
+    /// GRUB under OVMF.
+    Uefi,
+}
+
+/// What the directives of one manifest say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directives {
+    /// Count instructions.
+    pub icount: bool,
+    /// Wall time of the trial.
+    pub limit: Duration,
+    /// RAM, MiB.
+    pub memory_mib: u32,
+    /// How to boot.
+    pub boot: By,
+    /// Command line of the core, if not the manifest's.
+    pub command_line: Option<String>,
+    /// Texts that must come.
+    pub expect: Vec<String>,
+    /// Texts that must not come.
+    pub forbid: Vec<String>,
+    /// Look at the machine's page tables and registers afterwards.
+    pub audit: bool,
+}
+
+impl Default for Directives {
+    fn default() -> Self {
+        Self {
+            icount: false,
+            limit: Duration::from_secs(60),
+            memory_mib: 256,
+            boot: By::Pvh,
+            command_line: None,
+            expect: Vec::new(),
+            forbid: Vec::new(),
+            audit: true,
+        }
+    }
+}
+
+/// A directive that says nothing.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: `# test: {text}` is no directive: {fix}")]
+pub struct Unknown {
+    line: usize,
+    text: String,
+    fix: &'static str,
+}
+
+/// Reads the directives of a manifest.
+pub fn read(manifest: &str) -> Result<Directives, Unknown> {
+    let mut directives = Directives::default();
+    for (index, line) in manifest.lines().enumerate() {
+        if let Some(text) = line.trim().strip_prefix("# test:").map(str::trim) {
+            take(&mut directives, text).map_err(|fix| Unknown {
+                line: index + 1,
+                text: text.into(),
+                fix,
+            })?;
+        }
+    }
+    Ok(directives)
+}
+
+fn take(directives: &mut Directives, text: &str) -> Result<(), &'static str> {
+    let (name, value) = text.split_once(' ').unwrap_or((text, ""));
+    let value = value.trim();
+    match (name, value) {
+        ("icount", "") => directives.icount = true,
+        ("no-audit", "") => directives.audit = false,
+        ("seconds", _) => directives.limit = Duration::from_secs(number(value, 1, 600)?.into()),
+        ("memory", _) => directives.memory_mib = number(value, 32, 2048)?,
+        ("boot", "pvh") => directives.boot = By::Pvh,
+        ("boot", "bios") => directives.boot = By::Bios,
+        ("boot", "uefi") => directives.boot = By::Uefi,
+        ("command-line", _) => directives.command_line = Some(value.to_owned()),
+        ("expect" | "forbid", "") => return Err("name the text"),
+        ("expect", _) => directives.expect.push(value.to_owned()),
+        ("forbid", _) => directives.forbid.push(value.to_owned()),
+        _ => return Err("see qemu-tests/src/directives.rs for the list"),
+    }
+    Ok(())
+}
+
+fn number(value: &str, least: u32, most: u32) -> Result<u32, &'static str> {
+    let inside = |number: &u32| (least..=most).contains(number);
+    value
+        .parse()
+        .ok()
+        .filter(inside)
+        .ok_or("the number is missing or out of range (seconds 1 to 600, memory 32 to 2048)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_directive_is_read_and_the_rest_of_the_manifest_is_not() {
+        let text = "# test: icount\n# test: seconds 90\n  # test: memory 512\n# test: boot bios\n\
+                    # test: command-line a=1 b\n# test: expect guest x: done\n# test: expect b\n\
+                    # test: forbid FAIL\n# test: no-audit\n# a comment\n[system]\nname = \"test: x\"\n";
+        let directives = read(text).unwrap();
+        let expected = Directives {
+            icount: true,
+            limit: Duration::from_secs(90),
+            memory_mib: 512,
+            boot: By::Bios,
+            command_line: Some("a=1 b".into()),
+            expect: vec!["guest x: done".into(), "b".into()],
+            forbid: vec!["FAIL".into()],
+            audit: false,
+        };
+        assert_eq!(directives, expected);
+        assert_eq!(read("[system]").unwrap(), Directives::default());
+    }
+
+    #[test]
+    fn a_directive_that_is_none_is_named_with_its_line() {
+        for (text, part) in [
+            ("\n# test: icont", "line 2: `# test: icont`"),
+            ("# test: seconds 0", "out of range"),
+            ("# test: seconds 9999", "out of range"),
+            ("# test: memory lots", "out of range"),
+            ("# test: expect", "name the text"),
+            ("# test: boot floppy", "list"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

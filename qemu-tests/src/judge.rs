@@ -1,0 +1,205 @@
+//! Decides from lines and the exit value alone whether a trial passed. Nothing is booted here.
+//!
+//! A system without expectations ends itself: with the line `TEST PASS` or `TEST FAIL reason`, or with
+//! a byte to the exit port (0x10 for success). A system with expectations has passed when all their texts
+//! have come and, if it says `TEST PASS` at all, no text is missing then. A failed guest (`FAIL`), a
+//! core's last words and every forbidden text fail a trial at once.
+
+use crate::directives::Directives;
+use portcullis_build::run::EXIT_PASS;
+
+/// How a trial ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Passed.
+    Pass,
+    /// Failed, and why.
+    Fail(String),
+}
+
+/// The judge of one trial.
+pub struct Judge {
+    missing: Vec<String>,
+    forbid: Vec<String>,
+    expects: bool,
+    said_pass: bool,
+}
+
+/// Texts that no test may bring about without being asked for: what the core says when it stops.
+const LAST_WORDS: &str = "portcullis: panic";
+
+impl Judge {
+    /// The judge for a system with these directives.
+    pub fn new(directives: &Directives) -> Self {
+        let mut forbid = directives.forbid.clone();
+        if !directives
+            .expect
+            .iter()
+            .any(|text| text.contains(LAST_WORDS))
+        {
+            forbid.push(LAST_WORDS.to_owned());
+        }
+        Self {
+            missing: directives.expect.clone(),
+            forbid,
+            expects: !directives.expect.is_empty(),
+            said_pass: false,
+        }
+    }
+
+    /// Takes a line of COM1 or of the log; `Some` ends the trial.
+    pub fn line(&mut self, line: &str) -> Option<Verdict> {
+        if let Some(text) = self.forbid.iter().find(|text| line.contains(text.as_str())) {
+            return Some(Verdict::Fail(format!("forbidden text `{text}` in: {line}")));
+        }
+        self.missing.retain(|text| !line.contains(text.as_str()));
+        if let Some((_, reason)) = line.split_once("TEST FAIL") {
+            return Some(Verdict::Fail(format!("the system says: FAIL{reason}")));
+        }
+        let is_check = line.contains("guest ") || line.starts_with("guest:");
+        if is_check && line.contains(": FAIL ") {
+            return Some(Verdict::Fail(format!("a check inside failed: {line}")));
+        }
+        if line.contains("TEST PASS") {
+            self.said_pass = true;
+        }
+        self.passed()
+    }
+
+    /// Takes the value that the system wrote to the exit port.
+    pub fn exit(&mut self, value: u8) -> Verdict {
+        if value != EXIT_PASS {
+            return Verdict::Fail(format!("the system ended itself with value {value:#x}"));
+        }
+        self.said_pass = true;
+        self.passed()
+            .unwrap_or_else(|| self.unfinished("the system ended itself"))
+    }
+
+    /// The trial is over without a verdict; `why` says how.
+    pub fn unfinished(&self, why: &str) -> Verdict {
+        let missing: Vec<String> = self
+            .missing
+            .iter()
+            .map(|text| format!("`{text}`"))
+            .collect();
+        let what = if missing.is_empty() {
+            "`TEST PASS`".to_owned()
+        } else {
+            missing.join(", ")
+        };
+        Verdict::Fail(format!("{why} before {what} came"))
+    }
+
+    fn passed(&self) -> Option<Verdict> {
+        let done = self.missing.is_empty() && (self.expects || self.said_pass);
+        done.then_some(Verdict::Pass)
+    }
+}
+
+/// Cuts bytes into lines; what is not UTF-8 is replaced.
+#[derive(Default)]
+pub struct Lines(Vec<u8>);
+
+impl Lines {
+    /// The lines that these bytes complete.
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.0.extend_from_slice(bytes);
+        let Some(end) = self.0.iter().rposition(|byte| *byte == b'\n') else {
+            return Vec::new();
+        };
+        let whole: Vec<u8> = self.0.drain(..=end).collect();
+        let text = String::from_utf8_lossy(&whole);
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// What stands after the last line end.
+    pub fn rest(&self) -> String {
+        String::from_utf8_lossy(&self.0).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn judge(expect: &[&str], forbid: &[&str]) -> Judge {
+        let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        Judge::new(&Directives {
+            expect: texts(expect),
+            forbid: texts(forbid),
+            ..Directives::default()
+        })
+    }
+
+    fn fails(verdict: Option<Verdict>, part: &str) {
+        match verdict {
+            Some(Verdict::Fail(why)) => assert!(why.contains(part), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn without_expectations_the_system_says_itself_how_it_ended() {
+        assert_eq!(judge(&[], &[]).line("hello"), None);
+        assert_eq!(
+            judge(&[], &[]).line("[kill] TEST PASS"),
+            Some(Verdict::Pass)
+        );
+        fails(
+            judge(&[], &[]).line("TEST FAIL the callee is deaf"),
+            "FAIL the callee is deaf",
+        );
+        assert_eq!(judge(&[], &[]).exit(0x10), Verdict::Pass);
+        fails(Some(judge(&[], &[]).exit(0x11)), "0x11");
+        fails(
+            Some(judge(&[], &[]).unfinished("the time was over")),
+            "before `TEST PASS` came",
+        );
+    }
+
+    #[test]
+    fn all_expected_texts_must_come_in_any_order() {
+        let mut judge = judge(&["one", "two"], &[]);
+        assert_eq!(judge.line("here is two"), None);
+        assert_eq!(judge.line("TEST PASS"), None);
+        fails(
+            Some(judge.unfinished("the time was over")),
+            "before `one` came",
+        );
+        assert_eq!(judge.line("and one"), Some(Verdict::Pass));
+    }
+
+    #[test]
+    fn an_exit_before_an_expected_text_is_a_failure() {
+        fails(Some(judge(&["one"], &[]).exit(0x10)), "before `one` came");
+    }
+
+    #[test]
+    fn forbidden_texts_failed_checks_and_last_words_fail_at_once() {
+        fails(
+            judge(&["x"], &["oops"]).line("x oops"),
+            "forbidden text `oops`",
+        );
+        fails(
+            judge(&["x"], &[]).line("guest port64: FAIL mask: 3"),
+            "a check inside failed",
+        );
+        fails(judge(&[], &[]).line("portcullis: panic: pool"), "forbidden");
+        let asked_for = judge(&["portcullis: panic: pool"], &[]).line("portcullis: panic: pool");
+        assert_eq!(asked_for, Some(Verdict::Pass));
+    }
+
+    proptest! {
+        #[test]
+        fn lines_do_not_depend_on_how_the_bytes_are_cut(text in "[a-c\n]{0,40}", cut in 1usize..9) {
+            let mut lines = Lines::default();
+            let mut all: Vec<String> =
+                text.as_bytes().chunks(cut).flat_map(|chunk| lines.push(chunk)).collect();
+            all.push(lines.rest());
+            let expected: Vec<&str> = text.split('\n').collect();
+            prop_assert_eq!(all, expected);
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The emulator tests' harness: a trial boots one image, collects what it says, judges it and audits the
+//! machine afterwards.
+//!
+//! [`directives`] reads how a system wants to be tested from its manifest, [`judge`] decides from lines
+//! alone, [`trial`] boots. The guests and partitions that run inside lie in `guests/` and `partitions/`.
+
+pub mod directives;
+pub mod judge;
+pub mod trial;

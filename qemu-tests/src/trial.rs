@@ -1,0 +1,145 @@
+//! One trial: boots an image, lets the judge listen, audits the machine, and on failure hands back all
+//! that was said.
+
+use crate::directives::{By, Directives};
+use crate::judge::{Judge, Lines, Verdict};
+use anyhow::Context;
+use portcullis_build::emulator::Event;
+use portcullis_build::emulator::command::{Boot, Machine};
+use portcullis_build::image::Image;
+use portcullis_build::logs::render::Renderer;
+use portcullis_build::run::session::{self, Said, Session};
+use portcullis_build::{audit, image, workspace};
+use std::time::Duration;
+
+/// How a trial ended and everything that was said.
+pub struct Report {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// COM1, the log and what the audit found, as lines.
+    pub transcript: Vec<String>,
+}
+
+/// Boots `image` as the directives say and judges it. An error is one of the harness, not of the system.
+pub fn run(image: &Image, directives: &Directives) -> anyhow::Result<Report> {
+    let machine = Machine {
+        boot: boot(image, directives)?,
+        memory_mib: directives.memory_mib,
+        icount: directives.icount,
+    };
+    let mut session = Session::start(&machine, image, directives.limit)?;
+    let mut listener = Listener::new(directives);
+    let verdict = loop {
+        let said = session.next(Duration::from_secs(1));
+        if let Some(verdict) = said.into_iter().find_map(|one| listener.hear(one)) {
+            break verdict;
+        }
+    };
+    let verdict = after(&mut session, image, directives, &mut listener, verdict)?;
+    let rest = listener.com1.rest();
+    listener
+        .transcript
+        .extend((!rest.is_empty()).then_some(rest));
+    Ok(Report {
+        verdict,
+        transcript: listener.transcript,
+    })
+}
+
+fn boot(image: &Image, directives: &Directives) -> anyhow::Result<Boot> {
+    let line = directives.command_line.as_deref();
+    let iso = || image::iso(image, line.unwrap_or(&image.system.command_line));
+    Ok(match directives.boot {
+        By::Pvh => session::pvh(image, line),
+        By::Bios => Boot::IsoBios(iso()?),
+        By::Uefi => Boot::IsoUefi(iso()?),
+    })
+}
+
+/// Looks at the machine after the verdict: what the log ring still holds, and the audit.
+fn after(
+    session: &mut Session,
+    image: &Image,
+    directives: &Directives,
+    listener: &mut Listener,
+    verdict: Verdict,
+) -> anyhow::Result<Verdict> {
+    let snapshot = session
+        .snapshot()
+        .context("the machine could not be captured afterwards")?;
+    let (lines, epitaph) = session.left_behind(&snapshot.memory);
+    for line in lines {
+        let _ = listener.hear(Said::Log(line));
+    }
+    listener
+        .transcript
+        .extend(epitaph.map(|text| format!("the core stopped: {text}")));
+    if !directives.audit || verdict != Verdict::Pass {
+        return Ok(verdict);
+    }
+    let breaches = audit::inspect(session.emulator(), snapshot, image)?.breaches;
+    if breaches.is_empty() {
+        return Ok(Verdict::Pass);
+    }
+    listener
+        .transcript
+        .extend(breaches.iter().map(|breach| format!("audit: {breach}")));
+    Ok(Verdict::Fail(format!(
+        "the audit found {} breaches, the first: {}",
+        breaches.len(),
+        breaches[0]
+    )))
+}
+
+struct Listener {
+    judge: Judge,
+    com1: Lines,
+    renderer: Renderer,
+    transcript: Vec<String>,
+}
+
+impl Listener {
+    fn new(directives: &Directives) -> Self {
+        Self {
+            judge: Judge::new(directives),
+            com1: Lines::default(),
+            renderer: Renderer::new(false, workspace::root()),
+            transcript: Vec::new(),
+        }
+    }
+
+    fn hear(&mut self, said: Said) -> Option<Verdict> {
+        match said {
+            Said::Com1(bytes) => {
+                let lines = self.com1.push(&bytes);
+                lines.into_iter().find_map(|line| self.take(line))
+            }
+            Said::Log(line) => {
+                let text = self.renderer.line(&line);
+                self.take(text)
+            }
+            Said::Damage(damage) => self.take(format!("damaged frame on COM2: {damage}")),
+            Said::Console(..) | Said::Frame(..) => None,
+            Said::Event(event) => self.event(&event),
+        }
+    }
+
+    fn take(&mut self, line: String) -> Option<Verdict> {
+        let verdict = self.judge.line(&line);
+        self.transcript.push(line);
+        verdict
+    }
+
+    fn event(&mut self, event: &Event) -> Option<Verdict> {
+        match event {
+            Event::Exit(value) => Some(self.judge.exit(*value)),
+            Event::Deadline => Some(self.judge.unfinished("the trial's time was over")),
+            Event::Stopped(why) => Some(
+                self.judge
+                    .unfinished(&format!("the machine stopped ({why})")),
+            ),
+            Event::Gone => Some(self.judge.unfinished("QEMU was gone")),
+            Event::Com1(_) | Event::Com2(_) | Event::Quiet => None,
+        }
+    }
+}

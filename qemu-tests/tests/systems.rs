@@ -1,0 +1,80 @@
+//! One trial a manifest in `systems/tests`. The binaries are built once, before the first trial; images
+//! are put together by each.
+
+use anyhow::Context;
+use libtest_mimic::{Arguments, Failed, Trial};
+use portcullis_build::{build, image, manifest, setup, workspace};
+use portcullis_qemu_tests::judge::Verdict;
+use portcullis_qemu_tests::{directives, trial};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Trials that run at once when the command line does not say: each keeps one CPU busy.
+const THREADS: usize = 2;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    match prepare(&arguments) {
+        Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
+        Err(error) => {
+            eprintln!("portcullis: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
+    let trials = manifests()?;
+    if !arguments.list && !trials.is_empty() {
+        setup::ensure(&[setup::Need::Toolchain, setup::Need::Qemu])?;
+        build::compile("info", |_| true)?;
+    }
+    Ok(trials
+        .into_iter()
+        .map(|path| {
+            let name = path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            Trial::test(name, move || {
+                system(&path).map_err(|error| Failed::from(format!("{error:#}")))
+            })
+        })
+        .collect())
+}
+
+/// The manifests in `systems/tests`, by name.
+fn manifests() -> anyhow::Result<Vec<PathBuf>> {
+    let directory = workspace::root().join("systems/tests");
+    let entries = std::fs::read_dir(&directory)
+        .with_context(|| format!("{} cannot be read", workspace::display(&directory)))?;
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn system(path: &Path) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(path)?;
+    let directives = directives::read(&text).with_context(|| workspace::display(path))?;
+    let system = manifest::load(path)?;
+    // Two manifests may give the same name to their system.
+    let name = path.file_stem().unwrap_or_default();
+    let out = workspace::out_dir().join("tests").join(name);
+    let image = image::assemble(path, system, Some(&out))?;
+    let report = trial::run(&image, &directives)?;
+    match report.verdict {
+        Verdict::Pass => Ok(()),
+        Verdict::Fail(why) => anyhow::bail!("{why}\n{}", report.transcript.join("\n")),
+    }
+}
