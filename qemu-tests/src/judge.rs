@@ -26,7 +26,7 @@ pub struct Judge {
 }
 
 /// Texts that no test may bring about without being asked for: what the core says when it stops.
-const LAST_WORDS: &str = "portcullis: panic";
+const LAST_WORDS: &str = "portcullis: stop:";
 
 impl Judge {
     /// The judge for a system with these directives.
@@ -186,8 +186,8 @@ mod tests {
             judge(&["x"], &[]).line("guest port64: FAIL mask: 3"),
             "a check inside failed",
         );
-        fails(judge(&[], &[]).line("portcullis: panic: pool"), "forbidden");
-        let asked_for = judge(&["portcullis: panic: pool"], &[]).line("portcullis: panic: pool");
+        fails(judge(&[], &[]).line("portcullis: stop: pool"), "forbidden");
+        let asked_for = judge(&["portcullis: stop: pool"], &[]).line("portcullis: stop: pool");
         assert_eq!(asked_for, Some(Verdict::Pass));
     }
 

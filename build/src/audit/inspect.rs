@@ -34,7 +34,7 @@ pub fn inspect(
     let elf = std::fs::read(workspace::metal_elf(CORE)).context("the core's ELF cannot be read")?;
     let bundle = std::fs::read(&image.bundle).context("the system image cannot be read")?;
     let bundle = Bundle::read(&bundle)?;
-    let mut subject = subject(&elf, &snapshot.memory, &bundle)?;
+    let mut subject = record::read(&elf, Memory(&snapshot.memory), &bundle)?;
     let mut control = registers::parse(&snapshot.registers)?;
     for _ in 0..TRIES {
         if control.iter().all(|processor| is_host(&subject, processor)) {
@@ -45,18 +45,12 @@ pub fn inspect(
         control = registers::parse(&emulator.monitor().human("info registers -a")?)?;
         if control.iter().all(|processor| is_host(&subject, processor)) {
             snapshot = emulator.snapshot()?;
-            subject = self::subject(&elf, &snapshot.memory, &bundle)?;
+            subject = record::read(&elf, Memory(&snapshot.memory), &bundle)?;
         }
     }
     bail!(
         "the machine was caught inside a guest {TRIES} times in a row: its control registers cannot be read"
     )
-}
-
-fn subject(elf: &[u8], memory: &[u8], bundle: &Bundle<'_>) -> anyhow::Result<Subject> {
-    let mut subject = record::read(elf, Memory(memory))?;
-    subject.vmexit = bundle.vms.iter().map(|vm| vm.record.vmexit).collect();
-    Ok(subject)
 }
 
 /// True when the processor translates with one of the core's host tables.

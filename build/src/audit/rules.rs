@@ -172,7 +172,7 @@ fn page_rule(
         Some(Owner::Partition(of)) => of == partition,
         Some(Owner::State(of) | Owner::Message(of)) => of == partition && !rights.execute,
         Some(Owner::Exit(vm) | Owner::Guest(vm)) => serves(vm) && !rights.execute,
-        Some(Owner::Core | Owner::Tables) | None => false,
+        Some(Owner::Core | Owner::Tables | Owner::Spare(_)) | None => false,
     };
     (!allowed).then_some("a partition maps what is not its own")
 }

@@ -24,6 +24,8 @@ pub enum Owner {
     State(u16),
     /// Guest memory of a VM.
     Guest(u16),
+    /// Spare slot of a partition: nobody maps it.
+    Spare(u16),
 }
 
 impl fmt::Display for Owner {
@@ -38,6 +40,7 @@ impl fmt::Display for Owner {
             Self::Partition(of) => write!(f, "partition {of}"),
             Self::State(of) => write!(f, "partition {of} (state region)"),
             Self::Guest(of) => write!(f, "VM {of} (guest memory)"),
+            Self::Spare(of) => write!(f, "partition {of} (spare slot)"),
         }
     }
 }
