@@ -4,7 +4,6 @@
 use elf::ElfBytes;
 use elf::abi::{ET_EXEC, NT_GNU_BUILD_ID, PF_R, PF_W, PF_X, PT_LOAD, PT_NOTE};
 use elf::endian::LittleEndian;
-use elf::note::Note;
 use portcullis_ipc::syscall::rights;
 use std::path::{Path, PathBuf};
 
@@ -141,9 +140,7 @@ fn parse(path: &Path, data: &[u8]) -> Result<Program, Wrong> {
     loads.sort_by_key(|load| load.address);
     let mut build_id = None;
     for header in segments.iter().filter(|header| header.p_type == PT_NOTE) {
-        for note in elf.segment_data_as_notes(&header)? {
-            build_id = build_id.or(build_id_of(&note));
-        }
+        build_id = build_id.or(build_id_in(elf.segment_data(&header)?));
     }
     let build_id = build_id.ok_or(Wrong::NoBuildId)?;
     Ok(Program {
@@ -154,13 +151,19 @@ fn parse(path: &Path, data: &[u8]) -> Result<Program, Wrong> {
     })
 }
 
-fn build_id_of(note: &Note) -> Option<BuildId> {
-    match note {
-        Note::GnuBuildId(id) => id.0.try_into().ok(),
-        Note::Unknown(any) if any.n_type == NT_GNU_BUILD_ID && any.name == b"GNU\0" => {
-            any.desc.try_into().ok()
+/// The SHA-1 build id in a note segment. Notes are read here as 4-byte aligned whatever the segment's
+/// alignment says, because a link script that aligns the section to a page sets it to the page's.
+fn build_id_in(mut notes: &[u8]) -> Option<BuildId> {
+    loop {
+        let word =
+            |at: usize| Some(u32::from_le_bytes(notes.get(at..at + 4)?.try_into().ok()?) as usize);
+        let (name_bytes, bytes, kind) = (word(0)?, word(4)?, word(8)?);
+        let data = 12 + name_bytes.next_multiple_of(4);
+        let name = notes.get(12..12 + name_bytes)?;
+        if kind as u64 == NT_GNU_BUILD_ID && name == b"GNU\0" {
+            return notes.get(data..data + bytes)?.try_into().ok();
         }
-        _ => None,
+        notes = notes.get(data + bytes.next_multiple_of(4)..)?;
     }
 }
 
@@ -183,6 +186,20 @@ mod tests {
             text.contains("is no static 64-bit ELF program") && !text.contains('\n'),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_build_id_is_found_behind_another_note_and_never_in_a_short_one() {
+        let other = [
+            4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0, 1, 2, 3, 4,
+        ];
+        let mut notes = other.to_vec();
+        notes.extend([4, 0, 0, 0, 20, 0, 0, 0, 3, 0, 0, 0]);
+        notes.extend(b"GNU\0");
+        notes.extend([7; 20]);
+        assert_eq!(build_id_in(&notes), Some([7; 20]));
+        assert_eq!(build_id_in(&notes[..notes.len() - 1]), None);
+        assert_eq!(build_id_in(&other), None);
     }
 
     #[test]

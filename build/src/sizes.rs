@@ -5,7 +5,8 @@ use crate::bundle::{self, Bundle};
 use crate::dependencies::Graph;
 use crate::elf_file::Program;
 use crate::manifest;
-use crate::{build, image, setup, source, workspace};
+use crate::source::{Count, Sources};
+use crate::{build, image, setup, workspace};
 use portcullis_ipc::layout::{BLOB_BASE, PAGE};
 use portcullis_ipc::syscall::rights;
 use std::path::PathBuf;
@@ -101,15 +102,7 @@ pub fn check(figures: &[Figure]) -> Result<(), Exceeded> {
 /// Measures everything; the binaries of the system are compiled already.
 pub fn measure(path: &std::path::Path) -> anyhow::Result<Vec<Figure>> {
     let graph = Graph::read(true)?;
-    let (mut own, mut foreign) = (source::Count::default(), source::Count::default());
-    for package in graph.linked(image::CORE) {
-        let count = source::count_directory(&package.directory.join("src"));
-        if package.foreign {
-            foreign += count
-        } else {
-            own += count
-        }
-    }
+    let (own, foreign) = code(&graph);
     let core = Program::read(&workspace::metal_elf(image::CORE))?;
     let system = manifest::load(path)?;
     let file = workspace::display(path);
@@ -163,6 +156,26 @@ pub fn measure(path: &std::path::Path) -> anyhow::Result<Vec<Figure>> {
             Some(MEMORY_BYTES),
         ),
     ])
+}
+
+/// Code of the core that is ours, and that of its dependencies. Of a shared crate of ours the modules
+/// count that the core reaches; of another's crate all of it.
+fn code(graph: &Graph) -> (Count, Count) {
+    let core = Sources::read(&workspace::root().join("kernel/src"));
+    let (mut own, mut foreign) = (core.count(), Count::default());
+    for package in graph
+        .linked(image::CORE)
+        .into_iter()
+        .filter(|package| package.name != image::CORE)
+    {
+        let sources = Sources::read(&package.directory.join("src"));
+        if package.foreign {
+            foreign += sources.count();
+        } else {
+            own += sources.count_reached(&package.name.replace('-', "_"), &core);
+        }
+    }
+    (own, foreign)
 }
 
 /// Memory of a system besides guest memory and guest files, bytes.

@@ -19,43 +19,118 @@ impl std::ops::AddAssign for Count {
     }
 }
 
-/// Counts all Rust files below a directory, tests apart; a directory that is not there counts nothing.
-pub fn count_directory(directory: &Path) -> Count {
-    let mut files = Vec::new();
-    collect(directory, &mut files);
-    let texts: Vec<(PathBuf, String)> = files
-        .into_iter()
-        .filter_map(|file| {
+/// The Rust files of a crate as text without comments, literals and tests.
+pub struct Sources(Vec<(PathBuf, String)>);
+
+impl Sources {
+    /// Reads all Rust files below a directory, tests apart; a directory that is not there has none.
+    pub fn read(directory: &Path) -> Self {
+        let mut files = Vec::new();
+        collect(directory, &mut files);
+        let read = |file: PathBuf| {
             std::fs::read_to_string(&file)
                 .ok()
                 .map(|text| (file, blank(&text)))
-        })
-        .collect();
-    let mut tests = Vec::new();
-    for (file, text) in &texts {
-        for name in strip_tests(text).1 {
+        };
+        let mut texts = Vec::new();
+        let mut tests = Vec::new();
+        for (file, text) in files.into_iter().filter_map(read) {
+            let (text, names) = strip_tests(&text);
             // `mod tests;` in a/b.rs is a/b/tests.rs; in a/mod.rs, a/lib.rs and a/main.rs it is a/tests.rs.
             let parent = file.parent().unwrap_or(Path::new(""));
-            let stem = file
-                .file_stem()
-                .and_then(|stem| stem.to_str())
-                .unwrap_or_default();
+            let stem = stem(&file);
             let base = if ["mod", "lib", "main"].contains(&stem) {
                 parent.to_owned()
             } else {
                 parent.join(stem)
             };
-            tests.push(base.join(format!("{name}.rs")));
-            tests.push(base.join(name));
+            tests.extend(
+                names
+                    .iter()
+                    .flat_map(|name| [base.join(format!("{name}.rs")), base.join(name)]),
+            );
+            texts.push((file, text));
+        }
+        texts.retain(|(file, _)| !tests.iter().any(|test| file.starts_with(test)));
+        Self(texts)
+    }
+
+    /// Counts everything.
+    pub fn count(&self) -> Count {
+        let mut count = Count::default();
+        for (_, text) in &self.0 {
+            count += lines(text);
+        }
+        count
+    }
+
+    /// Counts what `user` reaches of this crate, which it knows as `name`: the root and the top-level
+    /// modules that its paths name, and those that they name in turn.
+    pub fn count_reached(&self, name: &str, user: &Self) -> Count {
+        let mut reached: Vec<&str> = vec!["lib"];
+        let mut waiting = Vec::new();
+        for (_, text) in &user.0 {
+            waiting.extend(heads(text, name));
+        }
+        while let Some(module) = waiting.pop() {
+            let Some((file, text)) = self.0.iter().find(|(file, _)| stem(file) == module) else {
+                continue;
+            };
+            if !reached.contains(&stem(file)) {
+                reached.push(stem(file));
+                waiting.extend(heads(text, "crate"));
+            }
+        }
+        let mut count = Count::default();
+        for (_, text) in self
+            .0
+            .iter()
+            .filter(|(file, _)| reached.contains(&stem(file)))
+        {
+            count += lines(text);
+        }
+        count
+    }
+}
+
+fn stem(file: &Path) -> &str {
+    file.file_stem()
+        .and_then(|stem| stem.to_str())
+        .unwrap_or_default()
+}
+
+/// First segments of all paths below `root::`, of each member of a group too.
+fn heads(text: &str, root: &str) -> Vec<String> {
+    let mut heads = Vec::new();
+    for (index, _) in text.match_indices(&format!("{root}::")) {
+        let rest = text.get(index + root.len() + 2..).unwrap_or_default();
+        let word = |text: &str| {
+            text.trim_start()
+                .chars()
+                .take_while(|c| is_word(*c))
+                .collect::<String>()
+        };
+        let Some(group) = rest.strip_prefix('{') else {
+            heads.push(word(rest));
+            continue;
+        };
+        let (mut depth, mut start) = (0usize, 0);
+        for (at, character) in group.char_indices() {
+            match character {
+                '{' => depth += 1,
+                '}' if depth > 0 => depth -= 1,
+                ',' | '}' if depth == 0 => {
+                    heads.push(word(group.get(start..at).unwrap_or_default()));
+                    start = at + 1;
+                    if character == '}' {
+                        break;
+                    }
+                }
+                _ => {}
+            }
         }
     }
-    let mut count = Count::default();
-    for (file, text) in &texts {
-        if !tests.iter().any(|test| file.starts_with(test)) {
-            count += lines(&strip_tests(text).0);
-        }
-    }
-    count
+    heads
 }
 
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
@@ -72,15 +147,17 @@ fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
     files.sort();
 }
 
+/// Lines of code. Attributes such as `#[unsafe(no_mangle)]` do not count as unsafe: the peers' figures
+/// come from editions in which they lack the word.
 fn lines(text: &str) -> Count {
     let code = text.lines().filter(|line| !line.trim().is_empty());
-    let word = |line: &&str| {
-        line.split(|c: char| !c.is_alphanumeric() && c != '_')
-            .any(|word| word == "unsafe")
+    let is_unsafe = |line: &&str| {
+        let mut words = line.split(|c: char| !is_word(c));
+        !line.trim_start().starts_with("#[unsafe(") && words.any(|word| word == "unsafe")
     };
     Count {
         code: code.clone().count() as u64,
-        with_unsafe: code.filter(word).count() as u64,
+        with_unsafe: code.filter(is_unsafe).count() as u64,
     }
 }
 
@@ -284,6 +361,27 @@ mod tests {
     }
 
     #[test]
+    fn only_the_modules_that_a_user_names_are_reached_and_what_they_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let write =
+            |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+        write("lib.rs", "pub mod a;\npub mod b;\npub mod c;\n");
+        write("a.rs", "use crate::{b::B};\n");
+        write("b.rs", "pub struct B;\n");
+        write("c.rs", "pub struct C;\n");
+        let user = Sources(vec![(
+            "main.rs".into(),
+            "use shared::{a::{x, c}, a};\n".to_owned(),
+        )]);
+        assert_eq!(
+            Sources::read(directory.path())
+                .count_reached("shared", &user)
+                .code,
+            5
+        );
+    }
+
+    #[test]
     fn a_test_module_in_a_file_of_its_own_does_not_count() {
         let directory = tempfile::tempdir().unwrap();
         let write =
@@ -291,6 +389,6 @@ mod tests {
         write("lib.rs", "mod a;\n#[cfg(test)]\nmod tests;\n");
         write("a.rs", "fn a() {}\n");
         write("tests.rs", "fn t() {}\nfn u() {}\n");
-        assert_eq!(count_directory(directory.path()).code, 2);
+        assert_eq!(Sources::read(directory.path()).count().code, 2);
     }
 }
