@@ -1,1 +1,139 @@
-fn main() {}
+//! The core of Portcullis: the only part that runs privileged.
+//!
+//! Here live boot, address spaces, capabilities, messages, time, the world switch and the decode of one
+//! port. Here does not live anything that parses what a guest, a firmware or an operator lays out: that
+//! is the services' work (R1).
+//!
+//! Principles:
+//!
+//! 1. One entry, one decision: `entry` is called with a cause, changes the state, and leaves by what
+//!    `dispatch` chose. Nothing blocks in the core, nothing is allocated, no stack is kept.
+//! 2. Decode checks everything and may fail; what follows cannot (R5).
+//! 3. An input of a service or a guest can fault its author, never the core (R6).
+//! 4. `unsafe` stands in `arch`, `mem`, `boot` and the world switch, and names its invariant (R8).
+#![cfg_attr(not(test), no_std, no_main)]
+#![cfg_attr(test, allow(dead_code))]
+
+mod arch;
+mod audit;
+#[cfg(not(test))]
+mod boot;
+mod epitaph;
+mod fault;
+mod image;
+mod ipc;
+mod life;
+mod log;
+mod mem;
+mod object;
+mod port;
+mod schedule;
+mod state;
+mod svm;
+mod syscall;
+mod vcpu;
+
+#[cfg(test)]
+mod boot {
+    pub mod frames;
+    pub mod handover;
+}
+
+use arch::entry::{self, Cause};
+use arch::vector::Source;
+use arch::{apic, cpu, vector};
+use core::cell::UnsafeCell;
+use portcullis_ipc::record::cause;
+use schedule::Runner;
+use state::Core;
+
+struct Cell(UnsafeCell<Core>);
+// SAFETY: INV-CORE: the state is taken once at boot and then at every entry from ring 3, of which there is
+// one at a time; a reference never survives the way out.
+unsafe impl Sync for Cell {}
+static CORE: Cell = Cell(UnsafeCell::new(Core::EMPTY));
+
+/// The state of the core, at boot and at each entry.
+fn take_core() -> &'static mut Core {
+    // SAFETY: INV-CORE.
+    unsafe { &mut *CORE.0.get() }
+}
+
+/// Every entry from ring 3.
+pub fn entry(cause: Cause) -> ! {
+    let core = take_core();
+    core.enter(cause);
+    run(core)
+}
+
+/// Run what there is to run until the next entry from ring 3.
+fn run(core: &mut Core) -> ! {
+    loop {
+        match core.dispatch() {
+            Runner::Thread(index) => core.resume(index),
+            Runner::Vcpu(index) => core.run_guest(index),
+            Runner::Idle => {
+                let vector = entry::interrupt_window(true);
+                core.interrupt(vector);
+            }
+        }
+    }
+}
+
+impl Core {
+    fn enter(&mut self, why: Cause) {
+        let Runner::Thread(caller) = self.runner else {
+            epitaph::stop(format_args!("entry from ring 3 while no partition ran"))
+        };
+        match why {
+            Cause::Call => self.syscall(caller),
+            Cause::Exception(vector, error) => self.freeze(caller, cause::EXCEPTION, vector, error),
+            Cause::Interrupt(vector) => self.interrupt(vector),
+        }
+    }
+
+    /// An interrupt came; 0 is none.
+    fn interrupt(&mut self, number: u8) {
+        if number == 0 {
+            return;
+        }
+        match vector::source(number) {
+            Source::Timer => {
+                apic::end();
+                self.tick();
+            }
+            Source::Line(gsi) => {
+                self.line(gsi);
+                apic::end();
+            }
+            Source::Spurious => {}
+        }
+    }
+
+    fn resume(&mut self, index: u8) -> ! {
+        self.cross(index);
+        let partition = &mut self.partitions[index];
+        if self.root != partition.root {
+            self.root = partition.root;
+            // SAFETY: every root holds the core's half.
+            unsafe { cpu::set_cr3(partition.root) };
+        }
+        // SAFETY: INV-ENTRY: the address space is loaded, the frame is static.
+        unsafe { entry::resume(&raw mut partition.thread.frame) }
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo) -> ! {
+    match info.location() {
+        Some(location) => epitaph::stop(format_args!("panic at {}:{}", location.file(), location.line())),
+        None => epitaph::stop(format_args!("panic")),
+    }
+}
+
+#[cfg(not(test))]
+#[defmt::panic_handler]
+fn defmt_panic() -> ! {
+    epitaph::stop(format_args!("panic"))
+}

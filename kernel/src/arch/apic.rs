@@ -1,0 +1,102 @@
+//! Local APIC (xAPIC) and IOAPIC, and the legacy 8259 pair, which is masked for good.
+//!
+//! INV-APIC: the local APIC's page is mapped uncached at [`crate::mem::LAPIC`] in the core's half; the
+//! IOAPIC is reached through the device window. Both belong to the core.
+
+use super::{cpu, idt};
+use crate::mem::{LAPIC, window::Windows};
+use portcullis_ipc::syscall::rights;
+
+/// Physical address of the local APIC after reset.
+pub const LAPIC_PHYSICAL: u64 = 0xfee0_0000;
+/// Physical address of the first IOAPIC on every PC chipset.
+pub const IOAPIC_PHYSICAL: u64 = 0xfec0_0000;
+
+const ID: usize = 0x20;
+const EOI: usize = 0xb0;
+const SPURIOUS: usize = 0xf0;
+const TIMER: usize = 0x320;
+const INITIAL: usize = 0x380;
+const CURRENT: usize = 0x390;
+const DIVIDE: usize = 0x3e0;
+const MASKED: u32 = 1 << 16;
+
+fn register(offset: usize) -> *mut u32 {
+    (LAPIC as usize | offset) as *mut u32
+}
+
+fn read(offset: usize) -> u32 {
+    // SAFETY: INV-APIC.
+    unsafe { register(offset).read_volatile() }
+}
+
+fn write(offset: usize, value: u32) {
+    // SAFETY: INV-APIC.
+    unsafe { register(offset).write_volatile(value) }
+}
+
+/// Mask the 8259 pair, after moving its vectors out of the exceptions' way.
+pub fn mask_legacy() {
+    let writes = [(0x20u16, 0x11u32), (0xa0, 0x11), (0x21, 0xf0), (0xa1, 0xf8), (0x21, 4), (0xa1, 2), (0x21, 1), (0xa1, 1), (0x21, 0xff), (0xa1, 0xff)];
+    for (port, value) in writes {
+        // SAFETY: the 8259 belongs to the core.
+        unsafe { cpu::port_out(port, 1, value) };
+    }
+}
+
+/// Enable the local APIC with its timer stopped, divider 1.
+pub fn enable() {
+    let base = cpu::msr(x86::msr::IA32_APIC_BASE);
+    // SAFETY: enabling the local APIC at its reset address keeps INV-APIC.
+    unsafe { cpu::set_msr(x86::msr::IA32_APIC_BASE, base & 0xfff & !(1 << 10) | LAPIC_PHYSICAL | 1 << 11) };
+    write(SPURIOUS, u32::from(idt::SPURIOUS) | 1 << 8);
+    write(DIVIDE, 0b1011);
+    write(TIMER, u32::from(idt::TIMER) | MASKED);
+}
+
+/// Fire the timer once after `ticks` of its own clock; 0 stops it.
+pub fn one_shot(ticks: u32) {
+    write(TIMER, if ticks == 0 { MASKED } else { 0 } | u32::from(idt::TIMER));
+    write(INITIAL, ticks);
+}
+
+/// Start a masked count from the top, for calibration.
+pub fn count_down() {
+    write(TIMER, u32::from(idt::TIMER) | MASKED);
+    write(INITIAL, u32::MAX);
+}
+
+/// Ticks since [`count_down`].
+pub fn counted() -> u32 {
+    u32::MAX.wrapping_sub(read(CURRENT))
+}
+
+/// End of interrupt.
+pub fn end() {
+    write(EOI, 0);
+}
+
+/// The IOAPIC, behind the device window.
+#[derive(Clone, Copy)]
+pub struct Ioapic(pub Windows);
+
+impl Ioapic {
+    fn write(self, index: u32, value: u32) {
+        self.0.device(IOAPIC_PHYSICAL, &[(0, index), (0x10, value)], None);
+    }
+
+    /// Number of lines.
+    pub fn lines(self) -> u32 {
+        (self.0.device(IOAPIC_PHYSICAL, &[(0, 1)], Some(0x10)) >> 16 & 0xff).wrapping_add(1)
+    }
+
+    /// Route line `gsi` to this CPU, with the trigger and polarity in `mode`, masked or not.
+    pub fn route(self, gsi: u16, mode: u8, masked: bool) {
+        let index = u32::from(gsi).wrapping_mul(2).wrapping_add(0x10);
+        let level = if mode & rights::LEVEL != 0 { 1 << 15 } else { 0 };
+        let low = if mode & rights::LOW != 0 { 1 << 13 } else { 0 };
+        let mask = if masked { MASKED } else { 0 };
+        self.write(index.wrapping_add(1), read(ID) & 0xff00_0000);
+        self.write(index, u32::from(idt::GSI).wrapping_add(gsi.into()) | level | low | mask);
+    }
+}

@@ -1,0 +1,149 @@
+//! Processor instructions as functions, and the check that the processor has what the core needs.
+//!
+//! INV-RING0: the core runs in ring 0 and these registers are its own to set.
+
+use core::arch::asm;
+pub use core::arch::x86_64::CpuidResult;
+
+/// CPUID leaf and sub-leaf.
+pub fn cpuid(leaf: u32, sub: u32) -> CpuidResult {
+    core::arch::x86_64::__cpuid_count(leaf, sub)
+}
+
+/// Read a model-specific register that exists on every supported processor.
+pub fn msr(number: u32) -> u64 {
+    // SAFETY: INV-RING0; the caller names a register that the processor has.
+    unsafe { x86::msr::rdmsr(number) }
+}
+
+/// Write a model-specific register.
+///
+/// # Safety
+/// The value must keep the core's own invariants (paging, entry points, interrupts).
+pub unsafe fn set_msr(number: u32, value: u64) {
+    // SAFETY: by the caller's promise.
+    unsafe { x86::msr::wrmsr(number, value) }
+}
+
+/// Time-stamp counter.
+#[inline(always)]
+pub fn tsc() -> u64 {
+    // SAFETY: RDTSC has no effect but its result.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+macro_rules! control {
+    ($get:ident, $set:ident, $name:literal) => {
+        #[doc = concat!("Read ", $name, ", every bit.")]
+        #[inline(always)]
+        pub fn $get() -> u64 {
+            let value: u64;
+            // SAFETY: INV-RING0; reading has no effect.
+            unsafe { asm!(concat!("mov {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)) };
+            value
+        }
+        #[doc = concat!("Write ", $name, ".\n\n# Safety\nThe value must keep the core's mappings and rules in force.")]
+        #[inline(always)]
+        pub unsafe fn $set(value: u64) {
+            // SAFETY: by the caller's promise.
+            unsafe { asm!(concat!("mov ", $name, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
+        }
+    };
+}
+control!(cr0, set_cr0, "cr0");
+control!(cr2, set_cr2, "cr2");
+control!(cr3, set_cr3, "cr3");
+control!(cr4, set_cr4, "cr4");
+control!(dr0, set_dr0, "dr0");
+control!(dr1, set_dr1, "dr1");
+control!(dr2, set_dr2, "dr2");
+control!(dr3, set_dr3, "dr3");
+
+/// Drop the translation of one page.
+#[inline(always)]
+pub fn invalidate(address: u64) {
+    // SAFETY: INV-RING0; forgetting a translation is always sound.
+    unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) };
+}
+
+/// Copy bytes with one string instruction.
+///
+/// # Safety
+/// Both ranges are mapped for the access and do not overlap.
+#[inline(always)]
+pub unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
+    // SAFETY: by the caller's promise; the direction flag is clear in the core (entry code).
+    unsafe { core::ptr::copy_nonoverlapping(from, to, length) };
+}
+
+/// Read `width` (1, 2, 4) bytes from a port.
+///
+/// # Safety
+/// Reading the port must not break the core: it belongs to the core or to the caller's capability.
+pub unsafe fn port_in(port: u16, width: u8) -> u32 {
+    match width {
+        // SAFETY: by the caller's promise.
+        1 => unsafe { x86::io::inb(port) }.into(),
+        // SAFETY: by the caller's promise.
+        2 => unsafe { x86::io::inw(port) }.into(),
+        // SAFETY: by the caller's promise.
+        _ => unsafe { x86::io::inl(port) },
+    }
+}
+
+/// Write `width` (1, 2, 4) bytes to a port.
+///
+/// # Safety
+/// As [`port_in`].
+pub unsafe fn port_out(port: u16, width: u8, value: u32) {
+    match width {
+        // SAFETY: by the caller's promise.
+        1 => unsafe { x86::io::outb(port, value as u8) },
+        // SAFETY: by the caller's promise.
+        2 => unsafe { x86::io::outw(port, value as u16) },
+        // SAFETY: by the caller's promise.
+        _ => unsafe { x86::io::outl(port, value) },
+    }
+}
+
+/// Stop for good, interrupts off.
+pub fn halt() -> ! {
+    loop {
+        // SAFETY: INV-RING0; nothing runs after it.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}
+
+/// Reset the machine: the reset register of the chipset, then the keyboard controller, then a halt.
+pub fn reset() -> ! {
+    // SAFETY: the machine is given up.
+    unsafe { port_out(0xcf9, 1, 6) };
+    // SAFETY: the machine is given up.
+    unsafe { port_out(0x64, 1, 0xfe) };
+    halt()
+}
+
+/// CR4 bits that the core runs with: PAE, PGE, OSFXSR, OSXMMEXCPT, UMIP, OSXSAVE, SMEP, SMAP.
+pub const CR4: u64 = 1 << 5 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 20 | 1 << 21;
+/// CR0 bits that the core runs with: PG, WP, NE, TS, MP, PE (and ET). TS is set, so that extended
+/// registers are out of reach of every partition.
+pub const CR0: u64 = 1 << 31 | 1 << 16 | 1 << 5 | 1 << 4 | 1 << 3 | 1 << 1 | 1;
+/// CR0.TS.
+pub const CR0_TS: u64 = 1 << 3;
+
+/// What the processor must have, as (leaf, register, bit, name).
+pub fn missing_feature() -> Option<&'static str> {
+    let leaf1 = cpuid(1, 0);
+    let leaf7 = cpuid(7, 0);
+    let extended = cpuid(0x8000_0001, 0);
+    let needs = [
+        (leaf1.ecx, 26, "XSAVE"),
+        (leaf1.edx, 9, "local APIC"),
+        (leaf7.ebx, 7, "SMEP"),
+        (leaf7.ebx, 20, "SMAP"),
+        (leaf7.ecx, 2, "UMIP"),
+        (extended.edx, 20, "NX"),
+        (extended.edx, 11, "SYSCALL"),
+    ];
+    needs.iter().find(|(register, bit, _)| register >> bit & 1 == 0).map(|(_, _, name)| *name)
+}

@@ -1,0 +1,88 @@
+//! Extended registers (x87, SSE, AVX), XCR0, DR0-DR3 and TSC_AUX of guests. The core and the partitions use
+//! none of them (CR0.TS is set outside a guest), so they are swapped only between vCPUs.
+//!
+//! INV-EXTENDED: an XSAVE area is a [`CorePage`] of its own vCPU, 64-byte aligned by being a page, large
+//! enough for XCR0 = 7 (832 bytes), and holds a standard-format image whose reserved header bits are zero.
+
+use super::cpu;
+use crate::mem::page::CorePage;
+use core::arch::asm;
+
+/// XCR0 bits that the core lets any guest use: x87, SSE, AVX.
+pub const XCR0_MOST: u64 = 7;
+
+/// XCR0 bits of this processor among [`XCR0_MOST`].
+pub fn supported() -> u64 {
+    u64::from(cpu::cpuid(0xd, 0).eax) & XCR0_MOST
+}
+
+/// Read XCR0.
+pub fn xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: CR4.OSXSAVE is set in the core.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Set XCR0 to `value`, a subset of [`supported`] with bit 0.
+pub fn set_xcr0(value: u64) {
+    let value = value & supported() | 1;
+    // SAFETY: the value is legal by the line above.
+    unsafe { asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") 0, options(nomem, nostack)) };
+}
+
+/// Give partitions no way to the registers: set CR0.TS.
+fn close() {
+    // SAFETY: CR0 as the core runs with it.
+    unsafe { cpu::set_cr0(cpu::cr0() | cpu::CR0_TS) };
+}
+
+/// Save the registers of the vCPU that has them into `area`.
+pub fn save(area: CorePage) {
+    set_xcr0(XCR0_MOST);
+    // SAFETY: INV-RING0; clears TS only.
+    unsafe { asm!("clts", options(nomem, nostack)) };
+    // SAFETY: INV-EXTENDED.
+    unsafe { asm!("xsave64 [{}]", in(reg) area.physical(), in("eax") 7, in("edx") 0, options(nostack)) };
+    close();
+}
+
+/// Load the registers from `area`.
+pub fn load(area: CorePage) {
+    set_xcr0(XCR0_MOST);
+    // SAFETY: INV-RING0; clears TS only.
+    unsafe { asm!("clts", options(nomem, nostack)) };
+    // SAFETY: INV-EXTENDED.
+    unsafe { asm!("xrstor64 [{}]", in(reg) area.physical(), in("eax") 7, in("edx") 0, options(nostack)) };
+    close();
+}
+
+/// Make `area` hold the registers' reset state: FCW 0x37f, MXCSR 0x1f80, nothing in use.
+pub fn reset(area: CorePage) {
+    area.clear();
+    area.set_word(0, 0x37f);
+    area.set_word(24, 0x1f80);
+}
+
+/// Load DR0 to DR3.
+pub fn load_debug(values: [u64; 4]) {
+    let [a, b, c, d] = values;
+    // SAFETY: the core never enables a breakpoint of its own (DR7 is 0x400 outside guests).
+    unsafe { cpu::set_dr0(a) };
+    // SAFETY: as above.
+    unsafe { cpu::set_dr1(b) };
+    // SAFETY: as above.
+    unsafe { cpu::set_dr2(c) };
+    // SAFETY: as above.
+    unsafe { cpu::set_dr3(d) };
+}
+
+/// Read DR0 to DR3.
+pub fn debug() -> [u64; 4] {
+    [cpu::dr0(), cpu::dr1(), cpu::dr2(), cpu::dr3()]
+}
+
+/// The processor has TSC_AUX (RDTSCP).
+pub fn has_tsc_aux() -> bool {
+    cpu::cpuid(0x8000_0001, 0).edx >> 27 & 1 != 0
+}

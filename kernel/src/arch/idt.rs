@@ -1,0 +1,42 @@
+//! Interrupt descriptor table and the vectors the core uses.
+//!
+//! INV-IDT: every gate is an interrupt gate into the stubs of [`super::entry`]; NMI, #DF and #MC run on
+//! stacks of their own (IST 1 to 3). No gate can be raised by an INT instruction of ring 3.
+
+use super::{entry, gdt};
+use core::arch::asm;
+use core::cell::UnsafeCell;
+
+/// Vector of the local APIC's timer.
+pub const TIMER: u8 = 0x40;
+/// First of the 32 vectors of GSIs.
+pub const GSI: u8 = 0x50;
+/// Spurious vector of the local APIC.
+pub const SPURIOUS: u8 = 0xff;
+
+struct Table(UnsafeCell<[[u64; 2]; 256]>);
+// SAFETY: written once at boot, before it is loaded (INV-IDT).
+unsafe impl Sync for Table {}
+static TABLE: Table = Table(UnsafeCell::new([[0; 2]; 256]));
+
+/// Fill and load the table.
+pub fn load() {
+    let table = TABLE.0.get();
+    // SAFETY: INV-IDT: not loaded yet, nobody else refers to it.
+    let gates = unsafe { &mut *table };
+    for (vector, gate) in gates.iter_mut().enumerate() {
+        let target = entry::stubs().wrapping_add((vector as u64) << 4);
+        let ist: u64 = match vector {
+            2 => 1,
+            8 => 2,
+            18 => 3,
+            _ => 0,
+        };
+        let low = target & 0xffff | u64::from(gdt::KERNEL_CODE) << 16 | ist << 32 | 0x8e << 40 | (target >> 16 & 0xffff) << 48;
+        *gate = [low, target >> 32];
+    }
+    let base = table as u64;
+    let pointer: [u16; 5] = [4095, base as u16, (base >> 16) as u16, (base >> 32) as u16, (base >> 48) as u16];
+    // SAFETY: INV-IDT; the table is static and complete.
+    unsafe { asm!("lidt [{}]", in(reg) &pointer, options(readonly, nostack, preserves_flags)) };
+}

@@ -1,0 +1,237 @@
+//! The boot hand-over: what the loader left in memory, read once with bounds checks.
+//!
+//! Two forms: PVH `hvm_start_info` (version 1) and multiboot2 tags. Both are reduced to a [`Handover`].
+//! ACPI is not read here: its address is only kept for the service that owns it.
+
+use arrayvec::ArrayVec;
+
+/// RAM regions kept, at most; more make the boot stop.
+pub const REGIONS: usize = 64;
+/// Bytes of the command line that are kept.
+pub const COMMAND_LINE: usize = 256;
+
+/// A range of RAM, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+}
+
+/// What the loader handed over.
+#[derive(Debug, Default)]
+pub struct Handover {
+    /// RAM that the firmware calls usable.
+    pub ram: ArrayVec<Region, REGIONS>,
+    /// Module 0: the system image.
+    pub image: Option<Region>,
+    /// Command line, unparsed.
+    pub command_line: ArrayVec<u8, COMMAND_LINE>,
+    /// Address of the ACPI root pointer, 0 if the loader gave none.
+    pub rsdp: u64,
+}
+
+/// Why a hand-over was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandoverError {
+    /// Neither PVH nor multiboot2.
+    Protocol,
+    /// `hvm_start_info` without its magic.
+    Magic,
+    /// `hvm_start_info` older than version 1, or without a memory map.
+    NoMemoryMap,
+    /// A structure lies outside the first 4 GiB or has an impossible length.
+    Bounds,
+    /// More RAM regions than [`REGIONS`].
+    TooManyRegions,
+}
+
+impl HandoverError {
+    /// One line for the operator.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Protocol => "boot: started neither by PVH nor by multiboot2; use a loader that speaks one of them",
+            Self::Magic => "boot: start_info lacks its magic 0x336ec578",
+            Self::NoMemoryMap => "boot: start_info has no memory map; version 1 is needed",
+            Self::Bounds => "boot: a hand-over structure lies outside the first 4 GiB",
+            Self::TooManyRegions => "boot: more than 64 RAM regions in the memory map (limit 64)",
+        }
+    }
+}
+
+/// Reader of physical memory while the boot tables map the first 4 GiB.
+pub trait Memory {
+    /// Copy bytes at `address`; `false` if any of them is out of reach.
+    fn read(&self, address: u64, into: &mut [u8]) -> bool;
+
+    /// A little-endian word of `N` bytes.
+    fn word<const N: usize>(&self, address: u64) -> Result<u64, HandoverError> {
+        let mut bytes = [0u8; 8];
+        let part = bytes.get_mut(..N).ok_or(HandoverError::Bounds)?;
+        if self.read(address, part) { Ok(u64::from_le_bytes(bytes)) } else { Err(HandoverError::Bounds) }
+    }
+}
+
+fn push(ram: &mut ArrayVec<Region, REGIONS>, start: u64, length: u64) -> Result<(), HandoverError> {
+    let end = start.saturating_add(length);
+    if end <= start {
+        return Ok(());
+    }
+    ram.try_push(Region { start, end }).map_err(|_| HandoverError::TooManyRegions)
+}
+
+fn command_line(memory: &impl Memory, address: u64, most: usize) -> Result<ArrayVec<u8, COMMAND_LINE>, HandoverError> {
+    let mut line = ArrayVec::new();
+    for offset in 0..most.min(COMMAND_LINE) as u64 {
+        let byte = memory.word::<1>(address.saturating_add(offset))? as u8;
+        if byte == 0 || line.try_push(byte).is_err() {
+            break;
+        }
+    }
+    Ok(line)
+}
+
+/// Read `hvm_start_info` at `address` (Xen public/arch-x86/hvm/start_info.h).
+pub fn pvh(memory: &impl Memory, address: u64) -> Result<Handover, HandoverError> {
+    let field = |offset: u64| address.saturating_add(offset);
+    if memory.word::<4>(address)? != 0x336e_c578 {
+        return Err(HandoverError::Magic);
+    }
+    let mut out = Handover::default();
+    let modules = memory.word::<4>(field(12))?;
+    let module_list = memory.word::<8>(field(16))?;
+    let line = memory.word::<8>(field(24))?;
+    out.rsdp = memory.word::<8>(field(32))?;
+    let map = memory.word::<8>(field(40))?;
+    let entries = memory.word::<4>(field(48))?;
+    if memory.word::<4>(field(4))? < 1 || entries == 0 || map == 0 {
+        return Err(HandoverError::NoMemoryMap);
+    }
+    for index in 0..entries.min(1024) {
+        let entry = map.saturating_add(index.saturating_mul(24));
+        if memory.word::<4>(entry.saturating_add(16))? == 1 {
+            push(&mut out.ram, memory.word::<8>(entry)?, memory.word::<8>(entry.saturating_add(8))?)?;
+        }
+    }
+    if modules > 0 {
+        let start = memory.word::<8>(module_list)?;
+        let length = memory.word::<8>(module_list.saturating_add(8))?;
+        out.image = Some(Region { start, end: start.saturating_add(length) });
+    }
+    if line != 0 {
+        out.command_line = command_line(memory, line, COMMAND_LINE)?;
+    }
+    Ok(out)
+}
+
+/// Read the multiboot2 information structure at `address` (Multiboot2 specification, section 3.6).
+pub fn multiboot2(memory: &impl Memory, address: u64) -> Result<Handover, HandoverError> {
+    let total = memory.word::<4>(address)?;
+    if !(16..=1 << 20).contains(&total) {
+        return Err(HandoverError::Bounds);
+    }
+    let end = address.saturating_add(total);
+    let mut tag = address.saturating_add(8);
+    let mut out = Handover::default();
+    while tag.saturating_add(8) <= end {
+        let kind = memory.word::<4>(tag)?;
+        let size = memory.word::<4>(tag.saturating_add(4))?;
+        if kind == 0 {
+            break;
+        }
+        if size < 8 || tag.saturating_add(size) > end {
+            return Err(HandoverError::Bounds);
+        }
+        let body = tag.saturating_add(8);
+        match kind {
+            1 => out.command_line = command_line(memory, body, size.saturating_sub(8) as usize)?,
+            3 if out.image.is_none() => {
+                let start = memory.word::<4>(body)?;
+                out.image = Some(Region { start, end: memory.word::<4>(body.saturating_add(4))? });
+            }
+            6 => {
+                let step = memory.word::<4>(body)?.max(24);
+                let mut entry = tag.saturating_add(16);
+                while entry.saturating_add(24) <= tag.saturating_add(size) {
+                    if memory.word::<4>(entry.saturating_add(16))? == 1 {
+                        push(&mut out.ram, memory.word::<8>(entry)?, memory.word::<8>(entry.saturating_add(8))?)?;
+                    }
+                    entry = entry.saturating_add(step);
+                }
+            }
+            14 | 15 => out.rsdp = body,
+            _ => {}
+        }
+        tag = tag.saturating_add(size.saturating_add(7) & !7);
+    }
+    if out.ram.is_empty() { Err(HandoverError::NoMemoryMap) } else { Ok(out) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fake(Vec<u8>);
+    impl Memory for Fake {
+        fn read(&self, address: u64, into: &mut [u8]) -> bool {
+            let start = address as usize;
+            match self.0.get(start..start.saturating_add(into.len())) {
+                Some(bytes) => {
+                    into.copy_from_slice(bytes);
+                    true
+                }
+                None => false,
+            }
+        }
+    }
+
+    fn put(memory: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+        memory[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    #[test]
+    fn pvh_gives_ram_module_and_command_line() {
+        let mut m = vec![0u8; 4096];
+        put(&mut m, 0, &0x336e_c578u32.to_le_bytes());
+        put(&mut m, 4, &1u32.to_le_bytes());
+        put(&mut m, 12, &1u32.to_le_bytes());
+        put(&mut m, 16, &256u64.to_le_bytes());
+        put(&mut m, 24, &512u64.to_le_bytes());
+        put(&mut m, 40, &768u64.to_le_bytes());
+        put(&mut m, 48, &2u32.to_le_bytes());
+        put(&mut m, 256, &0x10_0000u64.to_le_bytes());
+        put(&mut m, 264, &0x2000u64.to_le_bytes());
+        put(&mut m, 512, b"quiet\0");
+        put(&mut m, 776, &0x9_f000u64.to_le_bytes());
+        put(&mut m, 784, &1u32.to_le_bytes());
+        put(&mut m, 792, &0xf000u64.to_le_bytes());
+        put(&mut m, 800, &0x1000u64.to_le_bytes());
+        put(&mut m, 808, &2u32.to_le_bytes());
+        let handover = pvh(&Fake(m), 0).unwrap();
+        assert_eq!(handover.ram.as_slice(), &[Region { start: 0, end: 0x9_f000 }]);
+        assert_eq!(handover.image, Some(Region { start: 0x10_0000, end: 0x10_2000 }));
+        assert_eq!(handover.command_line.as_slice(), b"quiet");
+    }
+
+    #[test]
+    fn a_hand_over_without_magic_map_or_reach_is_refused() {
+        assert_eq!(pvh(&Fake(vec![0; 64]), 0).unwrap_err(), HandoverError::Magic);
+        let mut m = vec![0u8; 64];
+        put(&mut m, 0, &0x336e_c578u32.to_le_bytes());
+        assert_eq!(pvh(&Fake(m.clone()), 0).unwrap_err(), HandoverError::NoMemoryMap);
+        m.truncate(20);
+        assert_eq!(pvh(&Fake(m), 0).unwrap_err(), HandoverError::Bounds);
+        assert_eq!(multiboot2(&Fake(vec![0; 64]), 0).unwrap_err(), HandoverError::Bounds);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_hand_over_makes_the_readers_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..512)) {
+            let mut bytes = bytes;
+            let _ = multiboot2(&Fake(bytes.clone()), 0);
+            if bytes.len() >= 8 { put(&mut bytes, 0, &0x336e_c578u32.to_le_bytes()); put(&mut bytes, 4, &1u32.to_le_bytes()); }
+            let _ = pvh(&Fake(bytes), 0);
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! From the loader's hand-over to the first partition: check the processor and the image, take memory,
+//! build tables, calibrate, start. What is wrong stops the boot with one line on COM1. Nothing here runs again
+//! after boot.
+
+mod entry;
+pub mod frames;
+pub mod handover;
+mod system;
+
+use crate::arch::{apic, cpu, entry as gate, gdt, idt, mitigation, time, uart};
+use crate::audit::{self, Owner};
+use crate::image::{Image, ImageError};
+use crate::log;
+use crate::mem::page::CorePage;
+use crate::mem::table::{self, Pool, PoolExhausted};
+use crate::mem::window::Windows;
+use crate::mem::{FIXED_MAPS, LAPIC};
+use crate::state::Core;
+use crate::svm::{Machine, setup};
+use core::fmt;
+use frames::{Frames, OutOfMemory};
+use handover::{Handover, HandoverError, Memory, Region};
+use portcullis_ipc::platform::{PLATFORM_MAGIC, PlatformPage};
+
+/// Why the boot stopped.
+pub enum BootError {
+    /// The loader's hand-over.
+    Handover(HandoverError),
+    /// The processor lacks a feature.
+    Feature(&'static str),
+    /// The image.
+    Image(ImageError),
+    /// Memory ran out.
+    Memory(OutOfMemory),
+    /// The page-table pool is too small: its pages.
+    Pool(u64),
+    /// VMs are wanted and the processor cannot run them.
+    Vm(&'static str),
+}
+
+impl fmt::Display for BootError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Handover(error) => f.write_str(error.text()),
+            Self::Feature(name) => write!(f, "boot: this processor has no {name}, which the core needs"),
+            Self::Image(error) => error.fmt(f),
+            Self::Memory(OutOfMemory(pages)) => write!(f, "boot: no {pages} contiguous free pages left; give the machine more memory"),
+            Self::Pool(pages) => write!(f, "boot: the page-table pool is used up (limit {pages} pages); build the image anew"),
+            Self::Vm(text) => f.write_str(text),
+        }
+    }
+}
+
+impl From<HandoverError> for BootError {
+    fn from(error: HandoverError) -> Self {
+        Self::Handover(error)
+    }
+}
+impl From<ImageError> for BootError {
+    fn from(error: ImageError) -> Self {
+        Self::Image(error)
+    }
+}
+impl From<OutOfMemory> for BootError {
+    fn from(error: OutOfMemory) -> Self {
+        Self::Memory(error)
+    }
+}
+
+/// Physical memory below 4 GiB, while the boot tables map it.
+struct Physical;
+
+impl Memory for Physical {
+    fn read(&self, address: u64, into: &mut [u8]) -> bool {
+        let end = address.saturating_add(into.len() as u64);
+        if address == 0 || end > 1 << 32 {
+            return false;
+        }
+        // SAFETY: the boot tables map the first 4 GiB; reading RAM or firmware tables has no effect.
+        unsafe { cpu::copy(address as *const u8, into.as_mut_ptr(), into.len()) };
+        true
+    }
+}
+
+unsafe extern "C" {
+    static core_start: u8;
+    static text_end: u8;
+    static rodata_end: u8;
+    static core_end: u8;
+    static build_id_note: u8;
+}
+
+fn layout() -> [u64; 4] {
+    [&raw const core_start as u64, &raw const text_end as u64, &raw const rodata_end as u64, &raw const core_end as u64]
+}
+
+fn build_id() -> [u8; 20] {
+    let note = (&raw const build_id_note).wrapping_add(16).cast::<[u8; 20]>();
+    // SAFETY: the linker script puts the note (16 bytes of head, 20 of SHA-1) there.
+    unsafe { *note }
+}
+
+/// First Rust function: `protocol` 1 multiboot2, 2 PVH; `address` of the hand-over.
+extern "sysv64" fn start(protocol: u32, address: u32) -> ! {
+    uart::Line(uart::COM1).init();
+    uart::say(format_args!("core {}", env!("CARGO_PKG_VERSION")));
+    let core = crate::take_core();
+    match boot(core, protocol, address) {
+        Ok(()) => crate::run(core),
+        Err(error) => {
+            uart::say(format_args!("{error}"));
+            cpu::halt()
+        }
+    }
+}
+
+fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
+    let handover = match protocol {
+        1 => handover::multiboot2(&Physical, address.into())?,
+        2 => handover::pvh(&Physical, address.into())?,
+        _ => return Err(HandoverError::Protocol.into()),
+    };
+    if let Some(name) = cpu::missing_feature() {
+        return Err(BootError::Feature(name));
+    }
+    let module = module(&handover)?;
+    let bytes = {
+        // SAFETY: the loader put the module there; the boot tables map it and nothing writes it.
+        unsafe { core::slice::from_raw_parts(module.start as *const u8, module.end.wrapping_sub(module.start) as usize) }
+    };
+    let image = Image::check(bytes)?;
+    let stack = gdt::load();
+    idt::load();
+    gate::install(stack);
+    // SAFETY: the features were found above; the boot tables allow WP and the core's rules.
+    unsafe { cpu::set_cr4(cpu::CR4) };
+    // SAFETY: as above.
+    unsafe { cpu::set_cr0(cpu::CR0) };
+
+    let [start, _, _, end] = layout();
+    let core_image = Region { start, end };
+    let mut frames = Frames::new(&handover.ram, &[core_image, module]);
+    frames.owned.add(start, end.wrapping_sub(start) >> 12, Owner::Core);
+    frames.owned.add(module.start, module.end.wrapping_sub(module.start).div_ceil(4096), Owner::Image);
+    let pool_pages = u64::from(image.head.pool_pages);
+    let pool = frames.take(pool_pages, 4096, frames::CORE_HALF, Owner::Pool)?;
+    // SAFETY: taken below the core's half for this only; mapped by the boot tables now, by `map_core` later.
+    core.pool = unsafe { Pool::new(pool, pool_pages) };
+    let out_of_pool = |_: PoolExhausted| BootError::Pool(pool_pages);
+    let root = map_core(&mut core.pool).map_err(out_of_pool)?;
+    let machine_pages = if image_has_vms(&image)? { Some(core_pages(core, root, &mut frames)?) } else { None };
+    let root_table = system::build(core, &image, module.start, root, &mut frames)?;
+    publish(core, root_table, &frames);
+
+    let windows = core.pool.find(root_table, LAPIC).map(|(page, _, _)| page).ok_or(BootError::Pool(pool_pages))?;
+    // SAFETY: the core's own tables map all that the core touches from here on.
+    unsafe { cpu::set_cr3(root_table) };
+    // SAFETY: the table of the fixed maps is in force.
+    core.windows = unsafe { Windows::new(windows) };
+    core.ioapic = apic::Ioapic(core.windows);
+    start_clock(core);
+    if let Some(pages) = machine_pages {
+        core.machine = setup::enable(pages).map_err(BootError::Vm)?;
+    }
+    core.mitigations = mitigation::choose(&mitigation::facts(image_policy(core)));
+    mitigation::install(core.mitigations);
+    fill_platform(core);
+    log::begin(core.rates.tsc, &build_id());
+    defmt::info!("tsc {=u64} Hz, lapic {=u64} Hz, mitigations {=u32:x}", core.rates.tsc, core.rates.lapic, core.mitigations);
+    defmt::info!("page-table pool: {=u64} of {=u64} pages; free memory: {=u64} pages", core.pool.used(), pool_pages, frames.left());
+    system::start(core);
+    uart::say(format_args!("mitigations {:#x}, {} partitions", core.mitigations, system::count(core)));
+    Ok(())
+}
+
+fn image_policy(core: &Core) -> u32 {
+    core.mitigations
+}
+
+fn module(handover: &Handover) -> Result<Region, BootError> {
+    let module = handover.image.ok_or(ImageError::Missing)?;
+    if module.start & 0xfff != 0 || module.start == 0 || module.end > 1 << 32 || module.end <= module.start {
+        return Err(ImageError::Place.into());
+    }
+    Ok(module)
+}
+
+fn image_has_vms(image: &Image) -> Result<bool, BootError> {
+    let mut found = false;
+    image.records(|_, record| {
+        found |= matches!(record, crate::image::Record::Vm(_));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// A root with the core's half: its image by section, the pool, the local APIC and the empty windows.
+fn map_core(pool: &mut Pool) -> Result<u64, PoolExhausted> {
+    let root = pool.table()?;
+    let [start, text, rodata, end] = layout();
+    let global = table::GLOBAL;
+    let sections = [
+        (start, text, global),
+        (text, rodata, global | table::NO_EXECUTE),
+        (rodata, end, global | table::NO_EXECUTE | table::WRITE),
+    ];
+    for (from, to, flags) in sections {
+        for page in 0..to.wrapping_sub(from) >> 12 {
+            let at = from.wrapping_add(page << 12);
+            pool.map(root, at, at, flags, table::Size::Small)?;
+        }
+    }
+    let (base, pages) = pool.extent();
+    for page in 0..pages {
+        let at = base.wrapping_add(page << 12);
+        pool.map(root, at, at, global | table::NO_EXECUTE | table::WRITE, table::Size::Small)?;
+    }
+    static_assertions::const_assert_eq!(LAPIC, FIXED_MAPS);
+    pool.map(root, LAPIC, apic::LAPIC_PHYSICAL, table::UNCACHED | table::WRITE | table::NO_EXECUTE, table::Size::Small)?;
+    Ok(root)
+}
+
+/// A page of the core's half for `owner`.
+fn core_page(core: &mut Core, root: u64, frames: &mut Frames, owner: Owner) -> Result<CorePage, BootError> {
+    let (_, pool_pages) = core.pool.extent();
+    let at = frames.take(1, 4096, frames::CORE_HALF, owner)?;
+    let flags = table::GLOBAL | table::NO_EXECUTE | table::WRITE;
+    core.pool.map(root, at, at, flags, table::Size::Small).map_err(|_| BootError::Pool(pool_pages))?;
+    // SAFETY: INV-CORE-PAGE: taken once, below the fixed maps, mapped in the core's half by the line above
+    // and by the boot tables until that half is in force.
+    let page = unsafe { CorePage::new(at) };
+    page.clear();
+    Ok(page)
+}
+
+/// The contiguous pages that the virtualization extension needs.
+fn core_pages(core: &mut Core, root: u64, frames: &mut Frames) -> Result<[CorePage; setup::PAGES as usize], BootError> {
+    let (_, pool_pages) = core.pool.extent();
+    let base = frames.take(setup::PAGES, 4096, frames::CORE_HALF, Owner::Core)?;
+    let flags = table::GLOBAL | table::NO_EXECUTE | table::WRITE;
+    let mut pages = [CorePage::NONE; setup::PAGES as usize];
+    for (number, page) in pages.iter_mut().enumerate() {
+        let at = base.wrapping_add((number as u64) << 12);
+        core.pool.map(root, at, at, flags, table::Size::Small).map_err(|_| BootError::Pool(pool_pages))?;
+        // SAFETY: INV-CORE-PAGE, as in `core_page`.
+        *page = unsafe { CorePage::new(at) };
+    }
+    Ok(pages)
+}
+
+fn start_clock(core: &mut Core) {
+    apic::mask_legacy();
+    apic::enable();
+    core.rates = time::calibrate();
+    core.clock.tsc_hz = core.rates.tsc;
+    core.clock.ratio = time::scale(1 << 32, core.rates.lapic, core.rates.tsc);
+    for gsi in 0..core.ioapic.lines().min(32) as u16 {
+        core.ioapic.route(gsi, 0, true);
+    }
+    core.clock.since = cpu::tsc();
+}
+
+fn fill_platform(core: &mut Core) {
+    let part = |text: &str| text.parse::<u64>().unwrap_or(0);
+    core.platform.write::<PlatformPage, 0>(&PlatformPage {
+        magic: PLATFORM_MAGIC,
+        abi: 1,
+        tsc_hz: core.rates.tsc,
+        lapic_hz: core.rates.lapic,
+        wall_ns: 0,
+        wall_tsc: 0,
+        core_version: part(env!("CARGO_PKG_VERSION_MAJOR")) << 32 | part(env!("CARGO_PKG_VERSION_MINOR")) << 16 | part(env!("CARGO_PKG_VERSION_PATCH")),
+        vendor: portcullis_ipc::exit::vendor::SVM,
+        mitigations: core.mitigations,
+        core_build_id: build_id(),
+        reserved: 0,
+    });
+}
+
+fn publish(core: &Core, root: u64, frames: &Frames) {
+    audit::publish(|audit| {
+        audit.image = layout();
+        audit.core_root = root;
+        for (slot, (_, partition)) in audit.roots.iter_mut().zip(core.partitions.iter()) {
+            *slot = partition.root;
+        }
+        for ((slot, vmexit), (_, vm)) in audit.nested.iter_mut().zip(&mut audit.vmexit).zip(core.vms.iter()) {
+            *slot = vm.nested;
+            *vmexit = vm.vmexit.into();
+        }
+        audit.owned = frames.owned;
+    });
+}
+
+/// The reset state of the extension's per-VM blocks needs the extension itself.
+pub fn reset_vcpus(core: &mut Core) {
+    let machine: Machine = core.machine;
+    for (index, vcpu) in core.vcpus.iter() {
+        if vcpu.exists {
+            machine.reset(vcpu, &core.vms[vcpu.vm], index);
+        }
+    }
+}

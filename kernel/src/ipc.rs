@@ -1,0 +1,204 @@
+//! Messages and notifications: who gets what when. Checks are done by the system-call layer; nothing
+//! here can fail (R5).
+
+use crate::mem::page::CorePage;
+use crate::object::account::of_vcpu;
+use crate::object::partition::{Life, queue};
+use crate::object::{VcpuState, Work};
+use crate::state::Core;
+use portcullis_ipc::message::{FROM_CORE, Header};
+use portcullis_ipc::syscall::Status;
+use portcullis_ipc::{layout, limits, port};
+
+const HEAD: usize = size_of::<Header>();
+
+fn copy_message(from: CorePage, to: CorePage, header: &Header) {
+    from.copy_words(layout::SEND + HEAD, to, layout::RECEIVE + HEAD, (header.length as usize).min(limits::PAYLOAD).div_ceil(8));
+    to.write::<Header, { layout::RECEIVE }>(header);
+}
+
+impl Core {
+    /// OR bits into the notification word of `target`, and wake it if it waits for one of them.
+    pub fn notify(&mut self, target: u8, bits: u64) {
+        let partition = &mut self.partitions[target];
+        if partition.life != Life::Alive {
+            return;
+        }
+        partition.thread.pending |= bits;
+        if partition.thread.work == Work::None {
+            self.offer(target);
+        }
+    }
+
+    /// Thread `target` waits: give it the next piece of work, if there is any. Requests come before
+    /// notifications, the highest priority first.
+    pub fn offer(&mut self, target: u8) {
+        let thread = &mut self.partitions[target].thread;
+        if thread.queue != 0 {
+            let bit = self.first_in_queue(target);
+            self.deliver(target, bit);
+        } else if thread.pending & thread.mask != 0 {
+            let bits = thread.pending & thread.mask;
+            thread.pending &= !bits;
+            thread.frame.rax = Status::Notified as u64;
+            thread.frame.rdx = bits;
+            self.begin(target, Work::Own);
+            self.activate(target);
+        }
+    }
+
+    fn first_in_queue(&self, target: u8) -> u8 {
+        let mut rest = self.partitions[target].thread.queue;
+        let mut best = (0u8, rest.trailing_zeros() as u8);
+        while rest & rest.wrapping_sub(1) != 0 {
+            let bit = rest.trailing_zeros() as u8;
+            rest &= rest.wrapping_sub(1);
+            let last = rest.trailing_zeros() as u8;
+            for candidate in [bit, last] {
+                let priority = self.accounts[account_of(candidate)].priority;
+                if priority > best.0 {
+                    best = (priority, candidate);
+                }
+            }
+        }
+        best.1
+    }
+
+    fn begin(&mut self, target: u8, work: Work) {
+        let thread = &mut self.partitions[target].thread;
+        thread.work = work;
+        thread.used = 0;
+        thread.reserve_left = thread.reserve;
+    }
+
+    /// Put a request into the queue of `target`, or right into its hands if it waits.
+    pub fn ask(&mut self, target: u8, bit: u8) {
+        let partition = &mut self.partitions[target];
+        let idle = partition.life == Life::Alive && partition.thread.work == Work::None;
+        partition.thread.queue |= 1u64 << (bit & 63);
+        if idle {
+            self.deliver(target, bit);
+        }
+    }
+
+    fn deliver(&mut self, target: u8, bit: u8) {
+        self.partitions[target].thread.queue &= !(1u64 << (bit & 63));
+        match bit {
+            0..32 => self.deliver_call(target, bit),
+            32..48 => {
+                let vcpu = bit.wrapping_sub(32);
+                self.fill_exit(vcpu);
+                let index = self.vcpus[vcpu].index;
+                let frame = &mut self.partitions[target].thread.frame;
+                frame.rax = Status::Exited as u64;
+                frame.rdx = index.into();
+                self.begin(target, Work::Exit(vcpu));
+            }
+            _ => self.deliver_port(target, bit.wrapping_sub(48)),
+        }
+    }
+
+    fn deliver_call(&mut self, target: u8, caller: u8) {
+        let from = self.partitions[caller].thread.message;
+        let source = self.partitions[caller].generation;
+        let badge = self.partitions[caller].thread.badge;
+        let thread = &mut self.partitions[target].thread;
+        thread.sequence = thread.sequence.wrapping_add(1);
+        let header = Header {
+            sequence: thread.sequence,
+            badge,
+            source: caller.into(),
+            generation: source,
+            reserved: 0,
+            ..from.read::<Header, { layout::SEND }>()
+        };
+        copy_message(from, thread.message, &header);
+        thread.frame.rax = Status::Called as u64;
+        self.begin(target, Work::Call(caller));
+    }
+
+    fn deliver_port(&mut self, target: u8, vcpu: u8) {
+        let call = self.port_call(vcpu);
+        let badge = self.vms[self.vcpus[vcpu].vm].badge;
+        let thread = &mut self.partitions[target].thread;
+        thread.sequence = thread.sequence.wrapping_add(1);
+        let header = Header {
+            key: <port::PortCall as portcullis_ipc::proto::Request>::KEY,
+            length: port::PORT_CALL_BYTES as u16,
+            sequence: thread.sequence,
+            badge,
+            source: FROM_CORE,
+            ..Header::default()
+        };
+        thread.message.write::<Header, { layout::RECEIVE }>(&header);
+        thread.message.write::<[u8; port::PORT_CALL_BYTES], { layout::RECEIVE + HEAD }>(&call);
+        thread.frame.rax = Status::Called as u64;
+        self.begin(target, Work::Port(vcpu));
+    }
+
+    /// Thread `caller` calls `target` with `badge`; its message was checked.
+    pub fn call(&mut self, caller: u8, target: u8, badge: u32) {
+        let thread = &mut self.partitions[caller].thread;
+        thread.calling = Some(target);
+        thread.badge = badge;
+        self.ask(target, caller);
+    }
+
+    /// End the call of `caller` with a status and a value.
+    pub fn end_call(&mut self, caller: u8, status: Status, value: u64) {
+        let thread = &mut self.partitions[caller].thread;
+        thread.calling = None;
+        thread.frame.rax = status as u64;
+        thread.frame.rdx = value;
+    }
+
+    /// `server` replies to the partition it serves; its message was checked.
+    pub fn reply(&mut self, server: u8, caller: u8) {
+        let from = self.partitions[server].thread.message;
+        let generation = self.partitions[server].generation;
+        let to = self.partitions[caller].thread.message;
+        let header = Header {
+            sequence: self.partitions[server].thread.sequence,
+            badge: 0,
+            source: server.into(),
+            generation,
+            leases: 0,
+            reserved: 0,
+            ..from.read::<Header, { layout::SEND }>()
+        };
+        copy_message(from, to, &header);
+        self.end_call(caller, Status::Ok, 0);
+    }
+
+    /// Thread `index` is done with its work and waits for events in `mask`.
+    pub fn wait(&mut self, index: u8, mask: u64) {
+        let thread = &mut self.partitions[index].thread;
+        let own = matches!(thread.work, Work::Own | Work::Orphan);
+        thread.work = Work::None;
+        thread.mask = mask;
+        if own {
+            self.deactivate(index);
+        }
+        self.offer(index);
+    }
+
+    /// The request that `work` stands for goes back into the queue of `target`: it is held for the next
+    /// instance.
+    pub fn hold(&mut self, target: u8, work: Work) {
+        let bits = match work {
+            Work::Exit(vcpu) if self.vcpus[vcpu].state == VcpuState::Exited => queue::exit(vcpu),
+            Work::Port(vcpu) if self.vcpus[vcpu].state == VcpuState::Port => queue::port(vcpu),
+            _ => 0,
+        };
+        self.partitions[target].thread.queue |= bits;
+    }
+}
+
+/// The account behind a queue bit.
+fn account_of(bit: u8) -> u8 {
+    match bit {
+        0..32 => bit,
+        32..48 => of_vcpu(bit.wrapping_sub(32)),
+        _ => of_vcpu(bit.wrapping_sub(48)),
+    }
+}

@@ -1,0 +1,179 @@
+//! Birth, end and rebirth of a partition's instance. Cold boot and restart are one path (R10).
+
+use crate::arch::cpu;
+use crate::arch::entry::Frame;
+use crate::epitaph;
+use crate::log;
+use crate::object::Work;
+use crate::object::partition::{Initial, Life, Partition, queue};
+use crate::state::Core;
+use portcullis_ipc::record::{cause, state};
+use portcullis_ipc::syscall::Status;
+use portcullis_ipc::{image, limits};
+
+impl Core {
+    /// Start an instance of `index` from the sealed image: writable memory as the image has it, registers
+    /// as the ABI says, everything that was asked of the one before still in the queue.
+    pub fn start(&mut self, index: u8) {
+        let windows = self.windows;
+        let partition = &mut self.partitions[index];
+        for segment in &partition.initial {
+            for_each_page(segment, |target, source, bytes| {
+                if bytes > 0 {
+                    windows.copy(source, target, bytes);
+                }
+                if bytes < 4096 {
+                    windows.zero(target.wrapping_add(bytes as u64), 4096usize.wrapping_sub(bytes));
+                }
+            });
+        }
+        partition.thread.message.clear();
+        partition.thread.frame = Frame {
+            rip: partition.entry,
+            rsp: partition.stack_top,
+            rdi: partition.generation.into(),
+            rsi: partition.record.cause.into(),
+            ..Frame::ZERO
+        };
+        partition.life = Life::Alive;
+        partition.record.state = state::ALIVE;
+        partition.record.generation = partition.generation.to_le_bytes();
+        let thread = &mut partition.thread;
+        thread.pending = 0;
+        thread.used = 0;
+        thread.reserve_left = thread.reserve;
+        thread.work = Work::Own;
+        log::started(index, partition);
+        for slot in self.partitions[index].slots.iter() {
+            if slot.kind == image::kind::INTERRUPT {
+                self.ioapic.route(slot.object, slot.rights, false);
+            }
+        }
+        self.activate(index);
+    }
+
+    /// End the instance of `index`: keep its record, release whoever depends on it, tell the supervisor.
+    pub fn freeze(&mut self, index: u8, why: u8, detail: u8, code: u32) {
+        let partition = &mut self.partitions[index];
+        if partition.life != Life::Alive {
+            return;
+        }
+        record(partition, why, detail, code);
+        partition.life = Life::Frozen;
+        partition.generation = partition.generation.wrapping_add(1);
+        partition.record.generation = partition.generation.to_le_bytes();
+        let (work, callee, generation) = (partition.thread.work, partition.thread.calling.take(), partition.generation);
+        partition.thread.work = Work::None;
+        log::ended(index, &self.partitions[index]);
+        // The call that ran out of budget and reserve fails with "timeout"; all others learn that it is dead.
+        let status = if why == cause::HUNG { Status::Timeout } else { Status::Dead };
+        if let Work::Call(caller) = work {
+            self.end_call(caller, status, generation.into());
+        }
+        self.hold(index, work);
+        self.release_callers(index, Status::Dead, generation);
+        if let Some(callee) = callee {
+            let thread = &mut self.partitions[callee].thread;
+            thread.queue &= !queue::call(index);
+            if thread.work == Work::Call(index) {
+                thread.work = Work::Orphan;
+                self.activate(callee);
+            }
+        }
+        self.timers.disarm(index);
+        self.deactivate(index);
+        self.reschedule = true;
+        if index == self.supervisor {
+            self.revive_supervisor();
+        } else {
+            self.notify(self.supervisor, 1u64 << (index & 63));
+        }
+    }
+
+    fn release_callers(&mut self, index: u8, status: Status, generation: u32) {
+        let waiting = self.partitions[index].thread.queue & queue::CALLS;
+        self.partitions[index].thread.queue &= !queue::CALLS;
+        for caller in 0..limits::PARTITIONS as u8 {
+            if waiting & queue::call(caller) != 0 {
+                self.end_call(caller, status, generation.into());
+            }
+        }
+    }
+
+    /// Start a frozen partition anew. Nothing happens to one that is not frozen.
+    pub fn restart(&mut self, index: u8) {
+        let partition = &mut self.partitions[index];
+        if partition.life == Life::Frozen {
+            let count = u32::from_le_bytes(partition.record.restarts).wrapping_add(1);
+            partition.record.restarts = count.to_le_bytes();
+            self.start(index);
+        }
+    }
+
+    /// Give a frozen partition up.
+    pub fn abandon(&mut self, index: u8) {
+        let partition = &mut self.partitions[index];
+        if partition.life == Life::Frozen {
+            partition.life = Life::Gone;
+            partition.record.state = state::GONE;
+            let generation = partition.generation;
+            self.release_callers(index, Status::Gone, generation);
+        }
+    }
+
+    /// The supervisor has nobody above it: the core restarts it, at most so many times in so long.
+    fn revive_supervisor(&mut self) {
+        let now = cpu::tsc();
+        let (length, end) = self.supervisor_window;
+        if now >= end {
+            self.supervisor_window = (length, now.saturating_add(length));
+            self.supervisor_left = self.supervisor_restarts;
+        }
+        if self.supervisor_left == 0 {
+            epitaph::stop(format_args!(
+                "the supervisor died more than {} times in its window (manifest: supervisor restarts)",
+                self.supervisor_restarts
+            ));
+        }
+        self.supervisor_left = self.supervisor_left.wrapping_sub(1);
+        self.restart(self.supervisor);
+    }
+}
+
+fn record(partition: &mut Partition, why: u8, detail: u8, code: u32) {
+    let phase = partition.phase();
+    let frame = partition.thread.frame;
+    let record = &mut partition.record;
+    record.state = state::FROZEN;
+    record.cause = why;
+    record.phase = phase;
+    record.detail = detail;
+    record.code = code.to_le_bytes();
+    record.rip = frame.rip.to_le_bytes();
+    record.rsp = frame.rsp.to_le_bytes();
+    record.address = if why == cause::EXCEPTION && detail == 14 { cpu::cr2() } else { 0 }.to_le_bytes();
+    record.tsc = cpu::tsc().to_le_bytes();
+}
+
+/// Call `page(target, source, bytes)` for each page of a writable segment: `bytes` come from the image.
+fn for_each_page(segment: &Initial, mut page: impl FnMut(u64, u64, usize)) {
+    for number in 0..segment.pages {
+        let offset = number << 12;
+        let bytes = segment.bytes.saturating_sub(offset).min(4096);
+        page(segment.physical.wrapping_add(offset), segment.source.wrapping_add(offset), bytes as usize);
+    }
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_page_of_a_segment_is_filled_once_and_only_its_own_bytes_come_from_the_image() {
+        let segment = Initial { physical: 0x10_0000, pages: 3, source: 0x20_0000, bytes: 4096 + 10 };
+        let mut seen = Vec::new();
+        for_each_page(&segment, |target, source, bytes| seen.push((target, source, bytes)));
+        assert_eq!(seen, [(0x10_0000, 0x20_0000, 4096), (0x10_1000, 0x20_1000, 10), (0x10_2000, 0x20_2000, 0)]);
+    }
+}

@@ -1,0 +1,249 @@
+//! The log: one ring for all, records with the origin added by the core; and defmt's logger of the core
+//! itself. `link` drains it (`log_read`); what it did not drain the epitaph writes out.
+//!
+//! A full ring drops the newest record and counts it; one partition may hold a quarter of the ring, so that a chatty one
+//! does not silence the others.
+
+use crate::arch::cpu;
+use crate::object::Partition;
+use core::cell::UnsafeCell;
+use portcullis_ipc::limits;
+use portcullis_ipc::log::{CORE, RING_MAGIC, RecordHead, RingHead, payload};
+use spin::Mutex;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Bytes of the ring.
+pub const CAPACITY: usize = 32768;
+/// Bytes of the ring that one partition may hold.
+const SHARE: usize = CAPACITY / 4;
+const HEAD: usize = size_of::<RecordHead>();
+
+/// The ring. `repr(C)`, so that a reader of dead memory finds it by its magic.
+#[repr(C)]
+pub struct Ring {
+    /// Head, with the epitaph.
+    pub head: RingHead,
+    bytes: [u8; CAPACITY],
+    sequence: u64,
+    held: [usize; limits::PARTITIONS],
+    dropped: [u32; limits::PARTITIONS],
+}
+
+/// The one ring.
+pub static RING: Mutex<Ring> = Mutex::new(Ring {
+    head: RingHead {
+        magic: RING_MAGIC,
+        capacity: CAPACITY as u64,
+        written: 0,
+        taken: 0,
+        epitaph_length: 0,
+        epitaph: [0; 192],
+    },
+    bytes: [0; CAPACITY],
+    sequence: 0,
+    held: [0; limits::PARTITIONS],
+    dropped: [0; limits::PARTITIONS],
+});
+
+impl Ring {
+    fn used(&self) -> usize {
+        self.head.written.wrapping_sub(self.head.taken) as usize
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            let place = self.head.written as usize & (CAPACITY - 1);
+            if let Some(to) = self.bytes.get_mut(place) {
+                *to = *byte;
+            }
+            self.head.written = self.head.written.wrapping_add(1);
+        }
+    }
+
+    fn peek(&self, offset: usize, into: &mut [u8]) {
+        for (index, byte) in into.iter_mut().enumerate() {
+            let place = (self.head.taken as usize).wrapping_add(offset).wrapping_add(index) & (CAPACITY - 1);
+            *byte = self.bytes.get(place).copied().unwrap_or(0);
+        }
+    }
+
+    fn record(&mut self, partition: u8, generation: u32, kind: u8, parts: [&[u8]; 2]) -> bool {
+        let [first, second] = parts;
+        let length = first.len().wrapping_add(second.len());
+        let size = HEAD.wrapping_add(length.next_multiple_of(8));
+        let share = self.held.get(partition as usize).copied().unwrap_or(0);
+        if self.used().wrapping_add(size) > CAPACITY || share.wrapping_add(size) > SHARE {
+            return false;
+        }
+        let head = RecordHead { length: length as u16, partition, kind, generation, sequence: self.sequence, tsc: cpu::tsc() };
+        self.sequence = self.sequence.wrapping_add(1);
+        self.put(head.as_bytes());
+        self.put(first);
+        self.put(second);
+        let padding = [0u8; 8];
+        self.put(padding.get(..length.next_multiple_of(8).wrapping_sub(length)).unwrap_or(&[]));
+        if let Some(held) = self.held.get_mut(partition as usize) {
+            *held = held.wrapping_add(size);
+        }
+        true
+    }
+
+    fn append(&mut self, partition: u8, generation: u32, kind: u8, parts: [&[u8]; 2]) -> bool {
+        let lost = self.dropped.get(partition as usize).copied().unwrap_or(0);
+        let told = lost == 0 || self.record(partition, generation, payload::DROPPED, [&lost.to_le_bytes(), &[]]);
+        let done = told && self.record(partition, generation, kind, parts);
+        if let Some(count) = self.dropped.get_mut(partition as usize) {
+            *count = match (told, done) {
+                (true, true) => 0,
+                (true, false) => 1,
+                (false, _) => count.saturating_add(1),
+            };
+        }
+        done
+    }
+
+    fn take(&mut self, into: &mut [u8]) -> usize {
+        let mut length = 0usize;
+        while self.used() >= HEAD {
+            let mut head = [0u8; HEAD];
+            self.peek(0, &mut head);
+            let Ok(head) = RecordHead::read_from_bytes(&head) else { break };
+            let size = HEAD.wrapping_add((head.length as usize).next_multiple_of(8));
+            let Some(room) = into.get_mut(length..length.wrapping_add(size)) else { break };
+            self.peek(0, room);
+            self.head.taken = self.head.taken.wrapping_add(size as u64);
+            length = length.wrapping_add(size);
+            if let Some(held) = self.held.get_mut(head.partition as usize) {
+                *held = held.saturating_sub(size);
+            }
+        }
+        length
+    }
+}
+
+/// Append a defmt frame of a partition; `false` if it was dropped.
+pub fn append(partition: u8, generation: u32, frame: &[u8]) -> bool {
+    RING.lock().append(partition, generation, payload::DEFMT, [frame, &[]])
+}
+
+/// Take whole records into `into`; returns their bytes.
+pub fn take(into: &mut [u8]) -> usize {
+    RING.lock().take(into)
+}
+
+/// The first records: the clock, and the core as an origin.
+pub fn begin(tsc_hz: u64, build_id: &[u8; 20]) {
+    let mut ring = RING.lock();
+    ring.append(CORE, 0, payload::CLOCK, [&tsc_hz.to_le_bytes(), &[]]);
+    ring.append(CORE, 0, payload::START, [build_id, b"core"]);
+}
+
+/// An instance of `index` starts.
+pub fn started(index: u8, partition: &Partition) {
+    RING.lock().append(index, partition.generation, payload::START, [&partition.build_id, partition.name().as_bytes()]);
+    let restarts = u32::from_le_bytes(partition.record.restarts);
+    if restarts > 0 {
+        defmt::info!("partition {=u8} starts again: generation {=u32}, restart {=u32}", index, partition.generation, restarts);
+    }
+}
+
+/// The instance of `index` ended; its record tells why.
+pub fn ended(index: u8, partition: &Partition) {
+    let record = &partition.record;
+    defmt::warn!(
+        "partition {=u8} ended: cause {=u8} phase {=u8} detail {=u8} code {=u32} rip {=u64:x} address {=u64:x}",
+        index,
+        record.cause,
+        record.phase,
+        record.detail,
+        u32::from_le_bytes(record.code),
+        u64::from_le_bytes(record.rip),
+        u64::from_le_bytes(record.address)
+    );
+}
+
+/// A frame of the core while it is written. INV-LOGGER: the core runs on one CPU, is not preempted and does
+/// not log from NMI, #DF or #MC, so a frame has one writer.
+struct Frame(UnsafeCell<([u8; 128], usize)>);
+// SAFETY: INV-LOGGER.
+unsafe impl Sync for Frame {}
+static FRAME: Frame = Frame(UnsafeCell::new(([0; 128], 0)));
+
+#[defmt::global_logger]
+struct Logger;
+
+// SAFETY: INV-LOGGER: acquire and release bracket one frame, never nested.
+unsafe impl defmt::Logger for Logger {
+    fn acquire() {
+        // SAFETY: INV-LOGGER.
+        let frame = unsafe { &mut *FRAME.0.get() };
+        frame.1 = 0;
+    }
+    unsafe fn flush() {}
+    unsafe fn release() {
+        // SAFETY: INV-LOGGER.
+        let (bytes, length) = unsafe { &*FRAME.0.get() };
+        RING.lock().append(CORE, 0, payload::DEFMT, [bytes.get(..*length).unwrap_or(&[]), &[]]);
+    }
+    unsafe fn write(part: &[u8]) {
+        // SAFETY: INV-LOGGER.
+        let (bytes, length) = unsafe { &mut *FRAME.0.get() };
+        let end = length.wrapping_add(part.len());
+        if let Some(room) = bytes.get_mut(*length..end) {
+            room.copy_from_slice(part);
+            *length = end;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    defmt::timestamp!("{=u8}", 0);
+
+    fn ring() -> Ring {
+        Ring {
+            head: RingHead { magic: RING_MAGIC, capacity: CAPACITY as u64, written: 0, taken: 0, epitaph_length: 0, epitaph: [0; 192] },
+            bytes: [0; CAPACITY],
+            sequence: 0,
+            held: [0; limits::PARTITIONS],
+            dropped: [0; limits::PARTITIONS],
+        }
+    }
+
+    #[test]
+    fn records_come_out_whole_and_in_order_over_the_wrap() {
+        let mut ring = ring();
+        let mut expected = 0u64;
+        for round in 0..2000u64 {
+            let text = vec![round as u8; (round % 60) as usize];
+            assert!(ring.append(3, 1, payload::DEFMT, [&text, &[]]));
+            let mut out = [0u8; 256];
+            let length = ring.take(&mut out);
+            let (head, rest) = RecordHead::read_from_prefix(&out[..length]).unwrap();
+            assert_eq!((head.sequence, head.partition, head.length as usize), (expected, 3, text.len()));
+            assert_eq!(&rest[..text.len()], &text[..]);
+            expected += 1;
+        }
+    }
+
+    #[test]
+    fn a_flood_of_one_partition_leaves_room_for_the_others_and_is_counted() {
+        let mut ring = ring();
+        let text = [7u8; 100];
+        let mut lost = 0u32;
+        for _ in 0..1000 {
+            lost += u32::from(!ring.append(1, 1, payload::DEFMT, [&text, &[]]));
+        }
+        assert!(lost > 0);
+        assert!(ring.append(2, 1, payload::DEFMT, [&text, &[]]), "the other partition still gets in");
+        let mut out = vec![0u8; CAPACITY];
+        ring.take(&mut out);
+        assert!(ring.append(1, 1, payload::DEFMT, [&text, &[]]));
+        let length = ring.take(&mut out);
+        let (head, rest) = RecordHead::read_from_prefix(&out[..length]).unwrap();
+        assert_eq!(head.kind, payload::DROPPED);
+        assert_eq!(u32::from_le_bytes(rest[..4].try_into().unwrap()), lost);
+    }
+}

@@ -1,0 +1,98 @@
+//! Pages of the core's half: the core's own and those it shares with a partition.
+//!
+//! INV-CORE-PAGE: a [`CorePage`] is page aligned, lies below [`super::FIXED_MAPS`], was handed out once
+//! by the boot allocator and is mapped readable and writable at its physical address in every address
+//! space from before the first use on. A shared page may change under the core's hands, so it is only
+//! ever copied from and to, never referenced.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// One page of the core's half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CorePage(u64);
+
+impl CorePage {
+    /// No page: address 0, never mapped, never touched by a table whose slot is unused.
+    pub const NONE: Self = Self(0);
+
+    /// # Safety
+    /// INV-CORE-PAGE holds for `physical`.
+    pub const unsafe fn new(physical: u64) -> Self {
+        Self(physical)
+    }
+
+    /// Physical address.
+    pub const fn physical(self) -> u64 {
+        self.0
+    }
+
+    /// The page's word at byte `offset`, which is rounded down into the page.
+    pub fn word(self, offset: usize) -> u64 {
+        let pointer = (self.0 as usize | offset & 0xff8) as *const u64;
+        // SAFETY: INV-CORE-PAGE; the offset is masked into the page.
+        unsafe { pointer.read_volatile() }
+    }
+
+    /// Set the word at byte `offset`, rounded down into the page.
+    pub fn set_word(self, offset: usize, value: u64) {
+        let pointer = (self.0 as usize | offset & 0xff8) as *mut u64;
+        // SAFETY: INV-CORE-PAGE; the offset is masked into the page.
+        unsafe { pointer.write_volatile(value) }
+    }
+
+    /// A copy of the `T` at `offset`, a constant offset that the caller knows to fit.
+    pub fn read<T: FromBytes + Immutable, const OFFSET: usize>(self) -> T {
+        const { assert!(OFFSET + size_of::<T>() <= 4096) };
+        let pointer = (self.0 as usize | OFFSET) as *const T;
+        // SAFETY: INV-CORE-PAGE; the range lies in the page, any bytes are a T.
+        unsafe { pointer.read_unaligned() }
+    }
+
+    /// Write a `T` at constant `OFFSET`.
+    pub fn write<T: IntoBytes + Immutable, const OFFSET: usize>(self, value: &T) {
+        const { assert!(OFFSET + size_of::<T>() <= 4096) };
+        let target = (self.0 as usize | OFFSET) as *mut u8;
+        let bytes = value.as_bytes();
+        // SAFETY: INV-CORE-PAGE; the range lies in the page and cannot overlap the borrowed value.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) }
+    }
+
+    /// Copy bytes out, from `offset`, as many as fit in the page.
+    pub fn bytes(self, offset: usize, into: &mut [u8]) {
+        let offset = offset & 0xfff;
+        let length = into.len().min(4096usize.wrapping_sub(offset));
+        let source = (self.0 as usize | offset) as *const u8;
+        // SAFETY: INV-CORE-PAGE; the range lies in the page and `into` is the core's own memory.
+        unsafe { core::ptr::copy_nonoverlapping(source, into.as_mut_ptr(), length) }
+    }
+
+    /// Copy bytes in, at `offset`, as many as fit in the page.
+    pub fn set_bytes(self, offset: usize, from: &[u8]) {
+        let offset = offset & 0xfff;
+        let length = from.len().min(4096usize.wrapping_sub(offset));
+        let target = (self.0 as usize | offset) as *mut u8;
+        // SAFETY: INV-CORE-PAGE; the range lies in the page and `from` is the core's own memory.
+        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), target, length) }
+    }
+
+    /// Set the whole page to zero.
+    pub fn clear(self) {
+        // SAFETY: INV-CORE-PAGE.
+        unsafe { core::ptr::write_bytes(self.0 as *mut u8, 0, 4096) }
+    }
+
+    /// Copy `words` 8-byte words at `from` of this page to `to` of another page; both ranges are clipped
+    /// to the page.
+    #[inline]
+    pub fn copy_words(self, from: usize, target: Self, to: usize, words: usize) {
+        let room = 512usize.wrapping_sub((from & 0xff8).max(to & 0xff8) >> 3);
+        let source = (self.0 as usize | from & 0xff8) as *const u64;
+        let target = (target.0 as usize | to & 0xff8) as *mut u64;
+        for index in 0..words.min(room) {
+            // SAFETY: INV-CORE-PAGE; index is below the room left in the source page.
+            let word = unsafe { source.add(index).read_volatile() };
+            // SAFETY: INV-CORE-PAGE; index is below the room left in the target page.
+            unsafe { target.add(index).write_volatile(word) };
+        }
+    }
+}

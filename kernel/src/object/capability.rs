@@ -1,0 +1,83 @@
+//! Capabilities: what a slot of a partition's table says, and the checks of a slot's use. The table is
+//! filled from the image at boot and never changes.
+
+use crate::fault::Misuse;
+use portcullis_ipc::{image, limits, record::misuse};
+
+/// One slot.
+pub type Capability = image::CapabilityRecord;
+
+/// An empty slot.
+pub const EMPTY: Capability = Capability {
+    slot: 0,
+    kind: image::kind::NONE,
+    rights: 0,
+    object: 0,
+    reserved: 0,
+    badge: 0,
+    reserved2: 0,
+    first: 0,
+    count: 0,
+};
+
+/// The slots of one partition.
+pub struct Slots([Capability; limits::SLOTS]);
+
+impl Slots {
+    /// All empty.
+    pub const EMPTY: Self = Self([EMPTY; limits::SLOTS]);
+
+    /// Put a capability into its slot; `false` if the slot does not exist or is in use.
+    pub fn put(&mut self, capability: &Capability) -> bool {
+        match self.0.get_mut(usize::from(capability.slot)) {
+            Some(slot) if slot.kind == image::kind::NONE => {
+                *slot = *capability;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The capability in `slot`, if it is of `kind` and carries `rights`.
+    #[inline]
+    pub fn get(&self, slot: u64, kind: u8, rights: u8) -> Result<&Capability, Misuse> {
+        let capability = self.0.get(slot as usize).ok_or(Misuse(misuse::SLOT))?;
+        if capability.kind != kind {
+            return Err(Misuse(misuse::SLOT));
+        }
+        if capability.rights & rights != rights {
+            return Err(Misuse(misuse::RIGHT));
+        }
+        Ok(capability)
+    }
+
+    /// All slots.
+    pub fn iter(&self) -> impl Iterator<Item = &Capability> {
+        self.0.iter()
+    }
+}
+
+/// `number` lies in the range of ports or MSRs that the capability names, with `extra` more behind it.
+pub fn covers(capability: &Capability, number: u64, extra: u64) -> bool {
+    number >= capability.first && number.saturating_add(extra) < capability.first.saturating_add(capability.count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_answers_only_to_its_kind_its_rights_and_its_range() {
+        let mut slots = Slots::EMPTY;
+        let ports = Capability { slot: 3, kind: image::kind::PORTS, rights: 1, first: 0x3f8, count: 8, ..EMPTY };
+        assert!(slots.put(&ports));
+        assert!(!slots.put(&ports), "a slot is filled once");
+        assert!(!slots.put(&Capability { slot: 64, ..ports }));
+        assert!(slots.get(3, image::kind::PORTS, 1).is_ok());
+        assert_eq!(slots.get(3, image::kind::VM, 0).unwrap_err(), Misuse(misuse::SLOT));
+        assert_eq!(slots.get(3, image::kind::PORTS, 2).unwrap_err(), Misuse(misuse::RIGHT));
+        assert_eq!(slots.get(u64::MAX, image::kind::PORTS, 0).unwrap_err(), Misuse(misuse::SLOT));
+        assert!(covers(&ports, 0x3ff, 0) && !covers(&ports, 0x3ff, 1) && !covers(&ports, 0x3f7, 0));
+        assert!(!covers(&Capability { first: u64::MAX, count: 1, ..ports }, u64::MAX, 0), "no wrap-around");
+    }
+}

@@ -1,0 +1,247 @@
+//! A partition: its address space, its capabilities, its one thread, and what is known of its last end.
+
+use super::capability::Slots;
+use crate::arch::entry::Frame;
+use crate::mem::page::CorePage;
+use arrayvec::ArrayVec;
+use portcullis_ipc::{limits, record, syscall::rights};
+
+/// A contiguous range of a partition's memory. Nothing else is mapped for ring 3 but fixed pages, so an
+/// address is checked and translated by these ranges alone, without a page walk.
+#[derive(Clone, Copy, Debug)]
+pub struct Range {
+    /// First address.
+    pub address: u64,
+    /// First frame.
+    pub physical: u64,
+    /// Bytes, a multiple of 4096.
+    pub bytes: u64,
+    /// [`rights`].
+    pub rights: u8,
+}
+
+/// A writable segment: how an instance finds it at its first instruction.
+#[derive(Clone, Copy, Debug)]
+pub struct Initial {
+    /// First frame of the segment.
+    pub physical: u64,
+    /// Pages of the segment.
+    pub pages: u64,
+    /// Where its bytes stand in the sealed image.
+    pub source: u64,
+    /// How many; the rest is zero.
+    pub bytes: u64,
+}
+
+/// What a thread is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Waits for an event.
+    None,
+    /// Works on its own account: start-up, or a notification.
+    Own,
+    /// Serves the call of a partition.
+    Call(u8),
+    /// Serves the exit of a vCPU.
+    Exit(u8),
+    /// Serves the port call of a vCPU.
+    Port(u8),
+    /// Serves a call whose caller died.
+    Orphan,
+}
+
+/// The thread of a partition.
+pub struct Thread {
+    /// Its registers while it does not run.
+    pub frame: Frame,
+    /// Its message page.
+    pub message: CorePage,
+    /// What it is at.
+    pub work: Work,
+    /// The partition that it calls; its call is in that one's queue or work.
+    pub calling: Option<u8>,
+    /// Badge of that call.
+    pub badge: u32,
+    /// Notification word.
+    pub pending: u64,
+    /// Bits that may end the wait.
+    pub mask: u64,
+    /// Who waits for it, by [`queue`] bit.
+    pub queue: u64,
+    /// Sequence of the last call taken.
+    pub sequence: u32,
+    /// Ticks used for the present work.
+    pub used: i64,
+    /// Ticks that it may use for one piece of work.
+    pub call_limit: i64,
+    /// Ticks that it has for a call whose lent budget ran out.
+    pub reserve: i64,
+    /// What is left of them for the present work.
+    pub reserve_left: i64,
+}
+
+/// Bits of [`Thread::queue`]: callers by partition, then exits, then port calls by vCPU.
+pub mod queue {
+    /// A call of partition `index`.
+    pub const fn call(index: u8) -> u64 {
+        1 << (index & 31)
+    }
+    /// An exit of vCPU `index`.
+    pub const fn exit(index: u8) -> u64 {
+        1 << 32 << (index & 15)
+    }
+    /// A port call of vCPU `index`.
+    pub const fn port(index: u8) -> u64 {
+        1 << 48 << (index & 15)
+    }
+    /// All calls.
+    pub const CALLS: u64 = 0xffff_ffff;
+}
+
+static_assertions::const_assert!(limits::PARTITIONS <= 32 && limits::VCPUS <= 16);
+
+/// Where a partition is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// The slot of the table is empty.
+    Absent,
+    /// Its thread runs or waits.
+    Alive,
+    /// It stopped; its record is kept until a restart.
+    Frozen,
+    /// It was given up.
+    Gone,
+}
+
+/// A partition.
+pub struct Partition {
+    /// Where it is in its life.
+    pub life: Life,
+    /// Generation of this instance; while frozen, of the next.
+    pub generation: u32,
+    /// Name, padded with zeros.
+    pub name: [u8; 24],
+    /// Rank of R11.
+    pub rank: u8,
+    /// Root of its page tables.
+    pub root: u64,
+    /// First instruction of an instance.
+    pub entry: u64,
+    /// First stack pointer of an instance.
+    pub stack_top: u64,
+    /// Its memory.
+    pub ranges: ArrayVec<Range, { limits::RANGES }>,
+    /// Its writable segments.
+    pub initial: ArrayVec<Initial, { limits::SEGMENTS }>,
+    /// Its capabilities.
+    pub slots: Slots,
+    /// Its thread.
+    pub thread: Thread,
+    /// Its last end, and its counters.
+    pub record: record::Status,
+    /// Build id of its ELF.
+    pub build_id: [u8; 20],
+}
+
+impl Partition {
+    /// An empty slot.
+    pub const ABSENT: Self = Self {
+        life: Life::Absent,
+        generation: 0,
+        name: [0; 24],
+        rank: 0,
+        root: 0,
+        entry: 0,
+        stack_top: 0,
+        ranges: ArrayVec::new_const(),
+        initial: ArrayVec::new_const(),
+        slots: Slots::EMPTY,
+        thread: Thread {
+            frame: Frame::ZERO,
+            message: CorePage::NONE,
+            work: Work::None,
+            calling: None,
+            badge: 0,
+            pending: 0,
+            mask: 0,
+            queue: 0,
+            sequence: 0,
+            used: 0,
+            call_limit: 0,
+            reserve: 0,
+            reserve_left: 0,
+        },
+        record: record::Status {
+            state: 0,
+            cause: 0,
+            phase: 0,
+            detail: 0,
+            code: [0; 4],
+            generation: [0; 4],
+            restarts: [0; 4],
+            rip: [0; 8],
+            rsp: [0; 8],
+            address: [0; 8],
+            tsc: [0; 8],
+        },
+        build_id: [0; 20],
+    };
+
+    /// The frame address of `address`, if `bytes` bytes from there lie in one range with `rights`.
+    pub fn translate(&self, address: u64, bytes: u64, wanted: u8) -> Option<u64> {
+        let range = self.ranges.iter().find(|range| {
+            let offset = address.wrapping_sub(range.address);
+            offset < range.bytes && bytes <= range.bytes.wrapping_sub(offset)
+        })?;
+        (range.rights & wanted == wanted).then(|| range.physical.wrapping_add(address.wrapping_sub(range.address)))
+    }
+
+    /// Phase of the present work, for a record.
+    pub fn phase(&self) -> u8 {
+        let base = match self.thread.work {
+            _ if self.life != Life::Alive => return record::phase::FROZEN,
+            Work::None => record::phase::WAITING,
+            Work::Own | Work::Orphan => record::phase::OWN_WORK,
+            Work::Call(_) | Work::Port(_) => record::phase::SERVING_CALL,
+            Work::Exit(_) => record::phase::SERVING_EXIT,
+        };
+        if self.thread.calling.is_some() { base | record::phase::CALLING } else { base }
+    }
+
+    /// The name without its padding.
+    pub fn name(&self) -> &str {
+        let end = self.name.iter().position(|byte| *byte == 0).unwrap_or(self.name.len());
+        self.name.get(..end).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or("?")
+    }
+}
+
+/// Rights of a lease or a copy: only READ and WRITE count.
+pub const fn copy_rights(raw: u32) -> u8 {
+    raw as u8 & (rights::READ | rights::WRITE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_translates_only_inside_one_range_with_the_rights() {
+        let mut partition = Partition::ABSENT;
+        partition.ranges.push(Range { address: 0x4000_0000, physical: 0x10_0000, bytes: 0x2000, rights: rights::READ });
+        partition.ranges.push(Range { address: 0x4000_2000, physical: 0x90_0000, bytes: 0x1000, rights: 3 });
+        let table = [
+            (0x4000_0000, 1, 1, Some(0x10_0000)),
+            (0x4000_1fff, 1, 1, Some(0x10_1fff)),
+            (0x4000_1fff, 2, 1, None),
+            (0x4000_0000, 0x2000, 1, Some(0x10_0000)),
+            (0x4000_0000, u64::MAX, 1, None),
+            (0x4000_0000, 1, 2, None),
+            (0x4000_2000, 0x1000, 3, Some(0x90_0000)),
+            (0x3fff_ffff, 1, 1, None),
+            (u64::MAX, 2, 1, None),
+        ];
+        for (address, bytes, rights, expected) in table {
+            assert_eq!(partition.translate(address, bytes, rights), expected, "{address:#x}+{bytes:#x}");
+        }
+    }
+}

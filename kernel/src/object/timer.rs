@@ -1,0 +1,85 @@
+//! Timers: one TSC deadline each, that becomes notification bits in its holder.
+
+use super::table::Table;
+use portcullis_ipc::limits;
+
+/// One timer.
+#[derive(Clone, Copy)]
+pub struct Timer {
+    /// Absolute TSC value; `u64::MAX` while it is not armed.
+    pub deadline: u64,
+    /// Partition that holds it.
+    pub holder: u8,
+    /// Bits it sets.
+    pub bits: u64,
+}
+
+/// All timers and the earliest deadline among them.
+pub struct Timers {
+    timers: Table<Timer, { limits::TIMERS }>,
+    next: u64,
+}
+
+impl Timers {
+    /// None armed.
+    pub const EMPTY: Self =
+        Self { timers: Table::new([Timer { deadline: u64::MAX, holder: 0, bits: 0 }; limits::TIMERS]), next: u64::MAX };
+
+    /// Earliest deadline, `u64::MAX` if none is armed.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    fn update(&mut self) {
+        self.next = self.timers.iter().map(|(_, timer)| timer.deadline).min().unwrap_or(u64::MAX);
+    }
+
+    /// Arm timer `index` for `holder`; a deadline of 0 disarms it.
+    pub fn arm(&mut self, index: u8, holder: u8, bits: u64, deadline: u64) {
+        let deadline = if deadline == 0 { u64::MAX } else { deadline };
+        self.timers[index] = Timer { deadline, holder, bits };
+        self.update();
+    }
+
+    /// Disarm all timers of `holder`.
+    pub fn disarm(&mut self, holder: u8) {
+        for (_, timer) in self.timers.iter_mut() {
+            if timer.holder == holder {
+                timer.deadline = u64::MAX;
+            }
+        }
+        self.update();
+    }
+
+    /// Take one timer whose deadline has come: its holder and bits.
+    pub fn expired(&mut self, now: u64) -> Option<(u8, u64)> {
+        if now < self.next {
+            return None;
+        }
+        let (_, timer) = self.timers.iter_mut().find(|(_, timer)| timer.deadline <= now)?;
+        timer.deadline = u64::MAX;
+        let found = (timer.holder, timer.bits);
+        self.update();
+        Some(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_expires_once_and_not_before_its_deadline() {
+        let mut timers = Timers::EMPTY;
+        timers.arm(1, 4, 0b10, 100);
+        timers.arm(2, 5, 0b100, 50);
+        assert_eq!(timers.next(), 50);
+        assert_eq!(timers.expired(49), None);
+        assert_eq!(timers.expired(100), Some((4, 0b10)));
+        assert_eq!(timers.expired(100), Some((5, 0b100)));
+        assert_eq!(timers.expired(u64::MAX - 1), None);
+        timers.arm(1, 4, 1, 7);
+        timers.disarm(4);
+        assert_eq!(timers.next(), u64::MAX);
+    }
+}

@@ -1,0 +1,149 @@
+//! VMs and vCPUs as the core keeps them: bookkeeping only; the processor's own structures are in `svm`.
+
+use crate::mem::page::CorePage;
+use arrayvec::ArrayVec;
+use portcullis_ipc::{exit::Reason, limits, port::Answer};
+
+/// A virtual machine.
+pub struct Vm {
+    /// The slot of the table is in use.
+    pub exists: bool,
+    /// Partition that serves its exits.
+    pub vmexit: u8,
+    /// Partition that serves its port, `None` when the port is off.
+    pub vmport: Option<u8>,
+    /// Badge of its port calls.
+    pub badge: u32,
+    /// [`portcullis_ipc::image::feature`].
+    pub features: u32,
+    /// XCR0 bits its vCPUs may set.
+    pub xcr0: u64,
+    /// Root of its nested table.
+    pub nested: u64,
+    /// First frame and pages of its memory.
+    pub memory: (u64, u64),
+    /// Its vCPUs, by index.
+    pub vcpus: ArrayVec<u8, { limits::VCPUS_PER_VM }>,
+    /// Its port answer table; an entry with `used` 0 is free.
+    pub answers: [Answer; limits::ANSWERS],
+}
+
+const FREE: Answer = Answer { command: [0; 2], highest_cpl: 0, used: 0, reply: portcullis_ipc::port::PortReply::UNCHANGED };
+
+impl Vm {
+    /// An empty slot.
+    pub const ABSENT: Self = Self {
+        exists: false,
+        vmexit: 0,
+        vmport: None,
+        badge: 0,
+        features: 0,
+        xcr0: 0,
+        nested: 0,
+        memory: (0, 0),
+        vcpus: ArrayVec::new_const(),
+        answers: [FREE; limits::ANSWERS],
+    };
+}
+
+/// What a vCPU is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VcpuState {
+    /// Never entered, or stopped for good: only a resume starts it.
+    Stopped,
+    /// Waits for a recall.
+    Parked,
+    /// Runs, or wants to.
+    Ready,
+    /// Waits for `vmexit` to answer its exit (held while that one is dead).
+    Exited,
+    /// Waits for `vmport-rpc` to answer its port call (held while that one is dead).
+    Port,
+}
+
+/// An exit as it is told to `vmexit`, kept so that it can be told again.
+#[derive(Clone, Copy, Debug)]
+pub struct Exit {
+    /// Reason.
+    pub reason: Reason,
+    /// See [`Reason`].
+    pub qualification: [u64; 3],
+    /// Address of the next instruction, 0 if not known.
+    pub next_rip: u64,
+}
+
+/// A port access that waits for its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// Width in bytes: 1, 2, 4.
+    pub width: u8,
+    /// IN.
+    pub input: bool,
+    /// Address of the instruction behind it.
+    pub next_rip: u64,
+}
+
+/// A virtual processor.
+pub struct Vcpu {
+    /// The slot of the table is in use.
+    pub exists: bool,
+    /// Its VM.
+    pub vm: u8,
+    /// Its index in the VM.
+    pub index: u8,
+    /// What it is at.
+    pub state: VcpuState,
+    /// Its control block.
+    pub control: CorePage,
+    /// Its extended registers while another vCPU's are loaded.
+    pub extended: CorePage,
+    /// Its exit page.
+    pub page: CorePage,
+    /// General registers in [`portcullis_ipc::exit::ExitPage::registers`] order; RAX and RSP are in the
+    /// control block.
+    pub registers: [u64; 16],
+    /// Sequence of its last exit.
+    pub sequence: u64,
+    /// Its last exit.
+    pub exit: Exit,
+    /// Its port access under way.
+    pub access: Access,
+    /// An exit was asked for.
+    pub recall: bool,
+    /// Event to deliver at the next entry, 0 for none.
+    pub event: u64,
+    /// NMIs are held until IRET.
+    pub nmi_held: bool,
+    /// [`portcullis_ipc::exit::window`] bits asked for.
+    pub windows: u32,
+    /// DR0 to DR3 while another vCPU's are loaded.
+    pub debug: [u64; 4],
+    /// XCR0.
+    pub xcr0: u64,
+    /// TSC_AUX.
+    pub tsc_aux: u64,
+}
+
+impl Vcpu {
+    /// An empty slot.
+    pub const ABSENT: Self = Self {
+        exists: false,
+        vm: 0,
+        index: 0,
+        state: VcpuState::Stopped,
+        control: CorePage::NONE,
+        extended: CorePage::NONE,
+        page: CorePage::NONE,
+        registers: [0; 16],
+        sequence: 0,
+        exit: Exit { reason: Reason::None, qualification: [0; 3], next_rip: 0 },
+        access: Access { width: 0, input: false, next_rip: 0 },
+        recall: false,
+        event: 0,
+        nmi_held: false,
+        windows: 0,
+        debug: [0; 4],
+        xcr0: 1,
+        tsc_aux: 0,
+    };
+}

@@ -1,0 +1,169 @@
+//! Port 0x5658: the one decode that the core makes of what a guest says, and the answer table.
+//!
+//! The core compares port, magic and command, and copies registers; what a command means, only
+//! `vmport-rpc` knows. Only the low 32 bits of registers are ever changed, but that a 4-byte IN clears the
+//! upper half of RAX, as the architecture says.
+
+use crate::object::vm::Access;
+use crate::object::{VcpuState, Vm};
+use crate::state::Core;
+use portcullis_ipc::exit::gpr;
+use portcullis_ipc::port::{MAGIC, PORT, PORT_CALL_BYTES, PORT_REPLY_BYTES, PortReply, register};
+use portcullis_ipc::syscall::Resume;
+
+/// Where [`register`] n stands among the general registers.
+const PLACE: [usize; 7] = [gpr::RAX, gpr::RBX, gpr::RCX, gpr::RDX, gpr::RSI, gpr::RDI, gpr::RBP];
+
+/// A reply as postcard wrote it; `None` if its mask names a register that does not exist.
+pub fn decode_reply(bytes: &[u8; PORT_REPLY_BYTES]) -> Option<PortReply> {
+    let (mask, rest) = bytes.split_first()?;
+    let mut reply = PortReply { mask: *mask, values: [[0; 4]; 6] };
+    for (value, from) in reply.values.iter_mut().zip(rest.as_chunks::<4>().0) {
+        *value = *from;
+    }
+    (*mask < 1 << 6).then_some(reply)
+}
+
+/// The answer of `vm` to `command` at privilege level `cpl`, if its table has one.
+#[inline]
+fn look_up(vm: &Vm, command: [u8; 2], cpl: u32) -> Option<&PortReply> {
+    let entry = vm.answers.iter().find(|answer| answer.used != 0 && answer.command == command)?;
+    (cpl <= entry.highest_cpl.into()).then_some(&entry.reply)
+}
+
+/// The general registers after `reply` to `access`; `rax` apart, because SVM keeps it apart.
+#[inline]
+fn apply(registers: &mut [u64; 16], rax: u64, reply: &PortReply, access: &Access) -> u64 {
+    let mut result = rax;
+    let mut rest = reply.mask & 0x3f;
+    while rest != 0 {
+        let index = rest.trailing_zeros() as usize;
+        rest &= rest.wrapping_sub(1);
+        let value = reply.values.get(index).map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        if index == register::EAX {
+            result = match (access.input, access.width) {
+                (false, _) => rax,
+                (true, 4) => value.into(),
+                (true, 2) => rax & !0xffff | u64::from(value & 0xffff),
+                (true, _) => rax & !0xff | u64::from(value & 0xff),
+            };
+        } else if let Some(target) = PLACE.get(index).and_then(|place| registers.get_mut(*place)) {
+            *target = *target & !0xffff_ffff | u64::from(value);
+        }
+    }
+    result
+}
+
+impl Core {
+    /// Whether an access to `port` by `vcpu` is the core's to decode: exact port, magic in EAX, and the VM
+    /// has the port.
+    #[inline]
+    pub fn is_backdoor(&self, vcpu: u8, port: u16) -> bool {
+        port == PORT && self.rax(vcpu) as u32 == MAGIC && self.vms[self.vcpus[vcpu].vm].vmport.is_some()
+    }
+
+    /// The access that `vmexit` found behind a #GP; `None` if the registers do not make it one.
+    pub fn port_access(&self, vcpu: u8, word: Resume) -> Option<Access> {
+        let [_, _, rdx, ..] = self.vcpus[vcpu].registers;
+        let length = word.length();
+        let legal = matches!(word.width(), 1 | 2 | 4) && (1..=15).contains(&length);
+        (legal && self.is_backdoor(vcpu, rdx as u16)).then(|| Access {
+            width: word.width(),
+            input: word.is_input(),
+            next_rip: self.instruction_after(vcpu, length),
+        })
+    }
+
+    /// Serve a port access: from the answer table, or by a call to `vmport-rpc`.
+    #[inline]
+    pub fn port_exit(&mut self, vcpu: u8, access: Access) {
+        let cpl = self.cpl(vcpu);
+        let rax = self.rax(vcpu);
+        let state = &mut self.vcpus[vcpu];
+        let [_, rcx, ..] = state.registers;
+        let vm = &self.vms[state.vm];
+        if let Some(reply) = look_up(vm, (rcx as u16).to_le_bytes(), cpl) {
+            let rax = apply(&mut state.registers, rax, reply, &access);
+            self.finish_port(vcpu, rax, access.next_rip);
+            return;
+        }
+        let Some(server) = vm.vmport else { return };
+        state.state = VcpuState::Port;
+        state.sequence = state.sequence.wrapping_add(1);
+        state.access = access;
+        self.ask(server, vcpu.wrapping_add(48));
+    }
+
+    /// `vmport-rpc` answered.
+    pub fn end_port_call(&mut self, vcpu: u8, reply: &PortReply) {
+        let rax = self.rax(vcpu);
+        let state = &mut self.vcpus[vcpu];
+        let access = state.access;
+        let rax = apply(&mut state.registers, rax, reply, &access);
+        self.finish_port(vcpu, rax, access.next_rip);
+        self.make_ready(vcpu);
+    }
+
+    /// The port call of `vcpu` as postcard writes it.
+    pub fn port_call(&self, vcpu: u8) -> [u8; PORT_CALL_BYTES] {
+        let state = &self.vcpus[vcpu];
+        let head = [state.index, state.access.width, u8::from(state.access.input), self.cpl(vcpu) as u8];
+        let mut registers = [[0u8; 4]; 7];
+        for (bytes, place) in registers.iter_mut().zip(PLACE) {
+            let value = if place == gpr::RAX { self.rax(vcpu) } else { state.registers.get(place).copied().unwrap_or(0) };
+            *bytes = (value as u32).to_le_bytes();
+        }
+        let mut call = [0u8; PORT_CALL_BYTES];
+        let parts = state.sequence.to_le_bytes().into_iter().chain(head).chain(registers.into_iter().flatten());
+        for (to, from) in call.iter_mut().zip(parts) {
+            *to = from;
+        }
+        call
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_ipc::port::Answer;
+
+    const FULL: u64 = 0x1111_2222_3333_4444;
+
+    fn access(width: u8, input: bool) -> Access {
+        Access { width, input, next_rip: 0 }
+    }
+
+    #[test]
+    fn a_reply_changes_low_halves_only_and_eax_by_width_and_direction() {
+        let reply = PortReply::UNCHANGED.with(register::EAX, 0xa1b2_c3d4).with(register::EBX, 7).with(register::EDI, 9);
+        let table = [
+            (access(4, true), 0xa1b2_c3d4),
+            (access(2, true), 0x1111_2222_3333_c3d4),
+            (access(1, true), 0x1111_2222_3333_44d4),
+            (access(4, false), FULL),
+            (access(2, false), FULL),
+        ];
+        for (access, rax) in table {
+            let mut registers = [FULL; 16];
+            assert_eq!(apply(&mut registers, FULL, &reply, &access), rax, "{access:?}");
+            for (index, value) in registers.iter().enumerate() {
+                let expected = match index {
+                    gpr::RBX => 0x1111_2222_0000_0007,
+                    gpr::RDI => 0x1111_2222_0000_0009,
+                    _ => FULL,
+                };
+                assert_eq!(*value, expected, "register {index}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_is_found_by_its_command_and_given_up_to_its_privilege_level() {
+        let mut vm = Vm::ABSENT;
+        vm.answers[3] = Answer { command: [45, 0], highest_cpl: 0, used: 1, reply: PortReply::UNKNOWN };
+        assert!(look_up(&vm, [45, 0], 0).is_some());
+        assert!(look_up(&vm, [45, 0], 3).is_none());
+        assert!(look_up(&vm, [45, 1], 0).is_none());
+        assert!(look_up(&vm, [0, 0], 0).is_none(), "a free entry answers nothing");
+    }
+}

@@ -1,0 +1,294 @@
+//! Who runs, and who pays. The payer is the account of the highest priority that has work and budget;
+//! what runs is found by following the payer's chain: a vCPU that waits for its `vmexit` runs that one's
+//! thread, a thread that waits for a callee runs the callee. So a call runs on its caller's budget and
+//! priority, and a caller that finds the callee busy helps it along, without any queue being sorted.
+
+use crate::arch::{apic, cpu, time};
+use crate::object::account::{ACCOUNTS, of_vcpu};
+use crate::object::partition::Life;
+use crate::object::{VcpuState, Work};
+use crate::state::{Core, NOBODY};
+use portcullis_ipc::limits;
+use portcullis_ipc::record::cause;
+
+/// What a CPU does until the next entry into the core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runner {
+    /// A partition's thread.
+    Thread(u8),
+    /// A guest.
+    Vcpu(u8),
+    /// Nothing: wait for an interrupt.
+    Idle,
+}
+
+/// Time as the scheduler uses it, in TSC ticks.
+pub struct Clock {
+    /// When the present runner started or was charged last.
+    pub since: u64,
+    /// When the local APIC's timer will fire, `u64::MAX` if it is stopped.
+    pub armed: u64,
+    /// Length of a slice.
+    pub slice: i64,
+    /// Turns given so far.
+    pub turns: u64,
+    /// TSC frequency, to convert.
+    pub tsc_hz: u64,
+    /// LAPIC ticks for a TSC tick, times 2^32.
+    pub ratio: u64,
+}
+
+impl Clock {
+    /// Before boot.
+    pub const EMPTY: Self = Self { since: 0, armed: u64::MAX, slice: i64::MAX, turns: 0, tsc_hz: 1, ratio: 0 };
+
+    /// Ticks of `microseconds`.
+    pub fn ticks(&self, microseconds: u64) -> u64 {
+        time::scale(microseconds, self.tsc_hz, 1_000_000)
+    }
+
+    fn arm(&mut self, now: u64, deadline: u64) {
+        let delta = deadline.saturating_sub(now).max(1);
+        let counts = (u128::from(delta).wrapping_mul(self.ratio.into()) >> 32).clamp(1, 0xffff_fff0);
+        self.armed = deadline;
+        apic::one_shot(counts as u32);
+    }
+}
+
+impl Core {
+    /// Charge the time since the last change to payer and runner.
+    pub fn charge(&mut self, now: u64) {
+        let ticks = i64::try_from(now.wrapping_sub(self.clock.since)).unwrap_or(i64::MAX);
+        self.clock.since = now;
+        let account = &mut self.accounts[self.payer];
+        let overdrawn = account.left <= 0;
+        account.charge(ticks);
+        if let Runner::Thread(index) = self.runner {
+            let thread = &mut self.partitions[index].thread;
+            thread.used = thread.used.saturating_add(ticks);
+            if overdrawn {
+                thread.reserve_left = thread.reserve_left.saturating_sub(ticks);
+            }
+        }
+    }
+
+    /// Follow the chain of `payer` to what must run for it; `None` if it ends at a partition that is not
+    /// alive.
+    pub fn resolve(&self, payer: u8) -> Option<Runner> {
+        let mut node = if (payer as usize) < limits::PARTITIONS {
+            payer
+        } else {
+            let index = payer.wrapping_sub(limits::PARTITIONS as u8);
+            let vcpu = &self.vcpus[index];
+            match vcpu.state {
+                VcpuState::Ready => return Some(Runner::Vcpu(index)),
+                VcpuState::Exited => self.vms[vcpu.vm].vmexit,
+                VcpuState::Port => self.vms[vcpu.vm].vmport?,
+                _ => return None,
+            }
+        };
+        // Ranks rise along a chain (R11), so it is shorter than the number of partitions.
+        for _ in 0..limits::PARTITIONS {
+            let partition = &self.partitions[node];
+            if partition.life != Life::Alive {
+                return None;
+            }
+            match partition.thread.calling {
+                Some(callee) => node = callee,
+                None if partition.thread.work == Work::None => return None,
+                None => return Some(Runner::Thread(node)),
+            }
+        }
+        None
+    }
+
+    /// Whether the runner serves somebody else, so that its reserve stands behind the payer's budget.
+    fn serves(&self, runner: Runner) -> Option<u8> {
+        let Runner::Thread(index) = runner else { return None };
+        match self.partitions[index].thread.work {
+            Work::Call(_) | Work::Exit(_) | Work::Port(_) if self.payer != index => Some(index),
+            _ => None,
+        }
+    }
+
+    fn pick(&mut self, now: u64) {
+        let mut best = NOBODY;
+        let mut key = (0u8, u64::MAX);
+        let mut rest = self.active;
+        while rest != 0 {
+            let index = rest.trailing_zeros() as u8;
+            rest &= rest.wrapping_sub(1);
+            let account = &mut self.accounts[index];
+            if account.left <= 0 && !account.refill(now) {
+                account.throttled = true;
+                continue;
+            }
+            let (priority, turn) = (account.priority, account.turn);
+            let better = priority > key.0 || priority == key.0 && turn < key.1;
+            if better && self.resolve(index).is_some() {
+                key = (priority, turn);
+                best = index;
+            }
+        }
+        if self.accounts[best].slice_left <= 0 {
+            self.accounts[best].slice_left = self.clock.slice;
+        }
+        self.payer = best;
+        self.reschedule = false;
+    }
+
+    /// Give up the rest of the payer's slice: equals come first.
+    pub fn yield_slice(&mut self) {
+        self.clock.turns = self.clock.turns.wrapping_add(1);
+        let account = &mut self.accounts[self.payer];
+        account.turn = self.clock.turns;
+        account.slice_left = 0;
+        self.reschedule = true;
+    }
+
+    /// Work came for account `index`: it takes part in the choice.
+    pub fn activate(&mut self, index: u8) {
+        self.active |= 1u64 << (index & 63);
+        if self.payer == NOBODY || self.accounts[index].priority > self.accounts[self.payer].priority {
+            self.reschedule = true;
+        }
+    }
+
+    /// Account `index` has no work left.
+    pub fn deactivate(&mut self, index: u8) {
+        self.active &= !(1u64 << (index & 63));
+        if self.payer == index {
+            self.reschedule = true;
+        }
+    }
+
+    /// Choose what runs next, charge for what ran, and set the timer. Called once at the end of every entry that
+    /// may have changed something.
+    pub fn dispatch(&mut self) -> Runner {
+        let mut now = None;
+        loop {
+            if !self.reschedule
+                && let Some(runner) = self.resolve(self.payer)
+            {
+                if runner == self.runner && now.is_none() {
+                    return runner;
+                }
+                let at = now.unwrap_or_else(cpu::tsc);
+                self.charge(at);
+                self.runner = runner;
+                if self.allowance(runner) <= 0 {
+                    self.exhaust(at, runner);
+                    now = Some(at);
+                    continue;
+                }
+                self.set_timer(at, self.allowance(runner));
+                return runner;
+            }
+            let at = now.unwrap_or_else(cpu::tsc);
+            self.charge(at);
+            now = Some(at);
+            self.pick(at);
+            if self.payer == NOBODY {
+                self.runner = Runner::Idle;
+                self.set_timer(at, i64::MAX);
+                return Runner::Idle;
+            }
+            // Charged already: what follows belongs to the new runner.
+            self.runner = Runner::Idle;
+        }
+    }
+
+    /// Ticks that `runner` may run before the core must look again.
+    fn allowance(&self, runner: Runner) -> i64 {
+        let account = &self.accounts[self.payer];
+        let mut ticks = account.slice_left.max(1);
+        match self.serves(runner) {
+            Some(index) if account.left <= 0 => ticks = self.partitions[index].thread.reserve_left,
+            _ => ticks = ticks.min(account.left),
+        }
+        if let Runner::Thread(index) = runner {
+            let thread = &self.partitions[index].thread;
+            ticks = ticks.min(thread.call_limit.saturating_sub(thread.used));
+        }
+        ticks
+    }
+
+    /// The payer's budget, the reserve or the call limit of `runner` is used up: act on it.
+    fn exhaust(&mut self, now: u64, runner: Runner) {
+        if let Runner::Thread(index) = runner {
+            let thread = &self.partitions[index].thread;
+            if thread.used >= thread.call_limit {
+                self.freeze(index, cause::HUNG, 0, 0);
+                return;
+            }
+            if self.accounts[self.payer].left <= 0 && self.accounts[self.payer].refill(now) {
+                return;
+            }
+            if self.serves(runner).is_some() {
+                self.freeze(index, cause::HUNG, 1, 0);
+                return;
+            }
+        }
+        self.accounts[self.payer].throttled = true;
+        self.reschedule = true;
+    }
+
+    fn set_timer(&mut self, now: u64, allowance: i64) {
+        let mut deadline = self.timers.next();
+        if allowance != i64::MAX {
+            deadline = deadline.min(now.saturating_add_signed(allowance));
+        }
+        for (_, account) in self.throttled() {
+            deadline = deadline.min(account.period_end);
+        }
+        if deadline < self.clock.armed {
+            self.clock.arm(now, deadline);
+        }
+    }
+
+    fn throttled(&self) -> impl Iterator<Item = (u8, &crate::object::Account)> {
+        let active = self.active;
+        self.accounts.iter().take(if active == 0 { 0 } else { ACCOUNTS }).filter(move |(index, account)| account.throttled && active >> (index & 63) & 1 != 0)
+    }
+
+    /// The local APIC's timer fired: expire timers, refill accounts, end the slice.
+    pub fn tick(&mut self) {
+        let now = cpu::tsc();
+        self.clock.armed = u64::MAX;
+        self.charge(now);
+        while let Some((holder, bits)) = self.timers.expired(now) {
+            self.notify(holder, bits);
+        }
+        let over: u64 = self.throttled().filter(|(_, account)| now >= account.period_end).fold(0, |set, (index, _)| set | 1u64 << (index & 63));
+        if over != 0 {
+            self.reschedule = true;
+        }
+        if self.accounts[self.payer].slice_left <= 0 {
+            self.yield_slice();
+        }
+        // A limit that was reached is acted on in `dispatch`, which must therefore not take the short way.
+        if self.allowance(self.runner) <= 0 {
+            let runner = self.runner;
+            self.exhaust(now, runner);
+        }
+        self.rearm(now);
+    }
+
+    /// A timer was armed: the local APIC must fire in time for it.
+    pub fn clock_changed(&mut self) {
+        let deadline = self.timers.next();
+        if deadline < self.clock.armed {
+            self.clock.arm(cpu::tsc(), deadline);
+        }
+    }
+
+    fn rearm(&mut self, now: u64) {
+        let allowance = self.allowance(self.runner).max(1);
+        self.set_timer(now, allowance);
+    }
+
+    /// Account of vCPU `index` has work.
+    pub fn activate_vcpu(&mut self, index: u8) {
+        self.activate(of_vcpu(index));
+    }
+}

@@ -1,0 +1,139 @@
+//! Checks of guest state that a service wrote: the allowed sets that the ABI names. Pure functions; what
+//! is not checked here the processor checks at entry, and a refusal there faults the service.
+
+use portcullis_ipc::exit::event;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Group CONTROL as it lies in the exit page.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Control {
+    pub cr0: u64,
+    pub cr2: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub efer: u64,
+    pub xcr0: u64,
+}
+
+/// What a VM may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed {
+    pub cr4: u64,
+    pub xcr0: u64,
+    pub physical_bits: u32,
+}
+
+/// SCE, LME, LMA, NXE.
+const EFER: u64 = 1 | 1 << 8 | 1 << 10 | 1 << 11;
+/// PE, MP, EM, TS, ET, NE, WP, AM, NW, CD, PG.
+const CR0: u64 = 0x3f | 1 << 16 | 1 << 18 | 1 << 29 | 1 << 30 | 1 << 31;
+/// CF, PF, AF, ZF, SF, TF, IF, DF, OF, IOPL, NT, RF, VM, AC, VIF, VIP, ID, and the bit that is always 1.
+const RFLAGS: u64 = 0x003f_7fd7;
+
+/// CR0, CR3, CR4, EFER, XCR0 lie in the allowed sets.
+pub fn control(state: &Control, allowed: &Allowed) -> bool {
+    let paging = state.cr0 >> 31 & 1 != 0;
+    let protected = state.cr0 & 1 != 0;
+    let write_through_only = state.cr0 >> 29 & 3 == 1;
+    let cr3_bits = !(1u64.checked_shl(allowed.physical_bits).unwrap_or(0).wrapping_sub(1));
+    let xcr0 = state.xcr0 & 1 != 0 && state.xcr0 & !(allowed.xcr0 | 1) == 0 && (state.xcr0 & 4 == 0 || state.xcr0 & 2 != 0);
+    state.cr0 & !CR0 == 0
+        && (!paging || protected)
+        && !write_through_only
+        && state.cr3 & cr3_bits == 0
+        && state.cr4 & !allowed.cr4 == 0
+        && state.efer & !EFER == 0
+        && xcr0
+}
+
+/// RFLAGS holds no reserved bit.
+pub fn rflags(value: u64) -> bool {
+    value & !RFLAGS == 0 && value & 2 != 0
+}
+
+/// DR6 and DR7 hold no upper half.
+pub fn debug(dr6: u64, dr7: u64) -> bool {
+    dr6 >> 32 == 0 && dr7 >> 32 == 0
+}
+
+/// `address` is canonical for four-level paging.
+pub fn canonical(address: u64) -> bool {
+    let top = address.cast_signed() >> 47;
+    top == 0 || top == -1
+}
+
+/// Every byte of a PAT value names a memory type.
+pub fn pat(value: u64) -> bool {
+    value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7))
+}
+
+/// The event word is one that an entry may deliver.
+pub fn event(word: u64) -> bool {
+    if word & event::VALID == 0 {
+        return word == 0;
+    }
+    let vector = word & event::VECTOR;
+    let known = match word >> event::TYPE_SHIFT & event::TYPE {
+        event::INTERRUPT | event::SOFTWARE => true,
+        event::NMI => vector == 2,
+        event::EXCEPTION => vector < 32 && vector != 2,
+        _ => false,
+    };
+    let defined = event::VECTOR | event::TYPE << event::TYPE_SHIFT | event::ERROR_VALID | event::VALID;
+    let error = word >> 32 == 0 || word & event::ERROR_VALID != 0;
+    known && error && word as u32 & !(defined as u32) == 0
+}
+
+/// An XSAVE area that XRSTOR cannot fault on: `words` are MXCSR's word (offset 24) and the header
+/// (offsets 512 to 575).
+pub fn extended(mxcsr: u64, header: &[u64; 8]) -> bool {
+    let [components, rest @ ..] = header;
+    mxcsr & 0xffff_0000 == 0 && components & !7 == 0 && rest.iter().all(|word| *word == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALLOWED: Allowed = Allowed { cr4: 0x6f0, xcr0: 7, physical_bits: 40 };
+    const LONG: Control = Control { cr0: 0x8005_0033, cr2: 0, cr3: 0x1000, cr4: 0x6f0, efer: 0xd01, xcr0: 7 };
+
+    #[test]
+    fn control_registers_outside_the_allowed_sets_are_refused() {
+        assert!(control(&LONG, &ALLOWED));
+        let bad = [
+            Control { cr0: 1 << 31, ..LONG },
+            Control { cr0: LONG.cr0 | 1 << 29, ..LONG },
+            Control { cr0: LONG.cr0 | 1 << 40, ..LONG },
+            Control { cr3: 1 << 40, ..LONG },
+            Control { cr4: 1 << 13, ..LONG },
+            Control { efer: LONG.efer | 1 << 12, ..LONG },
+            Control { xcr0: 0, ..LONG },
+            Control { xcr0: 5, ..LONG },
+            Control { xcr0: 0x207, ..LONG },
+        ];
+        for state in bad {
+            assert!(!control(&state, &ALLOWED), "{state:x?}");
+        }
+    }
+
+    #[test]
+    fn events_that_no_entry_may_deliver_are_refused() {
+        let valid = event::VALID;
+        let good = [0, event::exception(14, Some(7)), event::interrupt(0x30), valid | 2 << 8 | 2, valid | 4 << 8 | 0x80];
+        let bad = [1, valid | 1 << 8, valid | 2 << 8 | 3, valid | 3 << 8 | 2, valid | 3 << 8 | 32, valid | 1 << 12, event::interrupt(3) | 1 << 32];
+        assert!(good.into_iter().all(event));
+        assert!(!bad.into_iter().any(event));
+    }
+
+    #[test]
+    fn flags_addresses_pat_and_extended_state_are_checked() {
+        assert!(rflags(2) && rflags(0x246) && !rflags(0) && !rflags(2 | 8) && !rflags(2 | 1 << 32));
+        assert!(canonical(0x7fff_ffff_ffff) && canonical(0xffff_8000_0000_0000) && !canonical(0x8000_0000_0000));
+        assert!(pat(0x0007_0406_0007_0406) && !pat(2) && !pat(0x0300_0000_0000_0000));
+        assert!(debug(0xffff_0ff0, 0x400) && !debug(1 << 32, 0) && !debug(0, 1 << 63));
+        assert!(extended(0x1f80, &[7, 0, 0, 0, 0, 0, 0, 0]));
+        assert!(!extended(1 << 16, &[0; 8]) && !extended(0, &[8, 0, 0, 0, 0, 0, 0, 0]) && !extended(0, &[0, 1, 0, 0, 0, 0, 0, 0]));
+    }
+}

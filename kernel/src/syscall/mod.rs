@@ -1,0 +1,98 @@
+//! System calls: each decodes its arguments against the caller's capabilities, and only then acts (R5).
+//! A decoder that finds what no correct program passes returns [`Misuse`], which freezes the caller.
+
+mod control;
+mod device;
+mod message;
+mod vm;
+
+use crate::fault::Misuse;
+use crate::object::Work;
+use crate::state::Core;
+use portcullis_ipc::record::{cause, misuse};
+use portcullis_ipc::syscall::{Call, Status};
+
+/// What a call leaves in the caller's registers.
+pub enum Outcome {
+    /// RAX and RDX.
+    Value(Status, u64),
+    /// Nothing now: the caller waits, and whoever ends the wait sets its registers.
+    Later,
+}
+
+type Decoded = Result<Outcome, Misuse>;
+
+const DONE: Decoded = Ok(Outcome::Value(Status::Ok, 0));
+
+impl Core {
+    /// Serve the system call in the frame of partition `caller`.
+    pub fn syscall(&mut self, caller: u8) {
+        let number = self.partitions[caller].thread.frame.rax;
+        match self.serve(caller, number) {
+            Ok(Outcome::Later) => {}
+            Ok(Outcome::Value(status, value)) => {
+                let frame = &mut self.partitions[caller].thread.frame;
+                frame.rax = status as u64;
+                frame.rdx = value;
+            }
+            Err(Misuse(code)) => {
+                self.freeze(caller, cause::MISUSE, u8::try_from(number).unwrap_or(u8::MAX), code);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn serve(&mut self, caller: u8, number: u64) -> Decoded {
+        const WAIT: u64 = Call::Wait as u64;
+        const CALL: u64 = Call::Call as u64;
+        const REPLY_WAIT: u64 = Call::ReplyWait as u64;
+        const RESUME: u64 = Call::VcpuResume as u64;
+        match number {
+            CALL => self.sys_call(caller),
+            REPLY_WAIT => self.sys_reply_wait(caller),
+            RESUME => self.sys_vcpu_resume(caller),
+            WAIT => self.sys_wait(caller),
+            _ => self.serve_rest(caller, number),
+        }
+    }
+
+    #[inline(never)]
+    fn serve_rest(&mut self, caller: u8, number: u64) -> Decoded {
+        const TABLE: [fn(&mut Core, u8) -> Decoded; 18] = [
+            Core::sys_notify,
+            Core::sys_timer_set,
+            Core::sys_lease_read,
+            Core::sys_lease_write,
+            Core::sys_vcpu_resume,
+            Core::sys_vcpu_fetch,
+            Core::sys_vcpu_recall,
+            Core::sys_vm_protect,
+            Core::sys_vm_answer,
+            Core::sys_port_io,
+            Core::sys_msr_read,
+            Core::sys_msr_write,
+            Core::sys_interrupt_ack,
+            Core::sys_partition_control,
+            Core::sys_partition_status,
+            Core::sys_log_write,
+            Core::sys_log_read,
+            Core::sys_clock_set,
+        ];
+        if number == Call::Abort as u64 {
+            let reason = self.partitions[caller].thread.frame.rdi as u32;
+            self.freeze(caller, cause::ABORTED, 0, reason);
+            return Ok(Outcome::Later);
+        }
+        let index = number.wrapping_sub(Call::Notify as u64) as usize;
+        let handler = TABLE.get(index).ok_or(Misuse(misuse::NUMBER))?;
+        handler(self, caller)
+    }
+
+    /// The thread may wait only when nobody waits for it.
+    fn may_wait(&self, caller: u8) -> Result<(), Misuse> {
+        match self.partitions[caller].thread.work {
+            Work::Call(_) | Work::Exit(_) | Work::Port(_) => Err(Misuse(misuse::PROTOCOL)),
+            Work::None | Work::Own | Work::Orphan => Ok(()),
+        }
+    }
+}
