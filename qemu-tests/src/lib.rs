@@ -2,8 +2,10 @@
 //! machine afterwards.
 //!
 //! [`directives`] reads how a system wants to be tested from its manifest, [`judge`] decides from lines
-//! alone, [`trial`] boots. The guests and partitions that run inside lie in `guests/` and `partitions/`.
+//! alone, [`trial`] boots, [`spoil`] makes images that must be
+//! refused. The guests and partitions that run inside lie in `guests/` and `partitions/`.
 
 pub mod directives;
 pub mod judge;
+pub mod spoil;
 pub mod trial;

@@ -1,0 +1,131 @@
+//! The demonstration system booted in each way that is supported, and refused with one clear line for
+//! each way in which its image can be bad.
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use portcullis_build::image::{self, Image};
+use portcullis_build::{setup, workspace};
+use portcullis_qemu_tests::directives::{By, Directives};
+use portcullis_qemu_tests::judge::Verdict;
+use portcullis_qemu_tests::spoil::{self, Spoiled};
+use portcullis_qemu_tests::trial;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Trials that run at once when the command line does not say.
+const THREADS: usize = 2;
+/// What the demonstration's guest says last.
+const DEMO_DONE: &str = "guest demo: done";
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    match prepare(&arguments) {
+        Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
+        Err(error) => {
+            eprintln!("portcullis: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What is done with the demonstration's image.
+type Run = Box<dyn Fn(&Image) -> anyhow::Result<()> + Send>;
+
+fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
+    let image = if arguments.list { None } else { Some(demo()?) };
+    let ways = [
+        ("pvh", By::Pvh),
+        ("multiboot2-bios", By::Bios),
+        ("multiboot2-uefi", By::Uefi),
+    ];
+    let boot = |(name, by)| -> (String, Run) {
+        (
+            format!("boot::{name}"),
+            Box::new(move |image| boots(image, by)),
+        )
+    };
+    let refusal = |one: &'static Spoiled| -> (String, Run) {
+        (
+            format!("refuse::{}", one.name),
+            Box::new(move |image| refuses(image, one)),
+        )
+    };
+    let all = ways
+        .into_iter()
+        .map(boot)
+        .chain(spoil::ALL.iter().map(refusal));
+    Ok(all
+        .map(|(name, run)| trial(name, image.clone(), run))
+        .collect())
+}
+
+/// `image` is `None` where trials are only listed.
+fn trial(name: String, image: Option<Image>, run: Run) -> Trial {
+    Trial::test(name, move || match &image {
+        Some(image) => run(image).map_err(|error| Failed::from(format!("{error:#}"))),
+        None => Ok(()),
+    })
+}
+
+fn demo() -> anyhow::Result<Image> {
+    setup::ensure(&[
+        setup::Need::Toolchain,
+        setup::Need::Qemu,
+        setup::Need::Ovmf,
+        setup::Need::Grub,
+    ])?;
+    let out = workspace::out_dir().join("tests").join("boot");
+    image::make(&workspace::demo_manifest(), Some(&out), "info")
+}
+
+fn boots(image: &Image, boot: By) -> anyhow::Result<()> {
+    let directives = Directives {
+        boot,
+        memory_mib: 512,
+        limit: Duration::from_secs(90),
+        expect: vec![DEMO_DONE.into()],
+        ..Directives::default()
+    };
+    // The two ISO trials write the same tree, so each has a copy of the image of its own.
+    judged(
+        &copy(image, &format!("boot-{boot:?}"), |_| ())?,
+        &directives,
+    )
+}
+
+fn refuses(image: &Image, spoiled: &Spoiled) -> anyhow::Result<()> {
+    let directives = Directives {
+        limit: Duration::from_secs(30),
+        expect: vec![format!("portcullis: stop: {}", spoiled.refusal)],
+        audit: false,
+        ..Directives::default()
+    };
+    judged(
+        &copy(image, &format!("refuse-{}", spoiled.name), spoiled.spoil)?,
+        &directives,
+    )
+}
+
+/// A copy of the image in a directory of its own, changed.
+fn copy(image: &Image, name: &str, change: impl Fn(&mut Vec<u8>)) -> anyhow::Result<Image> {
+    let directory = workspace::out_dir().join("tests").join(name);
+    std::fs::create_dir_all(&directory)?;
+    let mut bundle = std::fs::read(&image.bundle)?;
+    change(&mut bundle);
+    let (core, path) = (directory.join("core.elf"), directory.join("bundle.img"));
+    std::fs::copy(&image.core, &core)?;
+    std::fs::write(&path, bundle)?;
+    Ok(Image {
+        core,
+        bundle: path,
+        ..image.clone()
+    })
+}
+
+fn judged(image: &Image, directives: &Directives) -> anyhow::Result<()> {
+    let report = trial::run(image, directives)?;
+    match report.verdict {
+        Verdict::Pass => Ok(()),
+        Verdict::Fail(why) => anyhow::bail!("{why}\n{}", report.transcript.join("\n")),
+    }
+}
