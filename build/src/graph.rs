@@ -82,7 +82,7 @@ pub fn draw(system: &System) -> String {
         }
     }
     for (index, vm) in system.vms.iter().enumerate() {
-        let memory = vm.memory_pages * PAGE as u64 >> 20;
+        let memory = (vm.memory_pages * PAGE as u64) >> 20;
         lines.push(format!(
             "v{index} [shape=box3d, style=filled, fillcolor=\"#fff0e0\", label=\"VM {}\\n{memory} MiB, {} vCPU\"];",
             vm.name,

@@ -28,8 +28,6 @@ pub enum Need {
     Qemu,
     /// OVMF, to boot by UEFI.
     Ovmf,
-    /// Bochs with its BIOS.
-    Bochs,
     /// GRUB's image maker for BIOS and UEFI.
     Grub,
     /// Graphviz.
@@ -38,19 +36,18 @@ pub enum Need {
 
 impl Need {
     /// Everything.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 6] = [
         Self::Toolchain,
         Self::Lints,
         Self::Qemu,
         Self::Ovmf,
-        Self::Bochs,
         Self::Grub,
         Self::Graphviz,
     ];
 
     /// What is missing of it, as Debian packages; empty when nothing is.
     fn missing(self) -> Vec<&'static str> {
-        let program = |name| process::find(name).is_some();
+        let program = |name: &str| process::find(name).is_some();
         let file = |path: &str| Path::new(path).exists();
         let mut packages = Vec::new();
         let mut need = |present: bool, package: &[&'static str]| {
@@ -69,19 +66,13 @@ impl Need {
             }
             Self::Lints => {
                 let debian = Toolchain::detect().is_ok_and(|toolchain| toolchain.choice().debian);
-                need(
-                    !debian || file("/usr/bin/cargo-clippy"),
-                    &["rust-web-clippy"],
-                );
-                need(!debian || file("/usr/bin/cargo-fmt"), &["rustfmt-web"]);
+                let both =
+                    |name: &str| program(name) && (!debian || file(&format!("/usr/bin/{name}")));
+                need(both("cargo-clippy"), &["rust-web-clippy"]);
+                need(both("cargo-fmt"), &["rustfmt-web"]);
             }
             Self::Qemu => need(program("qemu-system-x86_64"), &["qemu-system-x86"]),
             Self::Ovmf => need(file("/usr/share/OVMF/OVMF_CODE_4M.fd"), &["ovmf"]),
-            Self::Bochs => {
-                need(program("bochs"), &["bochs"]);
-                need(file("/usr/share/bochs/BIOS-bochs-latest"), &["bochsbios"]);
-                need(file("/usr/share/vgabios/vgabios.bin"), &["vgabios"]);
-            }
             Self::Grub => {
                 need(program("grub-mkrescue"), &["grub-common"]);
                 need(file("/usr/lib/grub/i386-pc"), &["grub-pc-bin"]);
