@@ -125,6 +125,10 @@ fn segment(elf: &str, load: &Load) -> Result<Segment, Problem> {
         bytes.splice(0..0, std::iter::repeat_n(0, skew as usize));
     }
     let address = load.address - skew;
+    if load.rights & rights::WRITE == 0 {
+        // It is mapped from the image itself, so all of its pages must be there.
+        bytes.resize((skew + load.memory_bytes) as usize, 0);
+    }
     Ok(Segment {
         address,
         bytes,

@@ -31,14 +31,19 @@ fn tables(ranges: &[Mapped]) -> u64 {
     1 + touched.len() as u64
 }
 
-/// Pages of the pool: every partition's tables, and every VM wholly in 4 KiB pages.
+/// Tables of the core's own half at most: root, pointer table and directory; page tables for its image
+/// (up to 4 MiB), for the fixed maps, and for single pages in six places that the firmware's memory map
+/// keeps apart. What maps the pool itself comes on top.
+const CORE_TABLES: u64 = 3 + 3 + 1 + 6;
+
+/// Pages of the pool: the core's half, every partition's tables, and every VM wholly in 4 KiB pages.
 pub fn pages(system: &System, placed: &[Placed]) -> u64 {
     let small = |first, bytes| Mapped {
         first,
         bytes,
         lowest: 0,
     };
-    let mut pages = 0;
+    let mut pages = CORE_TABLES;
     for (index, (partition, placed)) in system.partitions.iter().zip(placed).enumerate() {
         let mut ranges: Vec<Mapped> = placed
             .segments
@@ -74,7 +79,8 @@ pub fn pages(system: &System, placed: &[Placed]) -> u64 {
     for vm in &system.vms {
         pages += tables(&[small(0, vm.memory_pages * PAGE_BYTES)]);
     }
-    pages
+    // The pool maps itself; it need not start at a table's boundary.
+    pages + 1 + (pages + 1).div_ceil(512)
 }
 
 #[cfg(test)]
