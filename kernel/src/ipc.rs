@@ -12,8 +12,17 @@ use portcullis_ipc::{layout, limits, port};
 
 const HEAD: usize = size_of::<Header>();
 
+/// Copy header and payload, and not a byte more: what stands behind the payload may have been for others.
 fn copy_message(from: CorePage, to: CorePage, header: &Header) {
-    from.copy_words(layout::SEND + HEAD, to, layout::RECEIVE + HEAD, (header.length as usize).min(limits::PAYLOAD).div_ceil(8));
+    let length = (header.length as usize).min(limits::PAYLOAD);
+    from.copy_words(layout::SEND + HEAD, to, layout::RECEIVE + HEAD, length >> 3);
+    let (whole, rest) = (length & !7, (length & 7) as u32);
+    if rest != 0 {
+        let mask = u64::MAX.wrapping_shr(64u32.wrapping_sub(rest << 3));
+        let place = (layout::RECEIVE + HEAD).wrapping_add(whole);
+        let kept = to.word(place) & !mask;
+        to.set_word(place, kept | from.word((layout::SEND + HEAD).wrapping_add(whole)) & mask);
+    }
     to.write::<Header, { layout::RECEIVE }>(header);
 }
 

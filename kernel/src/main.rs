@@ -117,6 +117,7 @@ impl Core {
             self.root = partition.root;
             // SAFETY: every root holds the core's half.
             unsafe { cpu::set_cr3(partition.root) };
+            entry::reset_segments();
         }
         // SAFETY: INV-ENTRY: the address space is loaded, the frame is static.
         unsafe { entry::resume(&raw mut partition.thread.frame) }

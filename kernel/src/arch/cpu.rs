@@ -32,8 +32,8 @@ pub fn tsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-macro_rules! control {
-    ($get:ident, $set:ident, $name:literal) => {
+macro_rules! read {
+    ($get:ident, $name:literal) => {
         #[doc = concat!("Read ", $name, ", every bit.")]
         #[inline(always)]
         pub fn $get() -> u64 {
@@ -42,6 +42,11 @@ macro_rules! control {
             unsafe { asm!(concat!("mov {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)) };
             value
         }
+    };
+}
+
+macro_rules! write {
+    ($set:ident, $name:literal) => {
         #[doc = concat!("Write ", $name, ".\n\n# Safety\nThe value must keep the core's mappings and rules in force.")]
         #[inline(always)]
         pub unsafe fn $set(value: u64) {
@@ -50,14 +55,19 @@ macro_rules! control {
         }
     };
 }
-control!(cr0, set_cr0, "cr0");
-control!(cr2, set_cr2, "cr2");
-control!(cr3, set_cr3, "cr3");
-control!(cr4, set_cr4, "cr4");
-control!(dr0, set_dr0, "dr0");
-control!(dr1, set_dr1, "dr1");
-control!(dr2, set_dr2, "dr2");
-control!(dr3, set_dr3, "dr3");
+read!(cr0, "cr0");
+read!(cr2, "cr2");
+read!(dr0, "dr0");
+read!(dr1, "dr1");
+read!(dr2, "dr2");
+read!(dr3, "dr3");
+write!(set_cr0, "cr0");
+write!(set_cr3, "cr3");
+write!(set_cr4, "cr4");
+write!(set_dr0, "dr0");
+write!(set_dr1, "dr1");
+write!(set_dr2, "dr2");
+write!(set_dr3, "dr3");
 
 /// Drop the translation of one page.
 #[inline(always)]

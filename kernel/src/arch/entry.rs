@@ -160,6 +160,25 @@ pub unsafe fn resume(frame: *mut Frame) -> ! {
     }
 }
 
+/// Reset the data segment registers, which a partition may load with any selector of ring 3: the next one
+/// must not read them.
+pub fn reset_segments() {
+    // SAFETY: the selector is valid in ring 0 and 3; SWAPGS keeps the core's own GS base out of it, and
+    // nothing interrupts (interrupts are off, the NMI stub uses no GS).
+    unsafe {
+        core::arch::asm!(
+            "mov ds, {data:e}",
+            "mov es, {data:e}",
+            "mov fs, {data:e}",
+            "swapgs",
+            "mov gs, {data:e}",
+            "swapgs",
+            data = in(reg) u32::from(gdt::USER_DATA),
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+}
+
 /// The one window in which the core takes an interrupt while it is in ring 0: after an INTR exit, and
 /// when there is nothing to run (`idle`: the processor halts until one comes). Returns the vector, 0
 /// for none.

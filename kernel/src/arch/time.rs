@@ -26,8 +26,11 @@ fn set_port(number: u16, value: u64) {
     unsafe { cpu::port_out(number, 1, value as u32 & 0xff) };
 }
 
-/// Measure both clocks over 5 ms.
-pub fn calibrate() -> Rates {
+/// Polls after which the 8254 is given up.
+const POLLS: u32 = 50_000_000;
+
+/// Measure both clocks over 5 ms; `None` if the 8254 never came to an end or a clock stood still.
+pub fn calibrate() -> Option<Rates> {
     set_port(0x61, u64::from(port(0x61)) & !2 | 1);
     set_port(0x43, 0xb0);
     set_port(0x42, COUNTS & 0xff);
@@ -36,13 +39,14 @@ pub fn calibrate() -> Rates {
     let start = cpu::tsc();
     let first = apic::counted();
     let mut polls = 0u32;
-    while port(0x61) & 0x20 == 0 && polls < 50_000_000 {
+    while port(0x61) & 0x20 == 0 && polls < POLLS {
         polls = polls.wrapping_add(1);
     }
     let ticks = cpu::tsc().wrapping_sub(start);
     let counts = u64::from(apic::counted().wrapping_sub(first));
     apic::one_shot(0);
-    Rates { tsc: ticks.saturating_mul(PIT_HZ) / COUNTS, lapic: counts.saturating_mul(PIT_HZ) / COUNTS }
+    let rates = Rates { tsc: ticks.saturating_mul(PIT_HZ) / COUNTS, lapic: counts.saturating_mul(PIT_HZ) / COUNTS };
+    (polls < POLLS && rates.tsc != 0 && rates.lapic != 0).then_some(rates)
 }
 
 /// `value * numerator / denominator` without overflow in between; `denominator` 0 counts as 1.

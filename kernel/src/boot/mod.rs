@@ -34,6 +34,8 @@ pub enum BootError {
     Memory(OutOfMemory),
     /// The page-table pool is too small: its pages.
     Pool(u64),
+    /// The clocks could not be measured.
+    Clock,
     /// VMs are wanted and the processor cannot run them.
     Vm(&'static str),
 }
@@ -46,6 +48,7 @@ impl fmt::Display for BootError {
             Self::Image(error) => error.fmt(f),
             Self::Memory(OutOfMemory(pages)) => write!(f, "boot: no {pages} contiguous free pages left; give the machine more memory"),
             Self::Pool(pages) => write!(f, "boot: the page-table pool is used up (limit {pages} pages); build the image anew"),
+            Self::Clock => f.write_str("boot: TSC or local APIC timer could not be measured against the 8254; the core needs all three"),
             Self::Vm(text) => f.write_str(text),
         }
     }
@@ -158,11 +161,11 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     // SAFETY: the table of the fixed maps is in force.
     core.windows = unsafe { Windows::new(windows) };
     core.ioapic = apic::Ioapic(core.windows);
-    start_clock(core);
+    start_clock(core)?;
     if let Some(pages) = machine_pages {
         core.machine = setup::enable(pages).map_err(BootError::Vm)?;
     }
-    core.mitigations = mitigation::choose(&mitigation::facts(image_policy(core)));
+    core.mitigations = mitigation::choose(&mitigation::facts(image.head.mitigations_off));
     mitigation::install(core.mitigations);
     fill_platform(core);
     log::begin(core.rates.tsc, &build_id());
@@ -171,10 +174,6 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     system::start(core);
     uart::say(format_args!("mitigations {:#x}, {} partitions", core.mitigations, system::count(core)));
     Ok(())
-}
-
-fn image_policy(core: &Core) -> u32 {
-    core.mitigations
 }
 
 fn module(handover: &Handover) -> Result<Region, BootError> {
@@ -248,16 +247,17 @@ fn core_pages(core: &mut Core, root: u64, frames: &mut Frames) -> Result<[CorePa
     Ok(pages)
 }
 
-fn start_clock(core: &mut Core) {
+fn start_clock(core: &mut Core) -> Result<(), BootError> {
     apic::mask_legacy();
     apic::enable();
-    core.rates = time::calibrate();
+    core.rates = time::calibrate().ok_or(BootError::Clock)?;
     core.clock.tsc_hz = core.rates.tsc;
     core.clock.ratio = time::scale(1 << 32, core.rates.lapic, core.rates.tsc);
     for gsi in 0..core.ioapic.lines().min(32) as u16 {
         core.ioapic.route(gsi, 0, true);
     }
     core.clock.since = cpu::tsc();
+    Ok(())
 }
 
 fn fill_platform(core: &mut Core) {

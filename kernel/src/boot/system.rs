@@ -54,7 +54,6 @@ fn require(condition: bool, text: &'static str) -> Step {
 pub fn build(core: &mut Core, image: &Image, base: u64, root: u64, frames: &mut Frames) -> Result<u64, BootError> {
     core.platform = core_page(core, root, frames, Owner::Platform)?;
     core.clock.slice = i64::from(image.head.slice_us);
-    core.mitigations = image.head.mitigations_off;
     core.supervisor_restarts = image.head.supervisor_restarts;
     core.supervisor_left = image.head.supervisor_restarts;
     core.supervisor_window = (image.head.supervisor_window_us, 0);

@@ -9,7 +9,6 @@ pub mod timer;
 pub mod vm;
 
 pub use account::Account;
-pub use capability::Capability;
-pub use partition::{Partition, Range, Thread, Work};
+pub use partition::{Partition, Range, Work};
 pub use table::Table;
 pub use vm::{Vcpu, VcpuState, Vm};

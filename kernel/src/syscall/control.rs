@@ -36,8 +36,10 @@ impl Core {
         if self.partitions[target].generation != id.generation() {
             return Ok(Outcome::Value(Status::Dead, self.partitions[target].generation.into()));
         }
-        let alive = self.partitions[target].life == Life::Alive;
+        let life = self.partitions[target].life;
+        let alive = life == Life::Alive;
         match operation {
+            _ if life == Life::Gone => return Ok(Outcome::Value(Status::Gone, 0)),
             control::KILL if alive => self.freeze(target, cause::KILLED, caller, 0),
             control::RESTART if !alive => self.restart(target),
             control::ABANDON if !alive => self.abandon(target),

@@ -6,7 +6,7 @@ use crate::object::{VcpuState, Work};
 use crate::state::Core;
 use portcullis_ipc::exit::group;
 use portcullis_ipc::image::kind;
-use portcullis_ipc::port::{ANSWER_BYTES, Answer, PortReply};
+use portcullis_ipc::port::{ANSWER_BYTES, Answer};
 use portcullis_ipc::record::misuse;
 use portcullis_ipc::syscall::{Resume, Status, VcpuId, rights};
 use portcullis_ipc::{layout, limits};
@@ -137,6 +137,7 @@ fn decode_answer(bytes: &[u8; ANSWER_BYTES]) -> Option<Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use portcullis_ipc::port::PortReply;
 
     #[test]
     fn an_answer_decodes_as_postcard_wrote_it_and_refuses_what_it_cannot_mean() {
