@@ -6,7 +6,7 @@ use std::{env, fs, path::PathBuf};
 /// Guests that start in real mode at 0x7c00; all others are loaded at 1 MiB.
 const REAL_MODE: [&str; 2] = ["guest-exits16", "guest-port16"];
 /// All guests.
-const GUESTS: [&str; 15] = [
+const GUESTS: [&str; 17] = [
     "guest-demo",
     "guest-exits16",
     "guest-exits32",
@@ -22,6 +22,8 @@ const GUESTS: [&str; 15] = [
     "guest-bench",
     "guest-beacon",
     "guest-peek",
+    "guest-ticker",
+    "guest-absent",
 ];
 
 fn script(base: &str) -> String {

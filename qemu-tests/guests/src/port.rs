@@ -319,6 +319,25 @@ pub fn vectors(report: &mut Report, place: Place) {
     commands(report, place);
 }
 
+/// A VM without the port: what is unclaimed reads all ones, and ring 3 gets its own faults.
+pub fn absent(report: &mut Report, place: Place) {
+    let expect = if place.ring == 3 && place.iopl < 3 {
+        Expect::Fault
+    } else {
+        Expect::Unclaimed
+    };
+    for width in [4, 2, 1] {
+        for input in [true, false] {
+            let access = Access {
+                width,
+                input,
+                ..Access::input(command::GETVERSION)
+            };
+            access.check(report, place, "absent port", expect);
+        }
+    }
+}
+
 fn commands(report: &mut Report, place: Place) {
     let hz = if place.ring == 3 {
         ALL_ONES

@@ -1,0 +1,45 @@
+//! Ticks for ever: each line carries the next number and comes after exits of every common kind, whose answers
+//! are checked. For tests that end services under a running guest.
+#![no_std]
+#![no_main]
+
+use guests::{
+    code::{Code, Place},
+    machine,
+    memory::{cpuid, inb},
+    port::{MAGIC, PORT, command},
+    report::Report,
+    run::{Mode, State, reg},
+};
+
+guests::entry!(long64, main);
+
+fn call(command: u16) -> State {
+    Code::new(Mode::Long)
+        .raw(&[0xed])
+        .run(Place::ring3(Mode::Long, 0), |state| {
+            state.registers[reg::RAX] = u64::from(MAGIC);
+            state.registers[reg::RCX] = u64::from(command);
+            state.registers[reg::RDX] = u64::from(PORT);
+        })
+}
+
+extern "C" fn main(_memory: u64) -> ! {
+    machine::init();
+    let mut report = Report::new("ticker");
+    let identity = cpuid(0);
+    for tick in 0u64.. {
+        let version = call(command::GETVERSION).registers[reg::RAX];
+        let unknown = call(command::UNKNOWN).registers[reg::RAX];
+        let (same, unclaimed) = (cpuid(0) == identity, inb(0x1234));
+        if version != 6 || unknown != u64::from(u32::MAX) || !same || unclaimed != 0xff {
+            report.check(
+                false,
+                "answers",
+                format_args!("tick {tick} version {version:#x} unknown {unknown:#x} cpuid {same} unclaimed {unclaimed:#x}"),
+            );
+        }
+        report.note(format_args!("tick {tick}"));
+    }
+    report.done()
+}

@@ -1,0 +1,11 @@
+//! Appends to the ledger, through the relay, one exchange for each notification.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+#[path = "client/metal.rs"]
+mod metal;
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    portcullis_test_partitions::not_here();
+}

@@ -1,0 +1,14 @@
+use portcullis_runtime::start::Start;
+use portcullis_runtime::syscall;
+use portcullis_test_partitions::faults::FAULTS;
+
+portcullis_runtime::entry!(main);
+
+fn main(start: Start) -> ! {
+    if let Some(fault) = FAULTS.get(start.generation as usize - 1) {
+        (fault.run)();
+    }
+    loop {
+        syscall::wait(0);
+    }
+}

@@ -1,0 +1,11 @@
+//! The empty server of the IPC measurement.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+#[path = "echo/metal.rs"]
+mod metal;
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    portcullis_test_partitions::not_here();
+}

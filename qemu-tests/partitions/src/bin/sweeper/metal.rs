@@ -1,0 +1,372 @@
+//! Capabilities: timers `kill` and `watch`; notification `go` to the client; endpoint `ledger`; the console; the
+//! victims as partitions with status and kill. A victim named `relay` or `ledger` is killed while
+//! an exchange runs, every other one while a guest keeps it busy. Configuration: `rounds` for each
+//! victim, `step` and `guest-step` in TSC ticks, `distinct`, how many instants must differ.
+
+use alloc::vec::Vec;
+use core::fmt::Write;
+use portcullis_ipc::image::kind;
+use portcullis_ipc::limits::PAYLOAD;
+use portcullis_ipc::proto::Request;
+use portcullis_ipc::record::{phase, state};
+use portcullis_ipc::syscall::{Id, Status, control};
+use portcullis_runtime::call::{Incoming, Reply};
+use portcullis_runtime::endpoint::Endpoint;
+use portcullis_runtime::handle::{Notifier, Partition, Timer, endpoint, missing};
+use portcullis_runtime::message;
+use portcullis_runtime::pages::info;
+use portcullis_runtime::start::Start;
+use portcullis_runtime::syscall::{self, Returned};
+use portcullis_runtime::time::{ticks, tsc};
+use portcullis_test_partitions::console::Console;
+use portcullis_test_partitions::proto::{Done, Ledger, Noted, Totals};
+
+extern crate alloc;
+
+portcullis_runtime::entry!(main);
+
+/// Longest time that an exchange may take, kill and restart included, microseconds.
+const PATIENCE_US: u64 = 3_000_000;
+/// Time in which a guest goes on after its service was killed, microseconds.
+const SETTLE_US: u64 = 300;
+
+/// What can be seen at an end, with the name that the histogram prints.
+const PHASES: [(&str, u8); 7] = [
+    ("waiting", phase::WAITING),
+    ("own-work", phase::OWN_WORK),
+    ("own-work-calling", phase::OWN_WORK | phase::CALLING),
+    ("serving-call", phase::SERVING_CALL),
+    ("serving-call-calling", phase::SERVING_CALL | phase::CALLING),
+    ("serving-exit", phase::SERVING_EXIT),
+    ("serving-exit-calling", phase::SERVING_EXIT | phase::CALLING),
+];
+
+struct Victim {
+    partition: Partition,
+    slot: u16,
+    generation: u32,
+    hits: [u32; PHASES.len()],
+    /// Kills that found it frozen already.
+    missed: u32,
+}
+
+impl Victim {
+    fn exchanges(&self) -> bool {
+        matches!(self.partition.name, "relay" | "ledger")
+    }
+
+    /// Kills the present instance; returns its phase, and `None` when it had ended by itself.
+    fn kill(&mut self) -> Option<u8> {
+        let mut returned = control_kill(self.slot, self.generation);
+        if returned.status() == Some(Status::Dead) {
+            self.generation = returned.value as u32;
+            returned = control_kill(self.slot, self.generation);
+        }
+        if !returned.ok() {
+            self.missed += 1;
+            return None;
+        }
+        let status = self.partition.status()?;
+        if let Some(hits) = PHASES
+            .iter()
+            .position(|(_, phase)| *phase == status.phase)
+            .and_then(|index| self.hits.get_mut(index))
+        {
+            *hits += 1;
+        }
+        Some(status.phase)
+    }
+
+    fn hit(&self, phase: u8) -> bool {
+        PHASES
+            .iter()
+            .zip(self.hits)
+            .any(|((_, known), hits)| *known == phase && hits > 0)
+    }
+}
+
+fn control_kill(slot: u16, generation: u32) -> Returned {
+    syscall::partition_control(Id::new(slot, generation), control::KILL)
+}
+
+/// The round that is under way.
+#[derive(Default)]
+struct Round {
+    victim: usize,
+    number: u64,
+    offset: u64,
+    start: u64,
+    killed: bool,
+    /// Phase at which the kill found the victim.
+    phase: Option<u8>,
+    done: Option<Done>,
+}
+
+struct Sweeper {
+    console: Console,
+    kill: Timer,
+    watch: Timer,
+    go: Option<Notifier>,
+    ledger: Option<Endpoint>,
+    rounds: u64,
+    step: u64,
+    guest_step: u64,
+    victims: Vec<Victim>,
+    round: Round,
+    sequence: u64,
+    sum: u64,
+    instants: Vec<u64>,
+    dead_seen: u64,
+}
+
+fn main(_start: Start) -> ! {
+    let (Some(kill), Some(watch)) = (Timer::find("kill"), Timer::find("watch")) else {
+        missing("kill, watch")
+    };
+    let number = |key, otherwise| info().number(key).unwrap_or(otherwise);
+    let victim = |partition: Partition| Victim {
+        partition,
+        slot: info()
+            .slot(partition.name, kind::PARTITION)
+            .map_or(0, |found| found.slot),
+        generation: 1,
+        hits: [0; PHASES.len()],
+        missed: 0,
+    };
+    let sweeper = Sweeper {
+        console: Console::find(),
+        kill,
+        watch,
+        go: Notifier::find("go"),
+        ledger: endpoint("ledger"),
+        rounds: number("rounds", 300),
+        step: number("step", 11),
+        guest_step: number("guest-step", 37),
+        victims: Partition::all().map(victim).collect(),
+        round: Round::default(),
+        sequence: 0,
+        sum: 0,
+        instants: Vec::new(),
+        dead_seen: 0,
+    };
+    sweeper.run()
+}
+
+impl Sweeper {
+    fn run(mut self) -> ! {
+        self.begin();
+        let mut event = syscall::wait(u64::MAX);
+        loop {
+            let called = event.status() == Some(Status::Called);
+            if called {
+                self.round.done = take_done();
+            } else {
+                self.notified(event.value);
+            }
+            let exchange_over = self.exchanges() && self.round.killed && self.round.done.is_some();
+            if exchange_over {
+                self.judge_exchange();
+                self.advance();
+            }
+            event = if called {
+                let mut reply = Reply::default();
+                reply.put(&Noted);
+                message::send(&reply.header(Done::KEY, false), reply.payload());
+                syscall::reply_wait(u64::MAX)
+            } else {
+                syscall::wait(u64::MAX)
+            };
+        }
+    }
+
+    fn exchanges(&self) -> bool {
+        self.victims
+            .get(self.round.victim)
+            .is_some_and(Victim::exchanges)
+    }
+
+    /// Starts the round: the exchange, and the timer that ends it with a kill.
+    fn begin(&mut self) {
+        let exchanges = self.exchanges();
+        let step = if exchanges {
+            self.step
+        } else {
+            self.guest_step
+        };
+        self.round.offset = self.round.number * step;
+        (self.round.killed, self.round.phase, self.round.done) = (false, None, None);
+        self.round.start = tsc();
+        self.watch.set(self.round.start + ticks(PATIENCE_US));
+        self.kill.set(self.round.start + self.round.offset);
+        if exchanges {
+            self.sequence += 1;
+            self.sum = self
+                .sum
+                .wrapping_add(self.sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            if let Some(go) = &mut self.go {
+                go.notify();
+            }
+        }
+    }
+
+    fn advance(&mut self) {
+        self.round.number += 1;
+        if self.round.number == self.rounds {
+            self.report();
+            self.round.number = 0;
+            self.round.victim += 1;
+            if self.round.victim == self.victims.len() {
+                self.verdict();
+            }
+        }
+        self.begin();
+    }
+
+    fn notified(&mut self, bits: u64) {
+        if bits & self.kill.bits != 0 && !self.round.killed {
+            let Some(victim) = self.victims.get_mut(self.round.victim) else {
+                return;
+            };
+            self.round.phase = victim.kill();
+            self.round.killed = true;
+            self.instants
+                .push((self.round.victim as u64) << 48 | (tsc() - self.round.start));
+            if !self.exchanges() {
+                self.watch.set(tsc() + ticks(SETTLE_US));
+            }
+        } else if bits & self.watch.bits != 0 {
+            let (number, offset) = (self.round.number, self.round.offset);
+            let name = self.name();
+            if self.exchanges() || !self.round.killed {
+                self.console.fail(format_args!(
+                    "{name}: round {number}, kill at {offset}, did not end"
+                ));
+            }
+            let status = self
+                .victims
+                .get(self.round.victim)
+                .and_then(|victim| victim.partition.status());
+            let alive = status.is_some_and(|status| status.state == state::ALIVE);
+            self.console.demand(
+                alive,
+                format_args!("{name}: not restarted after round {number}"),
+            );
+            self.advance();
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        self.victims
+            .get(self.round.victim)
+            .map_or("", |victim| victim.partition.name)
+    }
+
+    /// What was acknowledged must be there exactly once, and whoever waited must have heard of the end.
+    fn judge_exchange(&mut self) {
+        let Some(done) = self.round.done else { return };
+        let (name, offset, sequence) = (self.name(), self.round.offset, self.sequence);
+        self.dead_seen += u64::from(done.dead + done.relay_dead);
+        self.console.demand(
+            done.sequence == sequence && done.failed == 0,
+            format_args!(
+                "{name} at {offset}: exchange {} of {sequence}, {} failures",
+                done.sequence, done.failed
+            ),
+        );
+        let wanted = Ledger {
+            last: sequence,
+            effects: sequence,
+            sum: self.sum,
+        };
+        let found = self
+            .ledger
+            .as_mut()
+            .and_then(|ledger| ledger.call_idempotent(&Totals).ok())
+            .unwrap_or_default();
+        self.console.demand(
+            found == wanted,
+            format_args!(
+                "{name} at {offset}: ledger {} effects {}, wanted {sequence}",
+                found.last, found.effects
+            ),
+        );
+        let serving = self
+            .round
+            .phase
+            .is_some_and(|phase| phase & !phase::CALLING == phase::SERVING_CALL);
+        let heard = if name == "relay" {
+            done.dead
+        } else {
+            done.relay_dead
+        };
+        self.console.demand(
+            !serving || heard > 0,
+            format_args!("{name} at {offset}: its caller saw no dead code"),
+        );
+    }
+
+    fn report(&mut self) {
+        let Some(victim) = self.victims.get(self.round.victim) else {
+            return;
+        };
+        // A console line has no way to fail.
+        let _ = write!(self.console, "sweep {}:", victim.partition.name);
+        for ((name, _), hits) in PHASES.iter().zip(victim.hits) {
+            if hits > 0 {
+                let _ = write!(self.console, " {name} {hits}");
+            }
+        }
+        self.console.line(format_args!(" missed {}", victim.missed));
+    }
+
+    fn verdict(&mut self) -> ! {
+        let wanted = info().number("distinct").unwrap_or(500) as usize;
+        self.instants.sort_unstable();
+        self.instants.dedup();
+        let distinct = self.instants.len();
+        self.console.line(format_args!(
+            "sweep: {distinct} instants, {} exchanges, {} dead codes",
+            self.sequence, self.dead_seen
+        ));
+        self.console.demand(
+            distinct >= wanted,
+            format_args!("{distinct} distinct instants, wanted {wanted}"),
+        );
+        for index in 0..self.victims.len() {
+            let Some(victim) = self.victims.get(index) else {
+                continue;
+            };
+            let name = victim.partition.name;
+            let demanded: &[u8] = match name {
+                "relay" => &[
+                    phase::WAITING,
+                    phase::OWN_WORK,
+                    phase::SERVING_CALL,
+                    phase::SERVING_CALL | phase::CALLING,
+                ],
+                "ledger" => &[phase::WAITING, phase::SERVING_CALL],
+                name if name.starts_with("vmexit") => &[phase::WAITING, phase::SERVING_EXIT],
+                _ => &[],
+            };
+            for (label, phase) in PHASES.iter().filter(|(_, phase)| demanded.contains(phase)) {
+                let hit = self
+                    .victims
+                    .get(index)
+                    .is_some_and(|victim| victim.hit(*phase));
+                self.console
+                    .demand(hit, format_args!("{name} was never hit at {label}"));
+            }
+        }
+        self.console.pass("sweep")
+    }
+}
+
+fn take_done() -> Option<Done> {
+    let mut buffer = [0; PAYLOAD];
+    let header = message::received_header();
+    let payload = message::received(header.length.into(), &mut buffer);
+    let call = Incoming { header, payload };
+    (header.key == Done::KEY)
+        .then(|| call.decode().ok())
+        .flatten()
+}
