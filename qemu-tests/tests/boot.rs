@@ -96,7 +96,7 @@ fn boots(image: &Image, boot: By) -> anyhow::Result<()> {
 fn refuses(image: &Image, spoiled: &Spoiled) -> anyhow::Result<()> {
     let directives = Directives {
         limit: Duration::from_secs(30),
-        expect: vec![format!("portcullis: stop: {}", spoiled.refusal)],
+        expect: vec![spoiled.refusal.into()],
         audit: false,
         ..Directives::default()
     };

@@ -36,9 +36,8 @@ pub enum Error {
 const MAGIC: [u8; 8] = *b"PCAUDIT1";
 /// Runs that the core can note.
 const RUNS: u64 = 256;
-/// Offsets in the record.
-const IMAGE: u64 = 8;
-const CORE_ROOT: u64 = IMAGE + 4 * 8;
+/// Offsets in the record, behind magic and the four bounds of the core's image.
+const CORE_ROOT: u64 = 8 + 4 * 8;
 const ROOTS: u64 = CORE_ROOT + 8;
 const NESTED: u64 = ROOTS + 8 * limits::PARTITIONS as u64;
 const COUNT: u64 = NESTED + 8 * limits::VMS as u64 + 4 * limits::VMS as u64;
@@ -97,12 +96,7 @@ fn at_address(
         spaces.push(space(vms, index, Kind::Vm(index), root));
     }
     spaces.retain(|space| space.root != 0);
-    let (first, end) = (word(IMAGE)?, word(IMAGE + 3 * 8)?);
-    let mut owned = vec![Owned {
-        start: first,
-        pages: end.saturating_sub(first) >> 12,
-        owner: Owner::Core,
-    }];
+    let mut owned = Vec::new();
     let count = word(COUNT)?;
     if count > RUNS {
         return Err(Error::Full(count));
@@ -194,8 +188,6 @@ mod tests {
     #[test]
     fn roots_and_owners_are_read_with_the_names_of_the_image() {
         let bytes = record(&[
-            (IMAGE, 0x20_0000),
-            (IMAGE + 24, 0x20_3000),
             (CORE_ROOT, 0x30_0000),
             (ROOTS, 0x30_1000),
             (ROOTS + 16, 0x30_2000),
@@ -223,7 +215,6 @@ mod tests {
                 ("vm0", Kind::Vm(0), 0x30_3000),
             ]
         );
-        assert_eq!(subject.owner(0x20_2000), Some(Owner::Core));
         assert_eq!(subject.owner(0x40_0000), Some(Owner::Exit(1)));
         assert_eq!(subject.owner(0x41_0000), Some(Owner::Tables));
     }

@@ -62,7 +62,7 @@ const fn bit(name: &'static str, register: fn(&Control) -> u64, bit: u32) -> Bit
 }
 
 /// Bits that must be set while the core or a partition runs.
-const REQUIRED: [Bit; 8] = [
+const REQUIRED: [Bit; 7] = [
     bit("CR0.WP", |c| c.cr0, 16),
     bit("CR0.PG", |c| c.cr0, 31),
     bit("CR4.SMEP", |c| c.cr4, 20),
@@ -70,14 +70,15 @@ const REQUIRED: [Bit; 8] = [
     bit("CR4.UMIP", |c| c.cr4, 11),
     bit("EFER.NXE", |c| c.efer, 11),
     bit("EFER.LMA", |c| c.efer, 10),
-    bit("EFER.SVME", |c| c.efer, 12),
 ];
 
-/// Names of the required bits that are clear.
-pub fn clear_bits(control: &Control) -> Vec<&'static str> {
-    let clear = REQUIRED
-        .iter()
-        .filter(|bit| (bit.register)(control) & 1 << bit.bit == 0);
+/// Set in addition where VMs run.
+const FOR_VMS: Bit = bit("EFER.SVME", |c| c.efer, 12);
+
+/// Names of the required bits that are clear. `vms`: the system has VMs.
+pub fn clear_bits(control: &Control, vms: bool) -> Vec<&'static str> {
+    let required = REQUIRED.iter().chain(vms.then_some(&FOR_VMS));
+    let clear = required.filter(|bit| (bit.register)(control) & 1 << bit.bit == 0);
     clear.map(|bit| bit.name).collect()
 }
 
@@ -113,7 +114,7 @@ EFER=0000000000001d01
     #[test]
     fn each_required_bit_is_missed_by_name() {
         let sound = parse(LISTING).unwrap()[0];
-        assert_eq!(clear_bits(&sound), [] as [&str; 0]);
+        assert_eq!(clear_bits(&sound, true), [] as [&str; 0]);
         let cases = [
             (
                 "CR0.WP",
@@ -159,7 +160,12 @@ EFER=0000000000001d01
             ),
         ];
         for (name, control) in cases {
-            assert_eq!(clear_bits(&control), [name]);
+            assert_eq!(clear_bits(&control, true), [name]);
         }
+        let without = Control {
+            efer: sound.efer & !(1 << 12),
+            ..sound
+        };
+        assert_eq!(clear_bits(&without, false), [] as [&str; 0]);
     }
 }

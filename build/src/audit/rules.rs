@@ -43,7 +43,7 @@ pub fn check(memory: Memory<'_>, subject: &Subject, control: &[Control]) -> (Vec
         .collect();
     let mut report = Report::default();
     for processor in control {
-        for bit in registers::clear_bits(processor) {
+        for bit in registers::clear_bits(processor, !subject.vmexit.is_empty()) {
             report.add("control bit is clear", bit, None);
         }
     }
@@ -155,7 +155,13 @@ fn page_rule(
             || frame == subject.local_apic
             || matches!(
                 owner,
-                Some(Owner::Core | Owner::Tables | Owner::Message(_) | Owner::Exit(_))
+                Some(
+                    Owner::Core
+                        | Owner::Tables
+                        | Owner::Platform
+                        | Owner::Message(_)
+                        | Owner::Exit(_)
+                )
             );
         return (!allowed).then_some("the core's half maps what R7 does not list");
     }
