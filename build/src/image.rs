@@ -153,6 +153,8 @@ fn grub_configuration(command_line: &str) -> Result<String, CommandLineError> {
     }
     let lines = [
         "set timeout=0".to_owned(),
+        // Without a video driver GRUB complains on UEFI before it boots all the same.
+        "insmod all_video".to_owned(),
         "menuentry portcullis {".to_owned(),
         format!("    multiboot2 /boot/core.elf {command_line}")
             .trim_end()

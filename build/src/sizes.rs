@@ -31,6 +31,9 @@ pub struct Args {
     /// Level of the log statements that are compiled in.
     #[arg(long, default_value = "info")]
     pub log_level: String,
+    /// Print the core's files with their lines, largest first.
+    #[arg(long)]
+    pub files: bool,
 }
 
 /// A budget that was exceeded.
@@ -64,8 +67,25 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
     build::for_system(&args.log_level, &image::names(&system))?;
     let figures = measure(&args.manifest)?;
     print(&figures);
+    if args.files {
+        print_files();
+    }
     check(&figures)?;
     Ok(())
+}
+
+fn print_files() {
+    let core = Sources::read(&workspace::root().join("kernel/src"));
+    let mut files: Vec<_> = core.by_file().collect();
+    files.sort_by_key(|(_, count)| std::cmp::Reverse(count.code));
+    for (file, count) in files {
+        println!(
+            "{:>6} code {:>4} unsafe  {}",
+            count.code,
+            count.with_unsafe,
+            workspace::display(file)
+        );
+    }
 }
 
 /// Prints the figures beside their budgets.

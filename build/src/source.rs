@@ -55,6 +55,13 @@ impl Sources {
         Self(texts)
     }
 
+    /// Counts each file.
+    pub fn by_file(&self) -> impl Iterator<Item = (&Path, Count)> {
+        self.0
+            .iter()
+            .map(|(file, text)| (file.as_path(), lines(text)))
+    }
+
     /// Counts everything.
     pub fn count(&self) -> Count {
         let mut count = Count::default();
