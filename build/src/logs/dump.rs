@@ -21,10 +21,7 @@ const MAX_CAPACITY: u64 = 1 << 26;
 
 /// Finds the ring with the most bytes written: a dump may hold the magic in code and in copies, too.
 pub fn find(dump: &[u8]) -> Option<Ring> {
-    // The head is a static of 8-byte fields, so it is aligned.
-    let starts = (0..dump.len().saturating_sub(size_of::<RingHead>())).step_by(8);
-    starts
-        .filter(|&at| dump[at..].starts_with(&RING_MAGIC))
+    memchr::memmem::find_iter(dump, &RING_MAGIC)
         .filter_map(|at| Some((at, plausible(&dump[at..])?)))
         .max_by_key(|(_, (head, _))| head.written)
         .map(|(offset, (head, ring))| Ring {

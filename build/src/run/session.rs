@@ -31,6 +31,9 @@ pub enum Said {
     Event(Event),
 }
 
+/// The core is linked at 2 MiB and ends below this address; its log ring is not looked for elsewhere.
+const CORE_END: usize = 16 << 20;
+
 /// A system that runs.
 pub struct Session {
     emulator: Emulator,
@@ -120,7 +123,8 @@ impl Session {
 
     /// From a captured memory: the log lines that never came over COM2, and the core's epitaph.
     pub fn left_behind(&mut self, memory: &[u8]) -> (Vec<Line>, Option<String>) {
-        let Some(ring) = dump::find(memory) else {
+        let near = memory.get(..CORE_END).unwrap_or(memory);
+        let Some(ring) = dump::find(near) else {
             return (Vec::new(), None);
         };
         let last = self.last_sequence;
