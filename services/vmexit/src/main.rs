@@ -1,1 +1,49 @@
-fn main() {}
+//! `vmexit`: serves the exits of one VM: loads its guest, answers CPUID, MSRs and ports, emulates the
+//! instructions that exit, and carries its serial port to a console.
+//!
+//! The service maps its guest's memory and nothing else: a guest that takes it over gains its own
+//! memory, its own exit pages and the calls below. What it acknowledged to the guest lies in the state
+//! region; an exit that is given again to a new instance is answered from the record.
+//!
+//! Not emulated: interrupt controllers and timers, so that no interrupt reaches the guest; task switches.
+//!
+//! Capabilities: the VM `vm` with the right `run`; the endpoint `link` (its badge names the console) and
+//! the timer `uart` (sends a line that has no end after a while), without which the serial port goes
+//! nowhere. The notification that `link` sends tells of console input. Blob `guest`: the guest's image,
+//! whose first byte is its first instruction. Configuration: `guest.entry` (real16, protected32 or
+//! long64), `guest.load` (0x7c00, else 0x100000), `guest.exit-port` (none); `vm.identity`, `vm.port` and
+//! `vm.xcr0` come from the VM's own table in the manifest. It needs 16 KiB of stack, 192 KiB of heap for
+//! the decoder's tables, and a state region of one page.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+#![cfg_attr(
+    not(target_os = "none"),
+    allow(dead_code, reason = "used by the bare-metal part")
+)]
+
+mod config;
+mod cpuid;
+mod data;
+mod exception;
+mod exits;
+mod fetch;
+mod host;
+mod loader;
+mod machine;
+mod memory;
+mod msr;
+mod paging;
+mod ports;
+mod registers;
+mod saved;
+mod uart;
+
+#[cfg(test)]
+mod tests;
+
+#[cfg(target_os = "none")]
+mod desk;
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    eprintln!("vmexit is a partition of Portcullis: build an image with `cargo xtask build`");
+}

@@ -1,0 +1,116 @@
+//! Data accesses on behalf of an emulated instruction: linear addresses, page by page. Addresses behind
+//! which there is no memory read all ones and swallow writes.
+
+use crate::memory::GuestMemory;
+use crate::paging::{Access, PageFault, Translation};
+
+const PAGE: u64 = 4096;
+
+/// The two pieces of an access of `length` bytes (at most 4096) at `address`: address and length.
+fn pieces(address: u64, length: usize) -> [(u64, usize); 2] {
+    let first = ((PAGE - address % PAGE) as usize).min(length);
+    [
+        (address, first),
+        (address.wrapping_add(first as u64), length - first),
+    ]
+}
+
+/// Translates both pieces before anything is moved, so that a fault changes nothing.
+fn translate(
+    translation: &Translation,
+    memory: &mut impl GuestMemory,
+    address: u64,
+    length: usize,
+    access: Access,
+) -> Result<[(u64, usize); 2], PageFault> {
+    let mut result = [(0, 0); 2];
+    for (to, (linear, length)) in result.iter_mut().zip(pieces(address, length)) {
+        if length > 0 {
+            *to = (translation.translate(memory, linear, access)?, length);
+        }
+    }
+    Ok(result)
+}
+
+/// Whether `length` bytes at a linear address could be written, without writing them.
+pub fn probe(
+    translation: &Translation,
+    memory: &mut impl GuestMemory,
+    address: u64,
+    length: usize,
+) -> Result<(), PageFault> {
+    translate(translation, memory, address, length, Access::Write).map(|_| ())
+}
+
+/// Reads `bytes` at a linear address.
+pub fn read(
+    translation: &Translation,
+    memory: &mut impl GuestMemory,
+    address: u64,
+    bytes: &mut [u8],
+) -> Result<(), PageFault> {
+    let places = translate(translation, memory, address, bytes.len(), Access::Read)?;
+    let mut rest = bytes;
+    for (physical, length) in places {
+        let (piece, after) = rest.split_at_mut(length);
+        if !memory.read(physical, piece) {
+            piece.fill(0xff);
+        }
+        rest = after;
+    }
+    Ok(())
+}
+
+/// Writes `bytes` at a linear address.
+pub fn write(
+    translation: &Translation,
+    memory: &mut impl GuestMemory,
+    address: u64,
+    bytes: &[u8],
+) -> Result<(), PageFault> {
+    let places = translate(translation, memory, address, bytes.len(), Access::Write)?;
+    let mut rest = bytes;
+    for (physical, length) in places {
+        let (piece, after) = rest.split_at(length);
+        memory.write(physical, piece);
+        rest = after;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::tests::Plain;
+
+    #[test]
+    fn an_access_crosses_from_memory_into_nothing() {
+        let mut memory = Plain::new(0x1000);
+        let flat = Translation::default();
+        assert_eq!(write(&flat, &mut memory, 0xffe, &[1, 2, 3, 4]), Ok(()));
+        let mut bytes = [0; 4];
+        assert_eq!(read(&flat, &mut memory, 0xffe, &mut bytes), Ok(()));
+        assert_eq!(bytes, [1, 2, 0xff, 0xff]);
+    }
+
+    #[test]
+    fn a_fault_in_the_second_page_changes_nothing() {
+        let mut memory = Plain::new(0x4000);
+        memory.put(0x1000, &0x2003u32.to_le_bytes());
+        memory.put(0x2004, &0x3003u32.to_le_bytes());
+        let paged = Translation {
+            cr0: 1 << 31,
+            cr3: 0x1000,
+            ..Default::default()
+        };
+        let result = write(&paged, &mut memory, 0x1ffe, &[1, 2, 3, 4]);
+        assert_eq!(
+            result,
+            Err(PageFault {
+                address: 0x2000,
+                error: 2
+            })
+        );
+        assert_eq!(memory.0[0x3ffe..], [0, 0]);
+    }
+}

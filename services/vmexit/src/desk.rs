@@ -1,0 +1,319 @@
+//! The service on the machine: the core, guest memory and the console behind [`Host`].
+
+use crate::config::{Bad, Config};
+use crate::cpuid::Identity;
+use crate::host::{Host, Note};
+use crate::machine::Machine;
+use crate::memory::GuestMemory;
+use crate::saved::{Durable, MOST, SCHEMA, VERSION};
+use portcullis_ipc::exit::ExitPage;
+use portcullis_ipc::layout::{EXIT_PAGES, GUEST_BASE, PAGE};
+use portcullis_ipc::limits::PAYLOAD;
+use portcullis_ipc::proto::link::{ConsoleInput, ConsoleRead, ConsoleWrite};
+use portcullis_ipc::syscall::{Resume, VcpuId};
+use portcullis_runtime::call::read_reply;
+use portcullis_runtime::endpoint::Endpoint;
+use portcullis_runtime::handle::{Timer, Vm, bad_config, endpoint, missing};
+use portcullis_runtime::pages::{RegionWords, info, platform, state_region};
+use portcullis_runtime::serve::{Service, serve};
+use portcullis_runtime::start::Start;
+use portcullis_runtime::state::StateRegion;
+use portcullis_runtime::syscall;
+use portcullis_runtime::time::{ticks, tsc};
+
+portcullis_runtime::entry!(main);
+
+/// How long the beginning of a line waits for its end, microseconds.
+const LINE_WAIT: u64 = 20_000;
+/// Notes of one instance that reach the log; the guest can cause any number.
+const NOTES: u32 = 64;
+
+fn main(start: Start) -> ! {
+    let Some(vm) = Vm::find("vm") else {
+        missing("vm")
+    };
+    let info = info();
+    let config = match Config::read(|key| info.config(key)) {
+        Ok(config) => config,
+        Err(Bad(key, wanted)) => bad_config(key, wanted),
+    };
+    let platform = platform();
+    let khz = |hz: u64| u32::try_from(hz / 1000).unwrap_or(u32::MAX);
+    let identity = Identity {
+        vmware: config.identity,
+        xcr0_mask: config.xcr0,
+        vcpus: vm.vcpus.into(),
+        tsc_khz: khz(platform.tsc_hz),
+        lapic_khz: khz(platform.lapic_hz),
+    };
+    let region = state_region("vmexit", VERSION, SCHEMA, 0);
+    let mut buffer = [0; MOST];
+    let saved = region
+        .read(&mut buffer)
+        .filter(|(head, _)| head.version == VERSION);
+    let durable = saved
+        .and_then(|(_, bytes)| Durable::decode(bytes))
+        .unwrap_or_default();
+    let host = Core {
+        vm,
+        memory: Memory {
+            bytes: info.page().guest_bytes,
+        },
+        link: endpoint("link"),
+        timer: Timer::find("uart"),
+        line_wait: ticks(LINE_WAIT),
+        armed: false,
+        region,
+        notes: 0,
+    };
+    let mut desk = Desk {
+        vm,
+        machine: Machine::new(host, config, identity, durable),
+    };
+    defmt::info!("vmexit ready, generation {=u32}", start.generation);
+    desk.machine.flush();
+    desk.start_guest();
+    serve(start, &mut desk)
+}
+
+struct Desk {
+    vm: Vm,
+    machine: Machine<Core>,
+}
+
+impl Desk {
+    /// Starts vCPU 0 unless the guest has run before: an exit page that was never filled says so, also
+    /// to an instance that follows one which died on the way here.
+    fn start_guest(&mut self) {
+        let page = exit_page(0);
+        if page.sequence != 0 || !self.machine.host.fetch(0, page, 0) {
+            return;
+        }
+        if !self.machine.boot(page) {
+            defmt::error!("the guest does not fit its memory: give the VM more, or load it lower");
+            return;
+        }
+        syscall::vcpu_resume(self.vm.vcpu(0), Resume::ENTER, 0);
+    }
+}
+
+impl Service for Desk {
+    #[inline(always)]
+    fn exited(&mut self, vcpu: u16) -> (VcpuId, u64) {
+        let word = self.machine.exited(vcpu, exit_page(vcpu));
+        (self.vm.vcpu(vcpu), word)
+    }
+
+    fn notified(&mut self, bits: u64) {
+        let timer = self.machine.host.timer.map_or(0, |timer| timer.bits);
+        if bits & timer != 0 {
+            self.machine.host.armed = false;
+            self.machine.flush();
+        }
+        if bits & !timer != 0 {
+            self.machine.input();
+        }
+    }
+}
+
+/// The exit page of a vCPU.
+#[inline(always)]
+fn exit_page(vcpu: u16) -> &'static mut ExitPage {
+    let address = EXIT_PAGES as usize + usize::from(vcpu) * PAGE;
+    let page = core::ptr::with_exposed_provenance_mut::<ExitPage>(address);
+    // SAFETY: the core maps the page of each vCPU of this VM for the life of the instance and writes it
+    // only in a system call of this thread; the one reference lives between two waits, and the system
+    // call in between, `fetch`, gets it as an argument.
+    unsafe { &mut *page }
+}
+
+struct Core {
+    vm: Vm,
+    memory: Memory,
+    link: Option<Endpoint>,
+    timer: Option<Timer>,
+    line_wait: u64,
+    armed: bool,
+    region: StateRegion<RegionWords>,
+    notes: u32,
+}
+
+impl Host for Core {
+    type Memory = Memory;
+
+    fn memory(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    fn fetch(&mut self, vcpu: u16, page: &mut ExitPage, groups: u32) -> bool {
+        // The core writes through its own mapping: the compiler must see the page leave and come back.
+        let page = core::hint::black_box(page);
+        let returned = syscall::vcpu_fetch(self.vm.vcpu(vcpu), groups);
+        core::hint::black_box(page);
+        returned.ok()
+    }
+
+    fn tsc(&self) -> u64 {
+        tsc()
+    }
+
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        let result = core::arch::x86_64::__cpuid_count(leaf, subleaf);
+        [result.eax, result.ebx, result.ecx, result.edx]
+    }
+
+    fn console_write(&mut self, sequence: u64, bytes: &[u8]) -> bool {
+        let Some(link) = &mut self.link else {
+            return true;
+        };
+        let written = link.call_idempotent(&ConsoleWrite { sequence, bytes });
+        written.is_ok_and(|written| written.sequence >= sequence)
+    }
+
+    fn console_read(&mut self, buffer: &mut [u8]) -> usize {
+        let Some(link) = &mut self.link else { return 0 };
+        let request = ConsoleRead {
+            most: buffer.len() as u8,
+        };
+        let mut reply = [0; PAYLOAD];
+        let Ok(header) = link.transfer(&request, &[], &mut reply) else {
+            return 0;
+        };
+        let payload = reply.get(..header.length.into()).unwrap_or_default();
+        let Ok(input) = read_reply::<ConsoleInput<'_>>(&header, payload) else {
+            return 0;
+        };
+        for (to, from) in buffer.iter_mut().zip(input.bytes) {
+            *to = *from;
+        }
+        input.bytes.len().min(buffer.len())
+    }
+
+    fn commit(&mut self, state: &[u8]) -> bool {
+        self.region.commit(state).is_ok()
+    }
+
+    fn flush_later(&mut self) {
+        if let Some(timer) = self.timer
+            && !self.armed
+        {
+            self.armed = true;
+            timer.set(tsc() + self.line_wait);
+        }
+    }
+
+    fn recall(&mut self, vcpu: u16) -> bool {
+        syscall::vcpu_recall(self.vm.vcpu(vcpu)).ok()
+    }
+
+    fn load_guest(&mut self, address: u64) -> bool {
+        let Some(blob) = portcullis_runtime::pages::info().blob("guest") else {
+            missing("guest")
+        };
+        let image = core::ptr::with_exposed_provenance::<u8>(blob.address as usize);
+        // SAFETY: the core maps the blob read-only at this address for the life of the instance.
+        let image = unsafe { core::slice::from_raw_parts(image, blob.bytes as usize) };
+        self.memory.write(address, image)
+    }
+
+    #[cold]
+    fn note(&mut self, note: Note) {
+        self.notes += 1;
+        match note {
+            _ if self.notes > NOTES => {}
+            _ if self.notes == NOTES => {
+                defmt::warn!("{=u32} notes: the guest causes no more", NOTES)
+            }
+            Note::Stopped(why, rip, detail) => {
+                defmt::error!(
+                    "vCPU stopped at {=u64:#x}: {=str}, {=u64:#x}",
+                    rip,
+                    why,
+                    detail
+                );
+            }
+            Note::Reset => defmt::info!("the guest resets its machine"),
+            Note::TestExit(value) => defmt::info!("guest exit code {=u32:#x}", value),
+            Note::UnknownMsr(number, write) => {
+                let what = if write { "write of" } else { "read of" };
+                defmt::info!("{=str} MSR {=u32:#x}, which is not there", what, number);
+            }
+            Note::NotSaved => defmt::warn!(
+                "state region holds {=usize} bytes, too few: a restart will lose what the guest wrote",
+                self.region.capacity()
+            ),
+        }
+    }
+}
+
+/// Guest memory, mapped from [`GUEST_BASE`].
+struct Memory {
+    bytes: u64,
+}
+
+impl Memory {
+    fn place(&self, address: u64, length: usize) -> Option<*mut u8> {
+        let end = address.checked_add(length as u64)?;
+        let place = GUEST_BASE.wrapping_add(address) as usize;
+        (end <= self.bytes).then(|| core::ptr::with_exposed_provenance_mut(place))
+    }
+}
+
+impl GuestMemory for Memory {
+    fn size(&self) -> u64 {
+        self.bytes
+    }
+
+    fn read(&self, address: u64, bytes: &mut [u8]) -> bool {
+        let Some(place) = self.place(address, bytes.len()) else {
+            return false;
+        };
+        let (words, rest) = bytes.as_chunks_mut::<8>();
+        if place.cast::<u64>().is_aligned() {
+            for (index, to) in words.iter_mut().enumerate() {
+                // SAFETY: the word lies in guest memory, which is mapped for the life of the instance,
+                // and is aligned; the guest may change it, so it is read once and volatile.
+                let word = unsafe { place.cast::<u64>().wrapping_add(index).read_volatile() };
+                *to = word.to_le_bytes();
+            }
+            return self.read_bytes(place.wrapping_add(words.len() * 8), rest);
+        }
+        self.read_bytes(place, bytes)
+    }
+
+    fn write(&mut self, address: u64, bytes: &[u8]) -> bool {
+        let Some(place) = self.place(address, bytes.len()) else {
+            return false;
+        };
+        let (words, rest) = bytes.as_chunks::<8>();
+        if place.cast::<u64>().is_aligned() {
+            for (index, from) in words.iter().enumerate() {
+                let word = u64::from_le_bytes(*from);
+                // SAFETY: as for `read`; guest memory is writable.
+                unsafe { place.cast::<u64>().wrapping_add(index).write_volatile(word) };
+            }
+            return self.write_bytes(place.wrapping_add(words.len() * 8), rest);
+        }
+        self.write_bytes(place, bytes)
+    }
+}
+
+impl Memory {
+    /// Copies bytes that [`Memory::place`] found to be guest memory.
+    fn read_bytes(&self, place: *mut u8, bytes: &mut [u8]) -> bool {
+        for (index, to) in bytes.iter_mut().enumerate() {
+            // SAFETY: the byte lies in guest memory; it is read once and volatile.
+            *to = unsafe { place.wrapping_add(index).read_volatile() };
+        }
+        true
+    }
+
+    /// Copies bytes to where [`Memory::place`] found guest memory.
+    fn write_bytes(&mut self, place: *mut u8, bytes: &[u8]) -> bool {
+        for (index, from) in bytes.iter().enumerate() {
+            // SAFETY: the byte lies in guest memory, which is writable.
+            unsafe { place.wrapping_add(index).write_volatile(*from) };
+        }
+        true
+    }
+}

@@ -1,0 +1,173 @@
+//! Events on their way into the guest: reinjection, the double-fault rules, and events that an exit
+//! interrupted in delivery.
+
+use portcullis_ipc::exit::event::{
+    EXCEPTION, SOFTWARE, TYPE, TYPE_SHIFT, VALID, VECTOR, exception,
+};
+use portcullis_ipc::exit::{ExitPage, group};
+
+/// Vectors.
+pub mod vector {
+    /// Debug.
+    pub const DEBUG: u8 = 1;
+    /// Invalid opcode.
+    pub const UNDEFINED: u8 = 6;
+    /// Double fault.
+    pub const DOUBLE_FAULT: u8 = 8;
+    /// Stack.
+    pub const STACK: u8 = 12;
+    /// General protection.
+    pub const PROTECTION: u8 = 13;
+    /// Page fault.
+    pub const PAGE: u8 = 14;
+}
+
+/// What becomes of an exception that was raised while another event was being delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Combined {
+    /// This event is delivered.
+    Deliver(u64),
+    /// Triple fault.
+    Shutdown,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    Benign,
+    Contributory,
+    PageFault,
+    DoubleFault,
+}
+
+const fn class(vector: u8) -> Class {
+    match vector {
+        0 | 10..=13 => Class::Contributory,
+        14 => Class::PageFault,
+        8 => Class::DoubleFault,
+        _ => Class::Benign,
+    }
+}
+
+/// Whether the vector pushes an error code.
+pub const fn has_error(vector: u8) -> bool {
+    matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
+}
+
+fn kind(event: u64) -> u64 {
+    event >> TYPE_SHIFT & TYPE
+}
+
+/// The event for exception `second`, raised while `first` (an event word, 0 for none) was in delivery.
+pub fn combine(first: u64, second: u8, error: Option<u32>) -> Combined {
+    let alone = Combined::Deliver(exception(second, error));
+    if first & VALID == 0 || kind(first) != EXCEPTION {
+        return alone;
+    }
+    match (class((first & VECTOR) as u8), class(second)) {
+        (Class::DoubleFault, Class::Benign) => alone,
+        (Class::DoubleFault, _) => Combined::Shutdown,
+        (Class::Contributory, Class::Contributory)
+        | (Class::PageFault, Class::Contributory | Class::PageFault) => {
+            Combined::Deliver(exception(vector::DOUBLE_FAULT, Some(0)))
+        }
+        _ => alone,
+    }
+}
+
+/// The event to deliver again after an exit interrupted the delivery of `event`. Software interrupts and
+/// INT3 and INTO are not: RIP still stands at their instruction, which the guest runs again.
+pub fn again(event: u64) -> Option<u64> {
+    let software =
+        kind(event) == SOFTWARE || kind(event) == EXCEPTION && matches!(event & VECTOR, 3 | 4);
+    (event & VALID != 0 && !software).then_some(event)
+}
+
+/// Makes `event` the event that is delivered on resume.
+pub fn deliver(page: &mut ExitPage, event: u64) {
+    page.event = event;
+    page.windows = 0;
+    page.dirty |= group::EVENT;
+}
+
+/// Raises an exception at the current instruction.
+pub fn raise(page: &mut ExitPage, vector: u8, error: Option<u32>) {
+    deliver(page, exception(vector, error));
+}
+
+/// The error code of an exception exit, where its vector has one.
+pub fn error_of(vector: u8, code: u64) -> Option<u32> {
+    has_error(vector).then_some(code as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_ipc::exit::event::{INTERRUPT, NMI, interrupt};
+
+    /// Intel SDM volume 3, table 6-5; AMD APM volume 2, table 8-2.
+    #[test]
+    fn two_exceptions_combine_by_their_classes() {
+        let deliver = |vector: u8, error| Combined::Deliver(exception(vector, error));
+        let double = deliver(8, Some(0));
+        let table = [
+            (None, 13, Some(0), deliver(13, Some(0))),
+            (Some(6), 13, Some(2), deliver(13, Some(2))),
+            (Some(1), 14, Some(2), deliver(14, Some(2))),
+            (Some(0), 13, Some(0), double),
+            (Some(13), 13, Some(0x52), double),
+            (Some(11), 10, Some(0), double),
+            (Some(13), 14, Some(0), deliver(14, Some(0))),
+            (Some(14), 13, Some(0), double),
+            (Some(14), 14, Some(0), double),
+            (Some(14), 1, None, deliver(1, None)),
+            (Some(8), 13, Some(0), Combined::Shutdown),
+            (Some(8), 14, Some(0), Combined::Shutdown),
+            (Some(8), 1, None, deliver(1, None)),
+        ];
+        for (first, second, error, expected) in table {
+            let first = first.map_or(0, |vector| {
+                exception(vector, has_error(vector).then_some(0))
+            });
+            assert_eq!(
+                combine(first, second, error),
+                expected,
+                "{first:#x} then {second}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_exception_in_the_delivery_of_an_interrupt_is_delivered_alone() {
+        let alone = Combined::Deliver(exception(13, Some(0x83)));
+        assert_eq!(combine(interrupt(0x10), 13, Some(0x83)), alone);
+        let software = VALID | SOFTWARE << TYPE_SHIFT | 13;
+        assert_eq!(combine(software, 13, Some(0x83)), alone);
+        assert_eq!(combine(exception(13, None) & !VALID, 13, Some(0x83)), alone);
+    }
+
+    #[test]
+    fn an_interrupted_event_comes_again_unless_its_instruction_does() {
+        let nmi = VALID | NMI << TYPE_SHIFT | 2;
+        for event in [
+            interrupt(0x20),
+            nmi,
+            exception(14, Some(2)),
+            exception(1, None),
+        ] {
+            assert_eq!(again(event), Some(event));
+        }
+        let int3 = exception(3, None);
+        let software = VALID | SOFTWARE << TYPE_SHIFT | 0x80;
+        let junk = (INTERRUPT << TYPE_SHIFT | 0x20) & !VALID;
+        for event in [int3, exception(4, None), software, junk, 0] {
+            assert_eq!(again(event), None, "{event:#x}");
+        }
+    }
+
+    #[test]
+    fn error_codes_belong_to_their_vectors() {
+        let with: Vec<u8> = (0..=31).filter(|&vector| has_error(vector)).collect();
+        assert_eq!(with, [8, 10, 11, 12, 13, 14, 17, 21, 29, 30]);
+        assert_eq!(error_of(1, 5), None);
+    }
+}

@@ -1,0 +1,155 @@
+//! Exceptions that exit: #GP, behind which an access to VMware's port may stand, and those that the core
+//! intercepts for its own safety and the guest gets back unchanged.
+
+use crate::exception::{Combined, combine, deliver, error_of, vector};
+use crate::fetch::Bytes;
+use crate::host::Host;
+use crate::machine::{Machine, Step};
+use iced_x86::{Code, Register};
+use portcullis_ipc::exit::{ExitPage, event, gpr, group};
+use portcullis_ipc::port::{MAGIC, PORT};
+use portcullis_ipc::syscall::Resume;
+
+/// An IN or OUT through DX.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PortForm {
+    width: u8,
+    input: bool,
+    length: u8,
+}
+
+impl PortForm {
+    /// The instruction at the beginning of `bytes`, if it is one. The plain forms are compared; prefixes
+    /// other than the operand size go through the decoder.
+    fn of(bytes: &Bytes, rip: u64) -> Option<Self> {
+        let (opcode, prefixed, length) = match *bytes.as_slice() {
+            [0x66, opcode, ..] => (opcode, true, 2),
+            [opcode, ..] => (opcode, false, 1),
+            [] => return None,
+        };
+        let input = opcode & 2 == 0;
+        match opcode {
+            0xec | 0xee => {
+                return Some(Self {
+                    width: 1,
+                    input,
+                    length,
+                });
+            }
+            0xed | 0xef => {
+                let width = if (bytes.bits == 16) == prefixed { 4 } else { 2 };
+                return Some(Self {
+                    width,
+                    input,
+                    length,
+                });
+            }
+            _ => {}
+        }
+        let instruction = bytes.decode(rip)?;
+        let length = instruction.len() as u8;
+        let (width, input) = match instruction.code() {
+            Code::In_AL_DX => (1, true),
+            Code::In_AX_DX => (2, true),
+            Code::In_EAX_DX => (4, true),
+            Code::Out_DX_AL => (1, false),
+            Code::Out_DX_AX => (2, false),
+            Code::Out_DX_EAX => (4, false),
+            _ => return None,
+        };
+        debug_assert!(
+            [instruction.op0_register(), instruction.op1_register()].contains(&Register::DX)
+        );
+        Some(Self {
+            width,
+            input,
+            length,
+        })
+    }
+}
+
+impl<H: Host> Machine<H> {
+    pub(crate) fn exception(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
+        let [number, code, _] = page.qualification;
+        let number = number as u8;
+        if number == vector::PROTECTION
+            && code == 0
+            && let Some(form) = self.behind_protection(vcpu, page)
+        {
+            return Ok(Resume::port(form.width, form.input, form.length));
+        }
+        match combine(page.event, number, error_of(number, code)) {
+            Combined::Deliver(event) => {
+                deliver(page, event);
+                Ok(Resume::ENTER)
+            }
+            Combined::Shutdown => self.stop(page, "triple fault", number.into()),
+        }
+    }
+
+    /// The access to VMware's port that raised this #GP(0), if one did: from ring 3, with the magic, at
+    /// exactly the port, while no event was in delivery.
+    fn behind_protection(&mut self, vcpu: u16, page: &mut ExitPage) -> Option<PortForm> {
+        let port = page.registers[gpr::RDX] as u16;
+        let magic = page.registers[gpr::RAX] as u32;
+        let in_delivery = page.event & event::VALID != 0;
+        if !self.config.port || page.cpl != 3 || in_delivery || port != PORT || magic != MAGIC {
+            return None;
+        }
+        self.host
+            .fetch(vcpu, page, group::CONTROL | group::SEGMENTS);
+        // Bytes that cannot be fetched any more are no access: the guest gets its #GP.
+        let bytes = Bytes::fetch(self.host.memory(), page).ok()?;
+        PortForm::of(&bytes, page.rip)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::tests::Plain;
+    use portcullis_ipc::exit::segment;
+    use zerocopy::FromZeros;
+
+    fn form(code: &[u8], protected32: bool) -> Option<(u8, bool, u8)> {
+        let mut memory = Plain::new(0x1000);
+        memory.put(0x100, code);
+        let mut page = ExitPage::new_zeroed();
+        page.rip = 0x100;
+        if protected32 {
+            page.cr0 = 1;
+            page.segments[segment::CS].attributes = 1 << 10;
+        }
+        let bytes = Bytes::fetch(&mut memory, &page).unwrap();
+        PortForm::of(&bytes, 0x100).map(|form| (form.width, form.input, form.length))
+    }
+
+    #[test]
+    fn only_the_forms_through_dx_are_port_accesses() {
+        let table: [(&[u8], Option<(u8, bool, u8)>); 13] = [
+            (&[0xed], Some((4, true, 1))),
+            (&[0xec], Some((1, true, 1))),
+            (&[0x66, 0xed], Some((2, true, 2))),
+            (&[0xef], Some((4, false, 1))),
+            (&[0xee], Some((1, false, 1))),
+            (&[0x66, 0xef], Some((2, false, 2))),
+            (&[0x66, 0xec], Some((1, true, 2))),
+            (&[0x3e, 0x66, 0xed], Some((2, true, 3))),
+            (&[0xf3, 0xed], Some((4, true, 2))),
+            (&[0xe5, 0x58], None),
+            (&[0x6d], None),
+            (&[0x0f, 0x33], None),
+            (&[0xcd, 0x80], None),
+        ];
+        for (code, expected) in table {
+            assert_eq!(form(code, true), expected, "{code:x?}");
+        }
+    }
+
+    #[test]
+    fn the_operand_size_prefix_means_the_opposite_in_16_bit_code() {
+        assert_eq!(form(&[0xed], false), Some((2, true, 1)));
+        assert_eq!(form(&[0x66, 0xed], false), Some((4, true, 2)));
+        assert_eq!(form(&[0x66, 0xef], false), Some((4, false, 2)));
+    }
+}

@@ -1,0 +1,7 @@
+//! One file for each kind of exit that takes more than a line.
+
+mod exception;
+mod nested;
+mod port;
+mod processor;
+mod string;

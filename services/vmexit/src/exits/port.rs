@@ -1,0 +1,128 @@
+//! Port I/O without a string.
+
+use crate::host::{Host, Note};
+use crate::machine::{Machine, Step};
+use crate::ports::{Claim, claim};
+use crate::registers::{finish, merge};
+use crate::saved::Record;
+use crate::uart;
+use portcullis_ipc::exit::{ExitPage, gpr, group, io};
+use portcullis_ipc::syscall::Resume;
+
+impl<H: Host> Machine<H> {
+    pub(crate) fn port(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
+        let [access, ..] = page.qualification;
+        if access & io::STRING != 0 {
+            return self.string_port(vcpu, page);
+        }
+        let next = match page.next_rip {
+            0 => {
+                let bytes = self.bytes(vcpu, page)?;
+                let instruction = bytes.decode(page.rip).ok_or(Resume::ENTER)?;
+                crate::registers::after(page, instruction.len(), bytes.bits)
+            }
+            next => next,
+        };
+        let (port, width) = (access as u16, (access >> io::WIDTH_SHIFT) as u32 & 7);
+        let rax = page.registers[gpr::RAX];
+        let write = (access & io::INPUT == 0).then_some(rax as u32 & Self::nobody(width));
+        let value = self.transfer(vcpu, page, port, width, write)?;
+        if write.is_none() {
+            page.registers[gpr::RAX] = merge(rax, width as usize, value.into());
+            page.dirty |= group::GENERAL;
+        }
+        finish(page, next);
+        self.after_output();
+        Ok(Resume::ENTER)
+    }
+
+    /// One access: the value read, or what the vCPU does instead of going on.
+    pub(crate) fn transfer(
+        &mut self,
+        vcpu: u16,
+        page: &mut ExitPage,
+        port: u16,
+        width: u32,
+        write: Option<u32>,
+    ) -> Step<u32> {
+        match claim(&self.config, port, width, write) {
+            Claim::None => Ok(Self::nobody(width)),
+            Claim::Serial => self.serial(vcpu, page.sequence, port, width, write),
+            Claim::Reset => Err(self.reset(vcpu, page).unwrap_or_else(|word| word)),
+            Claim::TestExit => {
+                self.flush();
+                self.host.note(Note::TestExit(write.unwrap_or(0)));
+                Err(Resume::STOP)
+            }
+        }
+    }
+
+    /// Sends a whole line at once, and sees to it that the rest does not wait for ever.
+    pub(crate) fn after_output(&mut self) {
+        if self.durable.uart.wants_flush() {
+            self.flush();
+        } else if !self.durable.uart.transmit.is_empty() {
+            self.host.flush_later();
+        }
+    }
+
+    /// An access that touches the serial port, byte by byte as the bus splits it. An exit that was
+    /// served before is answered from its record.
+    fn serial(
+        &mut self,
+        vcpu: u16,
+        sequence: u64,
+        port: u16,
+        width: u32,
+        write: Option<u32>,
+    ) -> Step<u32> {
+        let number = usize::from(vcpu);
+        if let Some(record) = self.durable.records.get(number)
+            && record.sequence == sequence
+        {
+            return Ok(record.value);
+        }
+        if self.durable.uart.transmit.is_full() {
+            self.flush();
+            if write.is_some() && self.durable.uart.transmit.is_full() {
+                // The line is slower than the guest: the instruction runs again later.
+                return Err(Resume::YIELD);
+            }
+        }
+        if write.is_none() && self.durable.uart.receive.is_empty() {
+            self.take_input();
+        }
+        let (mut value, mut effect) = (0, write.is_some());
+        for byte in 0..width {
+            let offset = u32::from(port) + byte;
+            let offset = offset.wrapping_sub(uart::FIRST.into());
+            let shift = 8 * byte;
+            if offset >= u32::from(uart::COUNT) {
+                value |= 0xff << shift;
+                continue;
+            }
+            match write {
+                Some(bytes) => self
+                    .durable
+                    .uart
+                    .write(offset as u16, (bytes >> shift) as u8),
+                None => {
+                    let (read, changed) = self.durable.uart.read(offset as u16);
+                    value |= u32::from(read) << shift;
+                    effect |= changed;
+                }
+            }
+        }
+        if effect {
+            if let Some(record) = self.durable.records.get_mut(number) {
+                *record = Record {
+                    sequence,
+                    value,
+                    ..*record
+                };
+            }
+            self.commit();
+        }
+        Ok(value)
+    }
+}

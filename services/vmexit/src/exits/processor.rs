@@ -1,0 +1,162 @@
+//! Exits that read or write the processor itself: CPUID, MSRs, counters, CR4 and CR8, XCR0.
+
+use crate::cpuid::Asker;
+use crate::fetch;
+use crate::host::{Host, Note};
+use crate::machine::{Machine, Step};
+use crate::msr::{self, Refused};
+use crate::registers::{after, finish};
+use iced_x86::{Mnemonic, Register};
+use portcullis_ipc::exit::{ExitPage, gpr, group};
+use portcullis_ipc::syscall::Resume;
+
+const CR4_PAE: u64 = 1 << 5;
+const CR4_OSXSAVE: u64 = 1 << 18;
+const EFER_LMA: u64 = 1 << 10;
+/// x87 cannot be turned off; AVX needs SSE.
+const XCR0_X87: u64 = 1;
+const XCR0_SSE: u64 = 2;
+const XCR0_AVX: u64 = 4;
+
+fn pair(page: &ExitPage) -> u64 {
+    page.registers[gpr::RAX] & 0xffff_ffff | page.registers[gpr::RDX] << 32
+}
+
+fn set_pair(page: &mut ExitPage, value: u64) {
+    page.registers[gpr::RAX] = value & 0xffff_ffff;
+    page.registers[gpr::RDX] = value >> 32;
+    page.dirty |= group::GENERAL;
+}
+
+impl<H: Host> Machine<H> {
+    pub(crate) fn cpuid(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
+        let (next, _) = self.next(vcpu, page, &[fetch::CPUID])?;
+        let (leaf, subleaf) = (
+            page.registers[gpr::RAX] as u32,
+            page.registers[gpr::RCX] as u32,
+        );
+        if matches!(leaf, 1 | 0xd) && page.valid & group::CONTROL == 0 {
+            self.host.fetch(vcpu, page, group::CONTROL);
+        }
+        let asker = Asker {
+            vcpu: vcpu.into(),
+            osxsave: page.cr4 & CR4_OSXSAVE != 0,
+            xcr0: page.xcr0,
+        };
+        let host = &self.host;
+        let values = self
+            .identity
+            .answer(leaf, subleaf, &asker, |leaf, sub| host.cpuid(leaf, sub));
+        let [eax, ebx, ecx, edx] = values.map(u64::from);
+        page.registers[gpr::RAX] = eax;
+        page.registers[gpr::RBX] = ebx;
+        page.registers[gpr::RCX] = ecx;
+        page.registers[gpr::RDX] = edx;
+        page.dirty |= group::GENERAL;
+        finish(page, next);
+        Ok(Resume::ENTER)
+    }
+
+    pub(crate) fn msr(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
+        let write = page.qualification[0] == 1;
+        let candidates = if write {
+            [fetch::WRMSR]
+        } else {
+            [fetch::RDMSR]
+        };
+        let (next, _) = self.next(vcpu, page, &candidates)?;
+        let number = page.registers[gpr::RCX] as u32;
+        // EFER's rules need CR0 beside it; both are in one group.
+        self.host.fetch(vcpu, page, msr::groups(number));
+        let tsc = self.host.tsc();
+        let done = if write {
+            msr::write(page, vcpu, number, pair(page), tsc)
+        } else {
+            msr::read(page, vcpu, number, tsc).map(|value| set_pair(page, value))
+        };
+        if done == Err(Refused) {
+            self.host.note(Note::UnknownMsr(number, write));
+            return self.refuse(page);
+        }
+        finish(page, next);
+        Ok(Resume::ENTER)
+    }
+
+    pub(crate) fn rdtsc(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
+        // QEMU reports RDTSCP as RDTSC: the instruction itself says which.
+        let (next, mnemonic) = self.next(vcpu, page, &[fetch::RDTSC, fetch::RDTSCP])?;
+        self.host.fetch(vcpu, page, group::TIME | group::SYSCALL);
+        let value = self.host.tsc().wrapping_add(page.tsc_offset);
+        set_pair(page, value);
+        if mnemonic == Mnemonic::Rdtscp {
+            page.registers[gpr::RCX] = page.tsc_aux & 0xffff_ffff;
+        }
+        finish(page, next);
+        Ok(Resume::ENTER)
+    }
+
+    pub(crate) fn xsetbv(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
+        self.host.fetch(vcpu, page, group::CONTROL);
+        let (next, _) = self.next(vcpu, page, &[fetch::XSETBV])?;
+        let value = pair(page);
+        let subset = value & !self.identity.xcr0_mask == 0 && value & XCR0_X87 != 0;
+        let whole = value & XCR0_AVX == 0 || value & XCR0_SSE != 0;
+        if page.cpl != 0 || page.registers[gpr::RCX] as u32 != 0 || !subset || !whole {
+            return self.refuse(page);
+        }
+        page.xcr0 = value;
+        page.dirty |= group::CONTROL;
+        finish(page, next);
+        Ok(Resume::ENTER)
+    }
+
+    pub(crate) fn control_register(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
+        let bytes = self.bytes(vcpu, page)?;
+        let instruction = bytes.decode(page.rip).ok_or(Resume::ENTER)?;
+        if instruction.mnemonic() != Mnemonic::Mov {
+            return Err(Resume::ENTER);
+        }
+        let (to, from) = (instruction.op0_register(), instruction.op1_register());
+        let write = to.is_cr();
+        let (control, general) = if write { (to, from) } else { (from, to) };
+        let register = general.full_register().number();
+        let place = page.registers.get(register).copied().ok_or(Resume::ENTER)?;
+        let value = if bytes.bits == 64 {
+            place
+        } else {
+            place & 0xffff_ffff
+        };
+        let next = after(page, instruction.len(), bytes.bits);
+        match (control, write) {
+            (Register::CR4, true) => {
+                let leaves_long_mode = page.efer & EFER_LMA != 0 && value & CR4_PAE == 0;
+                if value & !self.cr4_allowed != 0 || leaves_long_mode {
+                    return self.refuse(page);
+                }
+                page.cr4 = value;
+                page.dirty |= group::CONTROL;
+            }
+            (Register::CR8, true) => {
+                let priority = u8::try_from(value).ok().filter(|value| *value <= 15);
+                let Some(priority) = priority else {
+                    return self.refuse(page);
+                };
+                if let Some(record) = self.durable.records.get_mut(usize::from(vcpu)) {
+                    record.cr8 = priority;
+                }
+                self.commit();
+            }
+            (Register::CR8, false) => {
+                let record = self.durable.records.get(usize::from(vcpu));
+                let value = record.map_or(0, |record| record.cr8);
+                if let Some(place) = page.registers.get_mut(register) {
+                    *place = value.into();
+                }
+                page.dirty |= group::GENERAL;
+            }
+            _ => return self.refuse(page),
+        }
+        finish(page, next);
+        Ok(Resume::ENTER)
+    }
+}

@@ -1,0 +1,49 @@
+//! What the exit code needs from outside: the core, guest memory, the console and the log. On the
+//! machine these are system calls; in the tests a model.
+
+use crate::memory::GuestMemory;
+use portcullis_ipc::exit::ExitPage;
+
+/// Something that the log should hold. A guest can cause any number of them; the host bounds what it
+/// logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// The VM stopped: why, RIP, and a detail.
+    Stopped(&'static str, u64, u64),
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest wrote the test exit port.
+    TestExit(u32),
+    /// A model-specific register that does not exist: number, and whether it was a write.
+    UnknownMsr(u32, bool),
+    /// The state region does not hold the state.
+    NotSaved,
+}
+
+/// The outside.
+pub trait Host {
+    /// Guest memory.
+    type Memory: GuestMemory;
+    /// Guest memory.
+    fn memory(&mut self) -> &mut Self::Memory;
+    /// Fills state groups of a stopped vCPU into its page; `false` when it is not stopped.
+    fn fetch(&mut self, vcpu: u16, page: &mut ExitPage, groups: u32) -> bool;
+    /// The host's time-stamp counter.
+    fn tsc(&self) -> u64;
+    /// The host's CPUID.
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4];
+    /// Sends a console message; `true` when it was taken, now or before.
+    fn console_write(&mut self, sequence: u64, bytes: &[u8]) -> bool;
+    /// Takes console input into `buffer`; returns how much.
+    fn console_read(&mut self, buffer: &mut [u8]) -> usize;
+    /// Makes `state` the saved state; `false` when it does not fit.
+    fn commit(&mut self, state: &[u8]) -> bool;
+    /// Asks for a call of `Machine::flush` soon.
+    fn flush_later(&mut self);
+    /// Brings a vCPU to a recall exit; `false` when it is stopped.
+    fn recall(&mut self, vcpu: u16) -> bool;
+    /// Puts the guest's image into its memory.
+    fn load_guest(&mut self, address: u64) -> bool;
+    /// Tells the log.
+    fn note(&mut self, note: Note);
+}

@@ -1,0 +1,316 @@
+//! The machine of one guest: takes an exit, changes the exit page, and says how the vCPU goes on.
+//!
+//! Here stand the dispatch and what several kinds of exit need; each kind has its own file below
+//! `exits`.
+
+use crate::config::Config;
+use crate::cpuid::{Identity, cr4_allowed};
+use crate::exception::{again, deliver, raise, vector};
+use crate::fetch::{Bytes, Expected, length};
+use crate::host::{Host, Note};
+use crate::loader;
+use crate::memory::{GuestMemory, all_ones};
+use crate::paging::PageFault;
+use crate::ports::may_be_claimed;
+use crate::registers::{TRAP, after, finish, merge};
+use crate::saved::{Durable, MOST};
+use iced_x86::Mnemonic;
+use portcullis_ipc::exit::{ExitPage, Reason, group, io};
+use portcullis_ipc::syscall::Resume;
+
+/// How the vCPU goes on, or in the error case: goes on without the instruction being done.
+pub type Step<T = u64> = Result<T, u64>;
+
+/// A guest's machine.
+pub struct Machine<H> {
+    /// The outside.
+    pub host: H,
+    pub(crate) config: Config,
+    pub(crate) identity: Identity,
+    pub(crate) cr4_allowed: u64,
+    pub(crate) durable: Durable,
+    /// The console may hold input that was not fetched.
+    pub(crate) more_input: bool,
+    /// vCPUs that were recalled for a reset, one bit each.
+    pub(crate) recalled: u16,
+    buffer: [u8; MOST],
+}
+
+macro_rules! reasons {
+    ($($name:ident $variant:ident,)*) => { $(const $name: u32 = Reason::$variant as u32;)* };
+}
+
+reasons! {
+    EXCEPTION Exception, INTERRUPT_WINDOW InterruptWindow, NMI_WINDOW NmiWindow, CPUID Cpuid, HLT Hlt,
+    IO Io, MSR Msr, RDTSC Rdtsc, RDTSCP Rdtscp, RDPMC Rdpmc, INVLPG Invlpg,
+    CONTROL_REGISTER ControlRegister, NESTED_FAULT NestedFault, SHUTDOWN Shutdown, HYPERCALL Hypercall,
+    PAUSE Pause, WBINVD Wbinvd, XSETBV Xsetbv, MONITOR Monitor, MWAIT Mwait,
+    VIRTUALIZATION Virtualization, TASK_SWITCH TaskSwitch, IRET Iret, RECALL Recall,
+    SYSTEM_SIGNAL SystemSignal, BAD_STATE BadState,
+}
+
+impl<H: Host> Machine<H> {
+    /// A machine with the state that an instance before left behind, or the default.
+    pub fn new(host: H, config: Config, identity: Identity, durable: Durable) -> Self {
+        let cr4_allowed = cr4_allowed(&identity, |leaf, subleaf| host.cpuid(leaf, subleaf));
+        Self {
+            host,
+            config,
+            identity,
+            cr4_allowed,
+            durable,
+            more_input: true,
+            recalled: 0,
+            buffer: [0; MOST],
+        }
+    }
+
+    /// Loads the guest and fills the page of vCPU 0 with its first state; `false` when it does not fit.
+    pub fn boot(&mut self, page: &mut ExitPage) -> bool {
+        let Config { entry, load, .. } = self.config;
+        let bytes = self.host.memory().size();
+        let loaded = loader::prepare(self.host.memory(), entry) && self.host.load_guest(load);
+        loader::start(page, entry, load, bytes);
+        loaded
+    }
+
+    /// Serves an exit: the [`Resume`] word that answers it.
+    #[inline(always)]
+    pub fn exited(&mut self, vcpu: u16, page: &mut ExitPage) -> u64 {
+        if page.reason == IO
+            && let Some(word) = self.unclaimed(page)
+        {
+            return word;
+        }
+        self.dispatch(vcpu, page)
+    }
+
+    /// The frequent case: an access to a port that nobody claims.
+    #[inline(always)]
+    fn unclaimed(&mut self, page: &mut ExitPage) -> Option<u64> {
+        let [access, ..] = page.qualification;
+        let width = (access >> io::WIDTH_SHIFT) as u32 & 7;
+        let plain = access & io::STRING == 0 && page.next_rip != 0 && page.rflags & TRAP == 0;
+        if !plain || may_be_claimed(&self.config, access as u16, width) {
+            return None;
+        }
+        if access & io::INPUT != 0 {
+            let [rax, ..] = &mut page.registers;
+            *rax = merge(*rax, width as usize, u64::MAX);
+            page.dirty |= group::GENERAL;
+        }
+        finish(page, page.next_rip);
+        Some(Resume::ENTER)
+    }
+
+    fn dispatch(&mut self, vcpu: u16, page: &mut ExitPage) -> u64 {
+        if page.rflags & TRAP != 0 {
+            self.host.fetch(vcpu, page, group::DEBUG);
+        }
+        let step = match page.reason {
+            IO => self.port(vcpu, page),
+            CPUID => self.cpuid(vcpu, page),
+            MSR => self.msr(vcpu, page),
+            HLT => self.hlt(vcpu, page),
+            EXCEPTION => self.exception(vcpu, page),
+            NESTED_FAULT => self.nested_fault(vcpu, page),
+            CONTROL_REGISTER => self.control_register(vcpu, page),
+            XSETBV => self.xsetbv(vcpu, page),
+            RDTSC | RDTSCP => self.rdtsc(vcpu, page),
+            PAUSE => self
+                .skip(vcpu, page, &[crate::fetch::PAUSE])
+                .map(|_| Resume::YIELD),
+            INVLPG => self.skip(vcpu, page, &[crate::fetch::INVLPG]),
+            WBINVD => {
+                let candidates = [
+                    crate::fetch::WBINVD,
+                    crate::fetch::WBNOINVD,
+                    crate::fetch::INVD,
+                ];
+                self.skip(vcpu, page, &candidates)
+            }
+            RDPMC => self.refuse(page),
+            HYPERCALL | VIRTUALIZATION | MONITOR | MWAIT => {
+                raise(page, vector::UNDEFINED, None);
+                Ok(Resume::ENTER)
+            }
+            RECALL => self.recalled(vcpu, page),
+            INTERRUPT_WINDOW | NMI_WINDOW | IRET | SYSTEM_SIGNAL => self.redeliver(page),
+            SHUTDOWN => self.stop(page, "triple fault", 0),
+            TASK_SWITCH => self.stop(
+                page,
+                "task switch, which is not emulated",
+                page.qualification[0],
+            ),
+            BAD_STATE => self.stop(
+                page,
+                "guest state that the processor refuses",
+                page.qualification[0],
+            ),
+            reason => self.stop(page, "exit that is not served", reason.into()),
+        };
+        step.unwrap_or_else(|word| word)
+    }
+
+    /// Where the guest goes on after the current instruction, and which of the candidates it is.
+    ///
+    /// An instruction that is none of them was changed after the exit: the guest runs what stands there
+    /// now.
+    pub(crate) fn next(
+        &mut self,
+        vcpu: u16,
+        page: &mut ExitPage,
+        candidates: &[Expected],
+    ) -> Step<(u64, Mnemonic)> {
+        if let ([only], true) = (candidates, page.next_rip != 0) {
+            return Ok((page.next_rip, only.mnemonic));
+        }
+        let bytes = self.bytes(vcpu, page)?;
+        let (length, mnemonic) = length(&bytes, page.rip, candidates).ok_or(Resume::ENTER)?;
+        Ok((after(page, length, bytes.bits), mnemonic))
+    }
+
+    /// The bytes of the current instruction; makes the groups CONTROL and SEGMENTS valid.
+    pub(crate) fn bytes(&mut self, vcpu: u16, page: &mut ExitPage) -> Step<Bytes> {
+        self.host
+            .fetch(vcpu, page, group::CONTROL | group::SEGMENTS);
+        match Bytes::fetch(self.host.memory(), page) {
+            Ok(bytes) => Ok(bytes),
+            Err(fault) => Err(self.page_fault(page, fault)),
+        }
+    }
+
+    /// Raises a page fault; the group CONTROL is valid.
+    pub(crate) fn page_fault(&mut self, page: &mut ExitPage, fault: PageFault) -> u64 {
+        page.cr2 = fault.address;
+        page.dirty |= group::CONTROL;
+        raise(page, vector::PAGE, Some(fault.error));
+        Resume::ENTER
+    }
+
+    /// Raises #GP(0).
+    pub(crate) fn refuse(&mut self, page: &mut ExitPage) -> Step {
+        raise(page, vector::PROTECTION, Some(0));
+        Ok(Resume::ENTER)
+    }
+
+    /// Passes over an instruction that needs no work.
+    fn skip(&mut self, vcpu: u16, page: &mut ExitPage, candidates: &[Expected]) -> Step {
+        let (next, _) = self.next(vcpu, page, candidates)?;
+        finish(page, next);
+        Ok(Resume::ENTER)
+    }
+
+    /// Goes on, with the event whose delivery the exit interrupted.
+    pub(crate) fn redeliver(&mut self, page: &mut ExitPage) -> Step {
+        if let Some(event) = again(page.event) {
+            deliver(page, event);
+        }
+        Ok(Resume::ENTER)
+    }
+
+    /// Stops the vCPU for good and tells the log why.
+    pub(crate) fn stop(&mut self, page: &ExitPage, why: &'static str, detail: u64) -> Step {
+        self.flush();
+        self.host.note(Note::Stopped(why, page.rip, detail));
+        Ok(Resume::STOP)
+    }
+
+    fn hlt(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
+        let (next, _) = self.next(vcpu, page, &[crate::fetch::HLT])?;
+        finish(page, next);
+        let trapped = page.dirty & group::EVENT != 0 && page.event != 0;
+        Ok(if trapped { Resume::ENTER } else { Resume::PARK })
+    }
+
+    /// The guest asked for a reset: every vCPU stops, vCPU 0 starts anew.
+    pub(crate) fn reset(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
+        self.flush();
+        self.host.note(Note::Reset);
+        self.durable.uart.reset();
+        self.commit();
+        for other in (0..self.identity.vcpus as u16).filter(|other| *other != vcpu) {
+            if self.host.recall(other) {
+                self.recalled |= 1 << other;
+            }
+        }
+        self.restart(vcpu, page)
+    }
+
+    fn recalled(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
+        let bit = 1 << vcpu;
+        if self.recalled & bit == 0 {
+            return self.redeliver(page);
+        }
+        self.recalled &= !bit;
+        self.restart(vcpu, page)
+    }
+
+    fn restart(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
+        if vcpu != 0 {
+            return Ok(Resume::STOP);
+        }
+        if self.boot(page) {
+            Ok(Resume::ENTER)
+        } else {
+            self.stop(page, "guest does not fit its memory", 0)
+        }
+    }
+
+    /// Saves the durable state. Called after every effect, before the vCPU goes on.
+    pub(crate) fn commit(&mut self) {
+        let bytes = self.durable.encode(&mut self.buffer);
+        if !self.host.commit(bytes) {
+            self.host.note(Note::NotSaved);
+        }
+    }
+
+    /// Sends what the guest wrote, as far as the console takes it.
+    pub fn flush(&mut self) {
+        loop {
+            if self.durable.uart.fix_message() {
+                self.commit();
+            }
+            let Some((sequence, bytes)) = self.durable.uart.message() else {
+                return;
+            };
+            if !self.host.console_write(sequence, bytes) {
+                self.host.flush_later();
+                return;
+            }
+            self.durable.uart.message_taken();
+            self.commit();
+        }
+    }
+
+    /// The console has input.
+    pub fn input(&mut self) {
+        self.more_input = true;
+        self.take_input();
+    }
+
+    /// Fetches console input while the receiver has room.
+    pub(crate) fn take_input(&mut self) {
+        let room = self.durable.uart.receive.remaining_capacity();
+        if !self.more_input || room == 0 {
+            return;
+        }
+        let mut bytes = [0; crate::uart::RECEIVE];
+        let taken = self
+            .host
+            .console_read(bytes.get_mut(..room).unwrap_or_default());
+        self.more_input = taken == room;
+        self.durable
+            .uart
+            .receive
+            .extend(bytes.into_iter().take(taken.min(room)));
+        if taken > 0 {
+            self.commit();
+        }
+    }
+
+    /// What a read of `width` bytes brings where nobody answers.
+    pub(crate) const fn nobody(width: u32) -> u32 {
+        all_ones(width as usize) as u32
+    }
+}

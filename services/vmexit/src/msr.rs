@@ -1,0 +1,171 @@
+//! Model-specific registers that exit: which there are, what they hold, what may be written. A register
+//! that is in no table raises #GP, as on a processor that lacks it.
+
+use portcullis_ipc::exit::{ExitPage, group};
+
+/// Numbers.
+pub mod number {
+    /// Time-stamp counter.
+    pub const TSC: u32 = 0x10;
+    /// Base of the local APIC.
+    pub const APIC_BASE: u32 = 0x1b;
+    /// Page attribute table.
+    pub const PAT: u32 = 0x277;
+    /// Extended features.
+    pub const EFER: u32 = 0xc000_0080;
+    /// What RDTSCP returns in ECX.
+    pub const TSC_AUX: u32 = 0xc000_0103;
+}
+
+/// Registers that kernels read and write without asking whether they exist: they read 0 and ignore
+/// writes. Microcode level, miscellaneous enable, HWCR, SYSCFG, OSVW length and status, DE_CFG.
+const QUIET: [u32; 7] = [
+    0x8b,
+    0x1a0,
+    0xc001_0015,
+    0xc001_0010,
+    0xc001_0140,
+    0xc001_0141,
+    0xc001_1029,
+];
+
+/// SCE, LME, NXE, FFXSR.
+const EFER_WRITABLE: u64 = 1 | 1 << 8 | 1 << 11 | 1 << 14;
+const EFER_LME: u64 = 1 << 8;
+const EFER_LMA: u64 = 1 << 10;
+const CR0_PG: u64 = 1 << 31;
+/// Physical address of the local APIC, bootstrap processor; the enable bit is clear: there is none yet.
+const APIC_BASE: u64 = 0xfee0_0000;
+const BOOTSTRAP: u64 = 1 << 8;
+
+/// The access raises #GP(0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+/// Groups that the registers' values stand in.
+pub fn groups(number: u32) -> u32 {
+    match number {
+        number::TSC => group::TIME,
+        number::PAT | number::TSC_AUX => group::SYSCALL,
+        number::EFER => group::CONTROL,
+        _ => 0,
+    }
+}
+
+/// Reads a register of `vcpu`, whose [`groups`] are valid in the page; `tsc` is the host's counter.
+pub fn read(page: &ExitPage, vcpu: u16, msr: u32, tsc: u64) -> Result<u64, Refused> {
+    Ok(match msr {
+        number::TSC => tsc.wrapping_add(page.tsc_offset),
+        number::APIC_BASE => APIC_BASE | if vcpu == 0 { BOOTSTRAP } else { 0 },
+        number::PAT => page.pat,
+        number::TSC_AUX => page.tsc_aux,
+        number::EFER => page.efer,
+        _ if QUIET.contains(&msr) => 0,
+        _ => return Err(Refused),
+    })
+}
+
+/// Writes a register of `vcpu`; changes nothing when it refuses.
+pub fn write(
+    page: &mut ExitPage,
+    vcpu: u16,
+    msr: u32,
+    value: u64,
+    tsc: u64,
+) -> Result<(), Refused> {
+    match msr {
+        number::TSC => page.tsc_offset = value.wrapping_sub(tsc),
+        number::APIC_BASE if Ok(value) == read(page, vcpu, msr, tsc) => {}
+        number::PAT
+            if value
+                .to_le_bytes()
+                .iter()
+                .all(|kind| matches!(kind, 0 | 1 | 4..=7)) =>
+        {
+            page.pat = value;
+        }
+        number::TSC_AUX if value >> 32 == 0 => page.tsc_aux = value,
+        number::EFER => page.efer = efer(page, value)?,
+        _ if QUIET.contains(&msr) => {}
+        _ => return Err(Refused),
+    }
+    page.dirty |= groups(msr);
+    Ok(())
+}
+
+/// EFER after a write of `value`: LMA is the processor's, LME is fixed while paging is on.
+fn efer(page: &ExitPage, value: u64) -> Result<u64, Refused> {
+    let changes_mode = (value ^ page.efer) & EFER_LME != 0 && page.cr0 & CR0_PG != 0;
+    if value & !(EFER_WRITABLE | EFER_LMA) != 0 || changes_mode {
+        return Err(Refused);
+    }
+    Ok(value & EFER_WRITABLE | page.efer & EFER_LMA)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros;
+
+    const PAT: u64 = 0x0007_0406_0007_0406;
+
+    #[test]
+    fn each_register_keeps_what_it_must_and_refuses_the_rest() {
+        let long = EFER_LME | EFER_LMA;
+        let table: [(u32, u64, Result<u64, Refused>); 16] = [
+            (number::PAT, PAT, Ok(PAT)),
+            (number::PAT, 2, Err(Refused)),
+            (number::PAT, 8 << 56, Err(Refused)),
+            (number::TSC_AUX, 0xffff_ffff, Ok(0xffff_ffff)),
+            (number::TSC_AUX, 1 << 32, Err(Refused)),
+            (number::TSC, 5, Ok(5)),
+            (number::EFER, long | 1, Ok(long | 1)),
+            (number::EFER, EFER_LME | 1 << 11, Ok(long | 1 << 11)),
+            (number::EFER, 0, Err(Refused)),
+            (number::EFER, long | 1 << 12, Err(Refused)),
+            (number::EFER, long | 1 << 63, Err(Refused)),
+            (number::APIC_BASE, 0xfee0_0100, Ok(0xfee0_0100)),
+            (number::APIC_BASE, 0xfee0_0900, Err(Refused)),
+            (0x1a0, 1, Ok(0)),
+            (0xc001_1029, 2, Ok(0)),
+            (0x1234_5678, 0, Err(Refused)),
+        ];
+        for (msr, value, expected) in table {
+            let mut page = ExitPage::new_zeroed();
+            (page.efer, page.cr0) = (long, CR0_PG | 1);
+            let written = write(&mut page, 0, msr, value, 1000);
+            assert_eq!(written.is_ok(), expected.is_ok(), "{msr:#x} {value:#x}");
+            assert_eq!(page.dirty, if written.is_ok() { groups(msr) } else { 0 });
+            if let Ok(value) = expected {
+                assert_eq!(read(&page, 0, msr, 1000), Ok(value), "{msr:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn machine_check_mtrr_and_the_virtualization_registers_are_not_there() {
+        let page = ExitPage::new_zeroed();
+        for msr in [
+            0x179,
+            0x17a,
+            0xfe,
+            0x2ff,
+            0x3a,
+            0x3b,
+            0x49,
+            0x6e0,
+            0x800,
+            0xc001_0114,
+            0xc001_0117,
+        ] {
+            assert_eq!(read(&page, 0, msr, 0), Err(Refused), "{msr:#x}");
+        }
+    }
+
+    #[test]
+    fn long_mode_may_be_chosen_while_paging_is_off() {
+        let mut page = ExitPage::new_zeroed();
+        assert_eq!(write(&mut page, 0, number::EFER, EFER_LME, 0), Ok(()));
+        assert_eq!(page.efer, EFER_LME);
+    }
+}
