@@ -62,7 +62,10 @@ impl Ring {
 
     fn peek(&self, offset: usize, into: &mut [u8]) {
         for (index, byte) in into.iter_mut().enumerate() {
-            let place = (self.head.taken as usize).wrapping_add(offset).wrapping_add(index) & (CAPACITY - 1);
+            let place = (self.head.taken as usize)
+                .wrapping_add(offset)
+                .wrapping_add(index)
+                & (CAPACITY - 1);
             *byte = self.bytes.get(place).copied().unwrap_or(0);
         }
     }
@@ -75,13 +78,24 @@ impl Ring {
         if self.used().wrapping_add(size) > CAPACITY || share.wrapping_add(size) > SHARE {
             return false;
         }
-        let head = RecordHead { length: length as u16, partition, kind, generation, sequence: self.sequence, tsc: cpu::tsc() };
+        let head = RecordHead {
+            length: length as u16,
+            partition,
+            kind,
+            generation,
+            sequence: self.sequence,
+            tsc: cpu::tsc(),
+        };
         self.sequence = self.sequence.wrapping_add(1);
         self.put(head.as_bytes());
         self.put(first);
         self.put(second);
         let padding = [0u8; 8];
-        self.put(padding.get(..length.next_multiple_of(8).wrapping_sub(length)).unwrap_or(&[]));
+        self.put(
+            padding
+                .get(..length.next_multiple_of(8).wrapping_sub(length))
+                .unwrap_or(&[]),
+        );
         if let Some(held) = self.held.get_mut(partition as usize) {
             *held = held.wrapping_add(size);
         }
@@ -90,7 +104,13 @@ impl Ring {
 
     fn append(&mut self, partition: u8, generation: u32, kind: u8, parts: [&[u8]; 2]) -> bool {
         let lost = self.dropped.get(partition as usize).copied().unwrap_or(0);
-        let told = lost == 0 || self.record(partition, generation, payload::DROPPED, [&lost.to_le_bytes(), &[]]);
+        let told = lost == 0
+            || self.record(
+                partition,
+                generation,
+                payload::DROPPED,
+                [&lost.to_le_bytes(), &[]],
+            );
         let done = told && self.record(partition, generation, kind, parts);
         if let Some(count) = self.dropped.get_mut(partition as usize) {
             *count = match (told, done) {
@@ -107,9 +127,13 @@ impl Ring {
         while self.used() >= HEAD {
             let mut head = [0u8; HEAD];
             self.peek(0, &mut head);
-            let Ok(head) = RecordHead::read_from_bytes(&head) else { break };
+            let Ok(head) = RecordHead::read_from_bytes(&head) else {
+                break;
+            };
             let size = HEAD.wrapping_add((head.length as usize).next_multiple_of(8));
-            let Some(room) = into.get_mut(length..length.wrapping_add(size)) else { break };
+            let Some(room) = into.get_mut(length..length.wrapping_add(size)) else {
+                break;
+            };
             self.peek(0, room);
             self.head.taken = self.head.taken.wrapping_add(size as u64);
             length = length.wrapping_add(size);
@@ -123,7 +147,8 @@ impl Ring {
 
 /// Append a defmt frame of a partition; `false` if it was dropped.
 pub fn append(partition: u8, generation: u32, frame: &[u8]) -> bool {
-    RING.lock().append(partition, generation, payload::DEFMT, [frame, &[]])
+    RING.lock()
+        .append(partition, generation, payload::DEFMT, [frame, &[]])
 }
 
 /// Take whole records into `into`; returns their bytes.
@@ -140,10 +165,20 @@ pub fn begin(tsc_hz: u64, build_id: &[u8; 20]) {
 
 /// An instance of `index` starts.
 pub fn started(index: u8, partition: &Partition) {
-    RING.lock().append(index, partition.generation, payload::START, [&partition.build_id, partition.name().as_bytes()]);
+    RING.lock().append(
+        index,
+        partition.generation,
+        payload::START,
+        [&partition.build_id, partition.name().as_bytes()],
+    );
     let restarts = u32::from_le_bytes(partition.record.restarts);
     if restarts > 0 {
-        defmt::info!("partition {=u8} starts again: generation {=u32}, restart {=u32}", index, partition.generation, restarts);
+        defmt::info!(
+            "partition {=u8} starts again: generation {=u32}, restart {=u32}",
+            index,
+            partition.generation,
+            restarts
+        );
     }
 }
 
@@ -183,7 +218,12 @@ unsafe impl defmt::Logger for Logger {
     unsafe fn release() {
         // SAFETY: INV-LOGGER.
         let (bytes, length) = unsafe { &*FRAME.0.get() };
-        RING.lock().append(CORE, 0, payload::DEFMT, [bytes.get(..*length).unwrap_or(&[]), &[]]);
+        RING.lock().append(
+            CORE,
+            0,
+            payload::DEFMT,
+            [bytes.get(..*length).unwrap_or(&[]), &[]],
+        );
     }
     unsafe fn write(part: &[u8]) {
         // SAFETY: INV-LOGGER.
@@ -204,7 +244,14 @@ mod tests {
 
     fn ring() -> Ring {
         Ring {
-            head: RingHead { magic: RING_MAGIC, capacity: CAPACITY as u64, written: 0, taken: 0, epitaph_length: 0, epitaph: [0; 192] },
+            head: RingHead {
+                magic: RING_MAGIC,
+                capacity: CAPACITY as u64,
+                written: 0,
+                taken: 0,
+                epitaph_length: 0,
+                epitaph: [0; 192],
+            },
             bytes: [0; CAPACITY],
             sequence: 0,
             held: [0; limits::PARTITIONS],
@@ -222,7 +269,10 @@ mod tests {
             let mut out = [0u8; 256];
             let length = ring.take(&mut out);
             let (head, rest) = RecordHead::read_from_prefix(&out[..length]).unwrap();
-            assert_eq!((head.sequence, head.partition, head.length as usize), (expected, 3, text.len()));
+            assert_eq!(
+                (head.sequence, head.partition, head.length as usize),
+                (expected, 3, text.len())
+            );
             assert_eq!(&rest[..text.len()], &text[..]);
             expected += 1;
         }
@@ -237,7 +287,10 @@ mod tests {
             lost += u32::from(!ring.append(1, 1, payload::DEFMT, [&text, &[]]));
         }
         assert!(lost > 0);
-        assert!(ring.append(2, 1, payload::DEFMT, [&text, &[]]), "the other partition still gets in");
+        assert!(
+            ring.append(2, 1, payload::DEFMT, [&text, &[]]),
+            "the other partition still gets in"
+        );
         let mut out = vec![0u8; CAPACITY];
         ring.take(&mut out);
         assert!(ring.append(1, 1, payload::DEFMT, [&text, &[]]));

@@ -40,7 +40,14 @@ pub struct Clock {
 
 impl Clock {
     /// Before boot.
-    pub const EMPTY: Self = Self { since: 0, armed: u64::MAX, slice: i64::MAX, turns: 0, tsc_hz: 1, ratio: 0 };
+    pub const EMPTY: Self = Self {
+        since: 0,
+        armed: u64::MAX,
+        slice: i64::MAX,
+        turns: 0,
+        tsc_hz: 1,
+        ratio: 0,
+    };
 
     /// Ticks of `microseconds`.
     pub fn ticks(&self, microseconds: u64) -> u64 {
@@ -49,7 +56,8 @@ impl Clock {
 
     fn arm(&mut self, now: u64, deadline: u64) {
         let delta = deadline.saturating_sub(now).max(1);
-        let counts = (u128::from(delta).wrapping_mul(self.ratio.into()) >> 32).clamp(1, 0xffff_fff0);
+        let counts =
+            (u128::from(delta).wrapping_mul(self.ratio.into()) >> 32).clamp(1, 0xffff_fff0);
         self.armed = deadline;
         apic::one_shot(counts as u32);
     }
@@ -77,6 +85,8 @@ impl Core {
     pub fn resolve(&self, payer: u8) -> Option<Runner> {
         let mut node = if (payer as usize) < limits::PARTITIONS {
             payer
+        } else if payer == NOBODY {
+            return None;
         } else {
             let index = payer.wrapping_sub(limits::PARTITIONS as u8);
             let vcpu = &self.vcpus[index];
@@ -104,7 +114,9 @@ impl Core {
 
     /// Whether the runner serves somebody else, so that its reserve stands behind the payer's budget.
     fn serves(&self, runner: Runner) -> Option<u8> {
-        let Runner::Thread(index) = runner else { return None };
+        let Runner::Thread(index) = runner else {
+            return None;
+        };
         match self.partitions[index].thread.work {
             Work::Call(_) | Work::Exit(_) | Work::Port(_) if self.payer != index => Some(index),
             _ => None,
@@ -149,7 +161,9 @@ impl Core {
     /// Work came for account `index`: it takes part in the choice.
     pub fn activate(&mut self, index: u8) {
         self.active |= 1u64 << (index & 63);
-        if self.payer == NOBODY || self.accounts[index].priority > self.accounts[self.payer].priority {
+        if self.payer == NOBODY
+            || self.accounts[index].priority > self.accounts[self.payer].priority
+        {
             self.reschedule = true;
         }
     }
@@ -162,15 +176,15 @@ impl Core {
         }
     }
 
-    /// Choose what runs next, charge for what ran, and set the timer. Called once at the end of every entry that
-    /// may have changed something.
+    /// Choose what runs next, charge for what ran, act on what is used up, and set the timer. Called at the
+    /// end of every entry; the short way is taken when the same goes on and the timer is still to come.
     pub fn dispatch(&mut self) -> Runner {
         let mut now = None;
         loop {
             if !self.reschedule
                 && let Some(runner) = self.resolve(self.payer)
             {
-                if runner == self.runner && now.is_none() {
+                if runner == self.runner && now.is_none() && self.clock.armed != u64::MAX {
                     return runner;
                 }
                 let at = now.unwrap_or_else(cpu::tsc);
@@ -248,7 +262,10 @@ impl Core {
 
     fn throttled(&self) -> impl Iterator<Item = (u8, &crate::object::Account)> {
         let active = self.active;
-        self.accounts.iter().take(if active == 0 { 0 } else { ACCOUNTS }).filter(move |(index, account)| account.throttled && active >> (index & 63) & 1 != 0)
+        self.accounts
+            .iter()
+            .take(if active == 0 { 0 } else { ACCOUNTS })
+            .filter(move |(index, account)| account.throttled && active >> (index & 63) & 1 != 0)
     }
 
     /// The local APIC's timer fired: expire timers, refill accounts, end the slice.
@@ -259,19 +276,16 @@ impl Core {
         while let Some((holder, bits)) = self.timers.expired(now) {
             self.notify(holder, bits);
         }
-        let over: u64 = self.throttled().filter(|(_, account)| now >= account.period_end).fold(0, |set, (index, _)| set | 1u64 << (index & 63));
+        let over: u64 = self
+            .throttled()
+            .filter(|(_, account)| now >= account.period_end)
+            .fold(0, |set, (index, _)| set | 1u64 << (index & 63));
         if over != 0 {
             self.reschedule = true;
         }
         if self.accounts[self.payer].slice_left <= 0 {
             self.yield_slice();
         }
-        // A limit that was reached is acted on in `dispatch`, which must therefore not take the short way.
-        if self.allowance(self.runner) <= 0 {
-            let runner = self.runner;
-            self.exhaust(now, runner);
-        }
-        self.rearm(now);
     }
 
     /// A timer was armed: the local APIC must fire in time for it.
@@ -280,11 +294,6 @@ impl Core {
         if deadline < self.clock.armed {
             self.clock.arm(cpu::tsc(), deadline);
         }
-    }
-
-    fn rearm(&mut self, now: u64) {
-        let allowance = self.allowance(self.runner).max(1);
-        self.set_timer(now, allowance);
     }
 
     /// Account of vCPU `index` has work.

@@ -81,6 +81,9 @@ pub struct Core {
 /// `payer` when nothing has work.
 pub const NOBODY: u8 = 63;
 
+/// `supervisor` before the image named one.
+pub const NO_SUPERVISOR: u8 = u8::MAX;
+
 impl Core {
     /// The state before boot.
     pub const EMPTY: Self = Self {
@@ -94,7 +97,13 @@ impl Core {
         reschedule: true,
         clock: Clock::EMPTY,
         timers: Timers::EMPTY,
-        lines: Table::new([Line { holder: None, bits: 0, mode: 0 }; limits::INTERRUPTS]),
+        lines: Table::new(
+            [Line {
+                holder: None,
+                bits: 0,
+                mode: 0,
+            }; limits::INTERRUPTS],
+        ),
         ioapic: Ioapic(Windows::NONE),
         windows: Windows::NONE,
         pool: Pool::EMPTY,
@@ -105,7 +114,7 @@ impl Core {
         loaded: None,
         domain: NOBODY,
         mitigations: 0,
-        supervisor: 0,
+        supervisor: NO_SUPERVISOR,
         supervisor_left: 0,
         supervisor_restarts: 0,
         supervisor_window: (0, 0),

@@ -37,7 +37,18 @@ fn write(offset: usize, value: u32) {
 
 /// Mask the 8259 pair, after moving its vectors out of the exceptions' way.
 pub fn mask_legacy() {
-    let writes = [(0x20u16, 0x11u32), (0xa0, 0x11), (0x21, 0xf0), (0xa1, 0xf8), (0x21, 4), (0xa1, 2), (0x21, 1), (0xa1, 1), (0x21, 0xff), (0xa1, 0xff)];
+    let writes = [
+        (0x20u16, 0x11u32),
+        (0xa0, 0x11),
+        (0x21, 0xf0),
+        (0xa1, 0xf8),
+        (0x21, 4),
+        (0xa1, 2),
+        (0x21, 1),
+        (0xa1, 1),
+        (0x21, 0xff),
+        (0xa1, 0xff),
+    ];
     for (port, value) in writes {
         // SAFETY: the 8259 belongs to the core.
         unsafe { cpu::port_out(port, 1, value) };
@@ -47,8 +58,22 @@ pub fn mask_legacy() {
 /// Enable the local APIC with its timer stopped, divider 1.
 pub fn enable() {
     let base = cpu::msr(x86::msr::IA32_APIC_BASE);
+    if base >> 10 & 1 != 0 {
+        // SAFETY: the way out of x2APIC mode leads over "disabled".
+        unsafe {
+            cpu::set_msr(
+                x86::msr::IA32_APIC_BASE,
+                base & 0xfff & !(1 << 10 | 1 << 11) | LAPIC_PHYSICAL,
+            )
+        };
+    }
     // SAFETY: enabling the local APIC at its reset address keeps INV-APIC.
-    unsafe { cpu::set_msr(x86::msr::IA32_APIC_BASE, base & 0xfff & !(1 << 10) | LAPIC_PHYSICAL | 1 << 11) };
+    unsafe {
+        cpu::set_msr(
+            x86::msr::IA32_APIC_BASE,
+            base & 0xfff & !(1 << 10) | LAPIC_PHYSICAL | 1 << 11,
+        )
+    };
     write(SPURIOUS, u32::from(idt::SPURIOUS) | 1 << 8);
     write(DIVIDE, 0b1011);
     write(TIMER, u32::from(idt::TIMER) | MASKED);
@@ -56,7 +81,10 @@ pub fn enable() {
 
 /// Fire the timer once after `ticks` of its own clock; 0 stops it.
 pub fn one_shot(ticks: u32) {
-    write(TIMER, if ticks == 0 { MASKED } else { 0 } | u32::from(idt::TIMER));
+    write(
+        TIMER,
+        if ticks == 0 { MASKED } else { 0 } | u32::from(idt::TIMER),
+    );
     write(INITIAL, ticks);
 }
 
@@ -82,7 +110,8 @@ pub struct Ioapic(pub Windows);
 
 impl Ioapic {
     fn write(self, index: u32, value: u32) {
-        self.0.device(IOAPIC_PHYSICAL, &[(0, index), (0x10, value)], None);
+        self.0
+            .device(IOAPIC_PHYSICAL, &[(0, index), (0x10, value)], None);
     }
 
     /// Number of lines.
@@ -93,10 +122,17 @@ impl Ioapic {
     /// Route line `gsi` to this CPU, with the trigger and polarity in `mode`, masked or not.
     pub fn route(self, gsi: u16, mode: u8, masked: bool) {
         let index = u32::from(gsi).wrapping_mul(2).wrapping_add(0x10);
-        let level = if mode & rights::LEVEL != 0 { 1 << 15 } else { 0 };
+        let level = if mode & rights::LEVEL != 0 {
+            1 << 15
+        } else {
+            0
+        };
         let low = if mode & rights::LOW != 0 { 1 << 13 } else { 0 };
         let mask = if masked { MASKED } else { 0 };
         self.write(index.wrapping_add(1), read(ID) & 0xff00_0000);
-        self.write(index, u32::from(idt::GSI).wrapping_add(gsi.into()) | level | low | mask);
+        self.write(
+            index,
+            u32::from(idt::GSI).wrapping_add(gsi.into()) | level | low | mask,
+        );
     }
 }

@@ -40,7 +40,18 @@ pub struct Frame {
 impl Frame {
     /// A frame of zeros.
     pub const ZERO: Self = Self {
-        rax: 0, rbx: 0, rcx: 0, rdx: 0, rsi: 0, rdi: 0, rbp: 0, high: [0; 8], rip: 0, rflags: 0x202, rsp: 0, interrupted: 1,
+        rax: 0,
+        rbx: 0,
+        rcx: 0,
+        rdx: 0,
+        rsi: 0,
+        rdi: 0,
+        rbp: 0,
+        high: [0; 8],
+        rip: 0,
+        rflags: 0x202,
+        rsp: 0,
+        interrupted: 1,
     };
     /// R10, the fourth argument of a system call.
     pub const fn r10(&self) -> u64 {
@@ -77,7 +88,14 @@ struct PerCpu {
 struct Cell(UnsafeCell<PerCpu>);
 // SAFETY: written at boot and by the owning CPU's entry code only (INV-ENTRY).
 unsafe impl Sync for Cell {}
-static PER_CPU: Cell = Cell(UnsafeCell::new(PerCpu { own: 0, scratch: 0, frame: 0, stack: 0, pending: 0, nmis: 0 }));
+static PER_CPU: Cell = Cell(UnsafeCell::new(PerCpu {
+    own: 0,
+    scratch: 0,
+    frame: 0,
+    stack: 0,
+    pending: 0,
+    nmis: 0,
+}));
 
 /// First of the 256 entry stubs, 16 bytes each.
 pub fn stubs() -> u64 {
@@ -103,7 +121,10 @@ pub fn install(stack: u64) {
         (x86::msr::IA32_LSTAR, entry_call as *const () as u64),
         // IF, TF, DF, IOPL, NT, AC, RF off at entry.
         (x86::msr::IA32_FMASK, 0x0005_7700),
-        (x86::msr::IA32_EFER, cpu::msr(x86::msr::IA32_EFER) | 1 | 1 << 11),
+        (
+            x86::msr::IA32_EFER,
+            cpu::msr(x86::msr::IA32_EFER) | 1 | 1 << 11,
+        ),
     ];
     for (number, value) in settings {
         // SAFETY: these are the entry points that INV-ENTRY describes.
@@ -225,7 +246,7 @@ pub unsafe fn try_set_msr(number: u32, value: u64) -> bool {
     let done: u64;
     // SAFETY: by the caller's promise; a #GP at the instruction continues at `entry_msr_failed`.
     unsafe {
-        core::arch::asm!("call entry_wrmsr", in("ecx") number, in("eax") value as u32, in("edx") (value >> 32) as u32, out("rdi") done);
+        core::arch::asm!("call entry_wrmsr", in("ecx") number, inlateout("eax") value as u32 => _, inlateout("edx") (value >> 32) as u32 => _, out("rdi") done);
     }
     done != 0
 }

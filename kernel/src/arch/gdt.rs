@@ -72,10 +72,13 @@ pub fn load() -> u64 {
     let stack = (&raw const tables.stack as u64).wrapping_add(STACK as u64);
     let task = &raw const tables.task as u64;
     tables.task.rsp = [stack, 0, 0];
-    let tops = tables.fault_stacks.each_ref().map(|s| (&raw const *s as u64).wrapping_add(FAULT_STACK as u64));
+    let tops = tables
+        .fault_stacks
+        .each_ref()
+        .map(|s| (&raw const *s as u64).wrapping_add(FAULT_STACK as u64));
     let [nmi, double_fault, machine_check] = tops;
     tables.task.ist = [nmi, double_fault, machine_check, 0, 0, 0, 0];
-    let limit = size_of::<TaskState>() as u64 - 1;
+    const LIMIT: u64 = size_of::<TaskState>() as u64 - 1;
     tables.gdt = [
         0,
         0x00af_9a00_0000_ffff,
@@ -83,12 +86,18 @@ pub fn load() -> u64 {
         0,
         0x00cf_f200_0000_ffff,
         0x00af_fa00_0000_ffff,
-        limit | (task & 0xff_ffff) << 16 | 0x89 << 40 | (task >> 24 & 0xff) << 56,
+        LIMIT | (task & 0xff_ffff) << 16 | 0x89 << 40 | (task >> 24 & 0xff) << 56,
         task >> 32,
     ];
     let pointer: [u16; 5] = {
         let base = &raw const tables.gdt as u64;
-        [63, base as u16, (base >> 16) as u16, (base >> 32) as u16, (base >> 48) as u16]
+        [
+            63,
+            base as u16,
+            (base >> 16) as u16,
+            (base >> 32) as u16,
+            (base >> 48) as u16,
+        ]
     };
     // SAFETY: INV-CPU-LOCAL, INV-RING0: the table is complete and static; the selectors name its entries.
     unsafe {

@@ -32,11 +32,21 @@ pub fn load() {
             18 => 3,
             _ => 0,
         };
-        let low = target & 0xffff | u64::from(gdt::KERNEL_CODE) << 16 | ist << 32 | 0x8e << 40 | (target >> 16 & 0xffff) << 48;
+        let low = target & 0xffff
+            | u64::from(gdt::KERNEL_CODE) << 16
+            | ist << 32
+            | 0x8e << 40
+            | (target >> 16 & 0xffff) << 48;
         *gate = [low, target >> 32];
     }
     let base = table as u64;
-    let pointer: [u16; 5] = [4095, base as u16, (base >> 16) as u16, (base >> 32) as u16, (base >> 48) as u16];
+    let pointer: [u16; 5] = [
+        4095,
+        base as u16,
+        (base >> 16) as u16,
+        (base >> 32) as u16,
+        (base >> 48) as u16,
+    ];
     // SAFETY: INV-IDT; the table is static and complete.
     unsafe { asm!("lidt [{}]", in(reg) &pointer, options(readonly, nostack, preserves_flags)) };
 }

@@ -17,7 +17,9 @@ pub enum Source {
 pub fn source(vector: u8) -> Source {
     match vector {
         idt::TIMER => Source::Timer,
-        vector if (idt::GSI..idt::GSI.saturating_add(32)).contains(&vector) => Source::Line(u16::from(vector.wrapping_sub(idt::GSI))),
+        vector if (idt::GSI..idt::GSI.saturating_add(32)).contains(&vector) => {
+            Source::Line(u16::from(vector.wrapping_sub(idt::GSI)))
+        }
         _ => Source::Spurious,
     }
 }

@@ -7,11 +7,15 @@ use crate::arch::extended;
 use crate::audit::Owner;
 use crate::image::{Image, ImageError, Record};
 use crate::mem::table::{self, PoolExhausted};
-use crate::object::partition::{Initial, Life};
-use crate::object::{Account, Range, account};
-use crate::state::{Core, Line};
+use crate::object::capability::of_the_core;
+use crate::object::partition::{Initial, Life, Range};
+use crate::object::{Account, account};
+use crate::state::{Core, Line, NO_SUPERVISOR};
 use crate::svm::nested;
-use portcullis_ipc::image::{CapabilityRecord, NO_PARTITION, PartitionRecord, SegmentRecord, VcpuRecord, VmRecord, flag, kind};
+use portcullis_ipc::image::{
+    CapabilityRecord, NO_PARTITION, PartitionRecord, SegmentRecord, VcpuRecord, VmRecord, flag,
+    kind,
+};
 use portcullis_ipc::syscall::rights;
 use portcullis_ipc::{layout, limits};
 
@@ -47,17 +51,37 @@ impl From<BootError> for Stop {
 type Step = Result<(), Stop>;
 
 fn require(condition: bool, text: &'static str) -> Step {
-    if condition { Ok(()) } else { Err(Stop::Content(text)) }
+    if condition {
+        Ok(())
+    } else {
+        Err(Stop::Content(text))
+    }
 }
 
 /// Build everything that the image describes; returns the root of the core's own table.
-pub fn build(core: &mut Core, image: &Image, base: u64, root: u64, frames: &mut Frames) -> Result<u64, BootError> {
+pub fn build(
+    core: &mut Core,
+    image: &Image,
+    base: u64,
+    root: u64,
+    frames: &mut Frames,
+) -> Result<u64, BootError> {
     core.platform = core_page(core, root, frames, Owner::Platform)?;
     core.clock.slice = i64::from(image.head.slice_us);
     core.supervisor_restarts = image.head.supervisor_restarts;
     core.supervisor_left = image.head.supervisor_restarts;
     core.supervisor_window = (image.head.supervisor_window_us, 0);
-    let mut builder = Builder { core, image, base, root, frames, partitions: 0, vms: 0, vcpus: 0, timers: 0 };
+    let mut builder = Builder {
+        core,
+        image,
+        base,
+        root,
+        frames,
+        partitions: 0,
+        vms: 0,
+        vcpus: 0,
+        timers: 0,
+    };
     let mut failure = None;
     let walked = image.records(|number, record| {
         let step = match record {
@@ -92,38 +116,94 @@ impl Builder<'_> {
     }
 
     fn map(&mut self, root: u64, address: u64, physical: u64, pages: u64, flags: u64) -> Step {
-        let mapped: Result<(), PoolExhausted> = self.core.pool.map_range(root, address, physical, pages, flags | table::USER);
+        let mapped: Result<(), PoolExhausted> =
+            self.core
+                .pool
+                .map_range(root, address, physical, pages, flags | table::USER);
         mapped.map_err(|_| self.pool().into())
     }
 
     fn partition(&mut self, record: &PartitionRecord) -> Step {
         let index = self.partitions;
-        require(usize::from(record.index) == usize::from(index), "partitions are not in order")?;
-        require(usize::from(index) < limits::PARTITIONS, "more than 32 partitions (limit 32)")?;
-        require(record.rank <= portcullis_ipc::image::rank::SUPERVISOR, "unknown rank")?;
-        require(record.priority > 0 && record.cpu == 0, "priority 0, or a CPU that is not brought up")?;
-        require(record.budget_us > 0 && record.budget_us <= record.period_us, "budget 0 or above its period")?;
+        require(
+            usize::from(record.index) == usize::from(index),
+            "partitions are not in order",
+        )?;
+        require(
+            usize::from(index) < limits::PARTITIONS,
+            "more than 32 partitions (limit 32)",
+        )?;
+        require(
+            record.rank <= portcullis_ipc::image::rank::SUPERVISOR,
+            "unknown rank",
+        )?;
+        require(
+            record.priority > 0 && record.cpu == 0,
+            "priority 0, or a CPU that is not brought up",
+        )?;
+        require(
+            record.budget_us > 0 && record.budget_us <= record.period_us,
+            "budget 0 or above its period",
+        )?;
         require(record.call_limit_us > 0, "call limit 0")?;
-        require(record.state_pages as usize <= limits::STATE_PAGES, "state region above its limit (1024 pages)")?;
-        require(self.image.holds(record.info_offset, layout::PAGE as u64), "information page outside the image")?;
+        require(
+            record.state_pages as usize <= limits::STATE_PAGES,
+            "state region above its limit (1024 pages)",
+        )?;
+        require(
+            self.image.holds(record.info_offset, layout::PAGE as u64),
+            "information page outside the image",
+        )?;
         let message = core_page(self.core, self.root, self.frames, Owner::Message(index))?;
         let root = self.core.pool.table().map_err(|_| self.pool())?;
         let read_only = table::NO_EXECUTE;
         let writable = table::NO_EXECUTE | table::WRITE;
-        self.map(root, layout::INFO_PAGE, self.base.wrapping_add(record.info_offset), 1, read_only)?;
-        self.map(root, layout::PLATFORM_PAGE, self.core.platform.physical(), 1, read_only)?;
+        self.map(
+            root,
+            layout::INFO_PAGE,
+            self.base.wrapping_add(record.info_offset),
+            1,
+            read_only,
+        )?;
+        self.map(
+            root,
+            layout::PLATFORM_PAGE,
+            self.core.platform.physical(),
+            1,
+            read_only,
+        )?;
         self.map(root, layout::MESSAGE_PAGE, message.physical(), 1, writable)?;
-        self.core.pool.share_core(self.root, root).map_err(|_| self.pool())?;
+        self.core
+            .pool
+            .share_core(self.root, root)
+            .map_err(|_| self.pool())?;
         let pages = u64::from(record.state_pages);
         if pages > 0 {
-            let state = self.frames.take(pages, 4096, u64::MAX, Owner::State(index)).map_err(BootError::from)?;
+            let state = self
+                .frames
+                .take(pages, 4096, u64::MAX, Owner::State(index))
+                .map_err(BootError::from)?;
             self.map(root, layout::STATE_REGION, state, pages, writable)?;
-            self.add_range(index, layout::STATE_REGION, state, pages, rights::READ | rights::WRITE)?;
+            self.add_range(
+                index,
+                layout::STATE_REGION,
+                state,
+                pages,
+                rights::READ | rights::WRITE,
+            )?;
         }
         if record.spare_pages > 0 {
-            self.frames.take(record.spare_pages.into(), 4096, u64::MAX, Owner::Spare(index)).map_err(BootError::from)?;
+            self.frames
+                .take(
+                    record.spare_pages.into(),
+                    4096,
+                    u64::MAX,
+                    Owner::Spare(index),
+                )
+                .map_err(BootError::from)?;
         }
         if record.flags & flag::SUPERVISOR != 0 {
+            require(self.core.supervisor == NO_SUPERVISOR, "two supervisors")?;
             self.core.supervisor = index;
         }
         let partition = &mut self.core.partitions[index];
@@ -138,93 +218,229 @@ impl Builder<'_> {
         partition.thread.message = message;
         partition.thread.call_limit = record.call_limit_us.into();
         partition.thread.reserve = record.reserve_us.into();
-        self.core.accounts[index] = new_account(record.priority, record.budget_us, record.period_us);
+        self.core.accounts[index] =
+            new_account(record.priority, record.budget_us, record.period_us);
         self.partitions = index.wrapping_add(1);
         Ok(())
     }
 
     fn last(&self) -> Result<u8, Stop> {
-        self.partitions.checked_sub(1).ok_or(Stop::Content("record before the first partition"))
+        self.partitions
+            .checked_sub(1)
+            .ok_or(Stop::Content("record before the first partition"))
     }
 
-    fn add_range(&mut self, index: u8, address: u64, physical: u64, pages: u64, rights: u8) -> Step {
+    fn add_range(
+        &mut self,
+        index: u8,
+        address: u64,
+        physical: u64,
+        pages: u64,
+        rights: u8,
+    ) -> Step {
         let bytes = pages.checked_mul(4096).ok_or("range too large")?;
         let partition = &mut self.core.partitions[index];
-        let apart = |range: &Range| address.saturating_add(bytes) <= range.address || range.address.saturating_add(range.bytes) <= address;
-        require(partition.ranges.iter().all(apart), "ranges of a partition overlap")?;
-        let range = Range { address, physical, bytes, rights };
-        partition.ranges.try_push(range).map_err(|_| Stop::Content("more than 16 ranges in a partition (limit 16)"))
+        let apart = |range: &Range| {
+            address.saturating_add(bytes) <= range.address
+                || range.address.saturating_add(range.bytes) <= address
+        };
+        require(
+            partition.ranges.iter().all(apart),
+            "ranges of a partition overlap",
+        )?;
+        let range = Range {
+            address,
+            physical,
+            bytes,
+            rights,
+        };
+        partition
+            .ranges
+            .try_push(range)
+            .map_err(|_| Stop::Content("more than 16 ranges in a partition (limit 16)"))
     }
 
     fn segment(&mut self, record: &SegmentRecord) -> Step {
         let index = self.last()?;
         let pages = u64::from(record.pages);
         let bytes = pages.wrapping_mul(4096);
-        let (read, write, execute) = (record.rights & rights::READ, record.rights & rights::WRITE, record.rights & rights::EXECUTE);
-        require(record.rights <= 7 && read != 0, "segment without READ or with unknown rights")?;
-        require(write == 0 || execute == 0, "segment writable and executable (R7)")?;
+        let (read, write, execute) = (
+            record.rights & rights::READ,
+            record.rights & rights::WRITE,
+            record.rights & rights::EXECUTE,
+        );
+        require(
+            record.rights <= 7 && read != 0,
+            "segment without READ or with unknown rights",
+        )?;
+        require(
+            write == 0 || execute == 0,
+            "segment writable and executable (R7)",
+        )?;
         let end = record.address.saturating_add(bytes);
         let program = record.address >= layout::USER_BASE && end <= layout::SEGMENT_END;
-        let blob = record.address >= layout::BLOB_BASE && end <= layout::GUEST_BASE && record.rights == rights::READ;
-        require(pages > 0 && record.address & 0xfff == 0 && (program || blob), "segment outside the addresses for segments")?;
-        require(record.file_bytes <= bytes && self.image.holds(record.offset, record.file_bytes), "segment's bytes outside the image")?;
+        let blob = record.address >= layout::BLOB_BASE
+            && end <= layout::GUEST_BASE
+            && record.rights == rights::READ;
+        require(
+            pages > 0 && record.address & 0xfff == 0 && (program || blob),
+            "segment outside the addresses for segments",
+        )?;
+        require(
+            record.file_bytes <= bytes && self.image.holds(record.offset, record.file_bytes),
+            "segment's bytes outside the image",
+        )?;
         let root = self.core.partitions[index].root;
         let no_execute = if execute == 0 { table::NO_EXECUTE } else { 0 };
         let source = self.base.wrapping_add(record.offset);
         if write == 0 {
-            require(self.image.holds(record.offset, bytes) && record.file_bytes > 0, "read-only segment's pages outside the image")?;
+            require(
+                self.image.holds(record.offset, bytes) && record.file_bytes > 0,
+                "read-only segment's pages outside the image",
+            )?;
             self.map(root, record.address, source, pages, no_execute)?;
             return self.add_range(index, record.address, source, pages, record.rights);
         }
         let initial = &self.core.partitions[index].initial;
-        let total = initial.iter().map(|segment| segment.pages).sum::<u64>().saturating_add(pages);
-        require(total <= limits::WRITABLE_PAGES as u64, "writable memory of a partition above its limit (256 pages)")?;
-        let physical = self.frames.take(pages, 4096, u64::MAX, Owner::Partition(index)).map_err(BootError::from)?;
-        self.map(root, record.address, physical, pages, table::WRITE | table::NO_EXECUTE)?;
+        let total = initial
+            .iter()
+            .map(|segment| segment.pages)
+            .sum::<u64>()
+            .saturating_add(pages);
+        require(
+            total <= limits::WRITABLE_PAGES as u64,
+            "writable memory of a partition above its limit (256 pages)",
+        )?;
+        let physical = self
+            .frames
+            .take(pages, 4096, u64::MAX, Owner::Partition(index))
+            .map_err(BootError::from)?;
+        self.map(
+            root,
+            record.address,
+            physical,
+            pages,
+            table::WRITE | table::NO_EXECUTE,
+        )?;
         self.add_range(index, record.address, physical, pages, record.rights)?;
-        let segment = Initial { physical, pages, source, bytes: record.file_bytes };
+        let segment = Initial {
+            physical,
+            pages,
+            source,
+            bytes: record.file_bytes,
+        };
         let initial = &mut self.core.partitions[index].initial;
-        initial.try_push(segment).map_err(|_| Stop::Content("more than 10 segments in a partition (limit 10)"))
+        initial
+            .try_push(segment)
+            .map_err(|_| Stop::Content("more than 10 segments in a partition (limit 10)"))
     }
 
     fn capability(&mut self, record: &CapabilityRecord) -> Step {
         let index = self.last()?;
         let object = usize::from(record.object);
         match record.kind {
-            kind::ENDPOINT | kind::NOTIFICATION | kind::PARTITION => require(object < limits::PARTITIONS, "capability for no partition")?,
+            kind::ENDPOINT | kind::NOTIFICATION | kind::PARTITION => {
+                require(object < limits::PARTITIONS, "capability for no partition")?
+            }
             kind::TIMER => {
-                require(object < limits::TIMERS && self.timers >> object & 1 == 0, "timer does not exist or is held twice")?;
+                require(
+                    object < limits::TIMERS && self.timers >> object & 1 == 0,
+                    "timer does not exist or is held twice",
+                )?;
                 self.timers |= 1 << object;
             }
             kind::INTERRUPT => {
                 require(object < limits::INTERRUPTS, "interrupt above 31 (limit 32)")?;
                 let line = &mut self.core.lines[object as u8];
                 require(line.holder.is_none(), "interrupt held twice")?;
-                *line = Line { holder: Some(index), bits: record.first, mode: record.rights };
+                *line = Line {
+                    holder: Some(index),
+                    bits: record.first,
+                    mode: record.rights,
+                };
             }
-            kind::PORTS => require(record.first.saturating_add(record.count) <= 0x1_0000, "ports above 0xffff")?,
+            kind::PORTS => require(
+                record.first.saturating_add(record.count) <= 0x1_0000,
+                "ports above 0xffff",
+            )?,
             kind::VM => require(object < limits::VMS, "capability for no VM")?,
-            kind::MSRS | kind::LOG | kind::CLOCK => {}
+            kind::MSRS => {
+                require(
+                    record.first.saturating_add(record.count) <= 1 << 32,
+                    "MSR number above 32 bits",
+                )?;
+                require(
+                    record.rights & rights::WRITE == 0 || !of_the_core(record),
+                    "MSR capability for a register of the core",
+                )?;
+            }
+            kind::LOG | kind::CLOCK => {}
             _ => return Err("capability of unknown kind".into()),
         }
-        require(self.core.partitions[index].slots.put(record), "slot used twice or above 63 (limit 64)")
+        require(
+            self.core.partitions[index].slots.put(record),
+            "slot used twice or above 63 (limit 64)",
+        )
     }
 
     fn vm(&mut self, record: &VmRecord) -> Step {
         let index = self.vms;
-        require(usize::from(record.index) == usize::from(index) && usize::from(index) < limits::VMS, "VMs out of order or above 8 (limit 8)")?;
-        require(record.vmexit < u16::from(self.partitions), "VM without vmexit")?;
-        require(record.vmport == NO_PARTITION || record.vmport < u16::from(self.partitions), "VM with an unknown vmport")?;
+        require(
+            usize::from(record.index) == usize::from(index) && usize::from(index) < limits::VMS,
+            "VMs out of order or above 8 (limit 8)",
+        )?;
+        require(
+            record.vmexit < u16::from(self.partitions),
+            "VM without vmexit",
+        )?;
+        require(
+            record.vmport == NO_PARTITION || record.vmport < u16::from(self.partitions),
+            "VM with an unknown vmport",
+        )?;
         let vmexit = record.vmexit as u8;
-        require(self.core.vms.iter().all(|(_, vm)| !vm.exists || vm.vmexit != vmexit), "a vmexit serves two VMs")?;
+        let rank = |index: u16| self.core.partitions[index as u8].rank;
+        require(
+            record.vmport == NO_PARTITION || rank(record.vmport) > rank(record.vmexit),
+            "vmport does not stand above vmexit (R11)",
+        )?;
+        require(
+            self.core
+                .vms
+                .iter()
+                .all(|(_, vm)| !vm.exists || vm.vmexit != vmexit),
+            "a vmexit serves two VMs",
+        )?;
         let pages = record.memory_pages;
-        require(pages > 0 && pages & 511 == 0 && pages < 1 << 28, "VM memory is not a multiple of 2 MiB")?;
-        require(record.xcr0 & !extended::XCR0_MOST == 0, "VM's XCR0 above x87, SSE and AVX")?;
-        let physical = self.frames.take(pages, 1 << 21, u64::MAX, Owner::Guest(index)).map_err(BootError::from)?;
-        let nested = nested::build(&mut self.core.pool, physical, pages).map_err(|_| self.pool())?;
+        require(
+            pages > 0 && pages & 511 == 0 && pages < 1 << 28,
+            "VM memory is not a multiple of 2 MiB",
+        )?;
+        let avx_alone = record.xcr0 & 6 == 4;
+        require(
+            record.xcr0 & !extended::XCR0_MOST == 0 && !avx_alone,
+            "VM's XCR0 above x87, SSE and AVX, or AVX without SSE",
+        )?;
+        let physical = self
+            .frames
+            .take(pages, 1 << 21, u64::MAX, Owner::Guest(index))
+            .map_err(BootError::from)?;
+        let nested =
+            nested::build(&mut self.core.pool, physical, pages).map_err(|_| self.pool())?;
         let root = self.core.partitions[vmexit].root;
-        self.map(root, layout::GUEST_BASE, physical, pages, table::WRITE | table::NO_EXECUTE)?;
-        self.add_range(vmexit, layout::GUEST_BASE, physical, pages, rights::READ | rights::WRITE)?;
+        self.map(
+            root,
+            layout::GUEST_BASE,
+            physical,
+            pages,
+            table::WRITE | table::NO_EXECUTE,
+        )?;
+        self.add_range(
+            vmexit,
+            layout::GUEST_BASE,
+            physical,
+            pages,
+            rights::READ | rights::WRITE,
+        )?;
         let vm = &mut self.core.vms[index];
         vm.exists = true;
         vm.vmexit = vmexit;
@@ -239,18 +455,39 @@ impl Builder<'_> {
     }
 
     fn vcpu(&mut self, record: &VcpuRecord) -> Step {
-        let vm = self.vms.checked_sub(1).ok_or(Stop::Content("vCPU before the first VM"))?;
+        let vm = self
+            .vms
+            .checked_sub(1)
+            .ok_or(Stop::Content("vCPU before the first VM"))?;
         let index = self.vcpus;
-        require(usize::from(index) < limits::VCPUS, "more than 16 vCPUs (limit 16)")?;
-        require(usize::from(record.index) == self.core.vms[vm].vcpus.len(), "vCPUs are not in order")?;
-        require(record.cpu == 0 && (1..=255).contains(&record.priority), "vCPU priority 0, or a CPU that is not brought up")?;
-        require(record.budget_us > 0 && record.budget_us <= record.period_us, "budget 0 or above its period")?;
+        require(
+            usize::from(index) < limits::VCPUS,
+            "more than 16 vCPUs (limit 16)",
+        )?;
+        require(
+            usize::from(record.index) == self.core.vms[vm].vcpus.len(),
+            "vCPUs are not in order",
+        )?;
+        require(
+            record.cpu == 0 && (1..=255).contains(&record.priority),
+            "vCPU priority 0, or a CPU that is not brought up",
+        )?;
+        require(
+            record.budget_us > 0 && record.budget_us <= record.period_us,
+            "budget 0 or above its period",
+        )?;
         let control = core_page(self.core, self.root, self.frames, Owner::Core)?;
         let extended = core_page(self.core, self.root, self.frames, Owner::Core)?;
         let page = core_page(self.core, self.root, self.frames, Owner::Exit(index))?;
         let root = self.core.partitions[self.core.vms[vm].vmexit].root;
         let at = layout::EXIT_PAGES.wrapping_add(u64::from(record.index).wrapping_mul(4096));
-        self.map(root, at, page.physical(), 1, table::WRITE | table::NO_EXECUTE)?;
+        self.map(
+            root,
+            at,
+            page.physical(),
+            1,
+            table::WRITE | table::NO_EXECUTE,
+        )?;
         let pushed = self.core.vms[vm].vcpus.try_push(index);
         pushed.map_err(|_| Stop::Content("more than 8 vCPUs in a VM (limit 8)"))?;
         let vcpu = &mut self.core.vcpus[index];
@@ -258,27 +495,47 @@ impl Builder<'_> {
         vcpu.vm = vm;
         vcpu.index = record.index as u8;
         (vcpu.control, vcpu.extended, vcpu.page) = (control, extended, page);
-        self.core.accounts[account::of_vcpu(index)] = new_account(record.priority as u8, record.budget_us, record.period_us);
+        self.core.accounts[account::of_vcpu(index)] =
+            new_account(record.priority as u8, record.budget_us, record.period_us);
         self.vcpus = index.wrapping_add(1);
         Ok(())
     }
 
     /// What only the whole image shows: ranks, targets, entry points, who holds a VM.
     fn check_whole(&self) -> Step {
-        require(self.partitions > 0, "image without partitions")?;
+        require(
+            self.core.supervisor != NO_SUPERVISOR,
+            "image without a supervisor",
+        )?;
         for (index, partition) in self.core.partitions.iter().take(self.partitions.into()) {
-            require(partition.translate(partition.entry, 1, rights::EXECUTE).is_some(), "entry point outside executable memory")?;
+            require(
+                partition
+                    .translate(partition.entry, 1, rights::EXECUTE)
+                    .is_some(),
+                "entry point outside executable memory",
+            )?;
             for slot in partition.slots.iter() {
                 let object = slot.object as u8;
                 let known = slot.object < u16::from(self.partitions);
                 match slot.kind {
-                    kind::ENDPOINT => require(known && self.core.partitions[object].rank > partition.rank, "call that does not go up in rank (R11)")?,
-                    kind::NOTIFICATION | kind::PARTITION => require(known, "capability for no partition")?,
+                    kind::ENDPOINT => require(
+                        known && self.core.partitions[object].rank > partition.rank,
+                        "call that does not go up in rank (R11)",
+                    )?,
+                    kind::NOTIFICATION | kind::PARTITION => {
+                        require(known, "capability for no partition")?
+                    }
                     kind::VM => {
                         let vm = &self.core.vms[object];
                         require(vm.exists, "capability for no VM")?;
-                        require(slot.rights & rights::RUN == 0 || vm.vmexit == index, "VM run by a partition that is not its vmexit")?;
-                        require(slot.rights & rights::ANSWER == 0 || vm.vmport == Some(index), "VM answered by a partition that is not its vmport")?;
+                        require(
+                            slot.rights & rights::RUN == 0 || vm.vmexit == index,
+                            "VM run by a partition that is not its vmexit",
+                        )?;
+                        require(
+                            slot.rights & rights::ANSWER == 0 || vm.vmport == Some(index),
+                            "VM answered by a partition that is not its vmport",
+                        )?;
                     }
                     _ => {}
                 }
@@ -289,17 +546,27 @@ impl Builder<'_> {
 }
 
 fn new_account(priority: u8, budget_us: u32, period_us: u32) -> Account {
-    Account { priority, budget: budget_us.into(), period: period_us.into(), ..Account::EMPTY }
+    Account {
+        priority,
+        budget: budget_us.into(),
+        period: period_us.into(),
+        ..Account::EMPTY
+    }
 }
 
 /// Number of partitions.
 pub fn count(core: &Core) -> usize {
-    core.partitions.iter().filter(|(_, partition)| partition.life != Life::Absent).count()
+    core.partitions
+        .iter()
+        .filter(|(_, partition)| partition.life != Life::Absent)
+        .count()
 }
 
 /// Microseconds become ticks, memory becomes zero, and every partition starts (R10).
 pub fn start(core: &mut Core) {
-    let ticks = |clock: &crate::schedule::Clock, microseconds: i64| clock.ticks(microseconds.cast_unsigned()).cast_signed();
+    let ticks = |clock: &crate::schedule::Clock, microseconds: i64| {
+        clock.ticks(microseconds.cast_unsigned()).cast_signed()
+    };
     core.clock.slice = ticks(&core.clock, core.clock.slice);
     core.supervisor_window.0 = core.clock.ticks(core.supervisor_window.0);
     for (_, account) in core.accounts.iter_mut() {
@@ -313,9 +580,11 @@ pub fn start(core: &mut Core) {
         partition.thread.call_limit = ticks(&core.clock, partition.thread.call_limit);
         partition.thread.reserve = ticks(&core.clock, partition.thread.reserve);
         for range in &partition.ranges {
-            let fresh = range.address == layout::STATE_REGION || range.address == layout::GUEST_BASE;
+            let fresh =
+                range.address == layout::STATE_REGION || range.address == layout::GUEST_BASE;
             for page in 0..if fresh { range.bytes >> 12 } else { 0 } {
-                core.windows.zero(range.physical.wrapping_add(page << 12), layout::PAGE);
+                core.windows
+                    .zero(range.physical.wrapping_add(page << 12), layout::PAGE);
             }
         }
     }

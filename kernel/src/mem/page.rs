@@ -89,10 +89,11 @@ impl CorePage {
         let source = (self.0 as usize | from & 0xff8) as *const u64;
         let target = (target.0 as usize | to & 0xff8) as *mut u64;
         for index in 0..words.min(room) {
+            let (source, target) = (source.wrapping_add(index), target.wrapping_add(index));
             // SAFETY: INV-CORE-PAGE; index is below the room left in the source page.
-            let word = unsafe { source.add(index).read_volatile() };
+            let word = unsafe { source.read_volatile() };
             // SAFETY: INV-CORE-PAGE; index is below the room left in the target page.
-            unsafe { target.add(index).write_volatile(word) };
+            unsafe { target.write_volatile(word) };
         }
     }
 }

@@ -44,12 +44,20 @@ pub struct Pool {
 
 impl Pool {
     /// No pool yet.
-    pub const EMPTY: Self = Self { base: 0, pages: 0, used: 0 };
+    pub const EMPTY: Self = Self {
+        base: 0,
+        pages: 0,
+        used: 0,
+    };
 
     /// # Safety
     /// INV-CORE-PAGE holds for all `pages` pages from `base`, and nothing else uses them.
     pub const unsafe fn new(base: u64, pages: u64) -> Self {
-        Self { base, pages, used: 0 }
+        Self {
+            base,
+            pages,
+            used: 0,
+        }
     }
 
     /// First page and number of pages.
@@ -60,6 +68,11 @@ impl Pool {
     /// Pages handed out.
     pub const fn used(&self) -> u64 {
         self.used
+    }
+
+    /// Pages left.
+    pub const fn left(&self) -> u64 {
+        self.pages.saturating_sub(self.used)
     }
 
     /// A zeroed table.
@@ -103,7 +116,14 @@ impl Pool {
 
     /// Map one page at `address` below `root`. `flags` are those of the leaf; tables on the way get all
     /// rights that `flags` names but NX.
-    pub fn map(&mut self, root: u64, address: u64, physical: u64, flags: u64, size: Size) -> Result<(), PoolExhausted> {
+    pub fn map(
+        &mut self,
+        root: u64,
+        address: u64,
+        physical: u64,
+        flags: u64,
+        size: Size,
+    ) -> Result<(), PoolExhausted> {
         let leaf = if size == Size::Large { 2 } else { 1 };
         let mut table = root;
         for level in (1..=4u32).rev() {
@@ -128,12 +148,28 @@ impl Pool {
     }
 
     /// Map `pages` contiguous pages, with 2 MiB pages where both addresses allow.
-    pub fn map_range(&mut self, root: u64, address: u64, physical: u64, pages: u64, flags: u64) -> Result<(), PoolExhausted> {
+    pub fn map_range(
+        &mut self,
+        root: u64,
+        address: u64,
+        physical: u64,
+        pages: u64,
+        flags: u64,
+    ) -> Result<(), PoolExhausted> {
         let mut done = 0u64;
         while done < pages {
-            let (at, from) = (address.wrapping_add(done << 12), physical.wrapping_add(done << 12));
+            let (at, from) = (
+                address.wrapping_add(done << 12),
+                physical.wrapping_add(done << 12),
+            );
             let large = (at | from) & 0x1f_ffff == 0 && pages.wrapping_sub(done) >= 512;
-            self.map(root, at, from, flags, if large { Size::Large } else { Size::Small })?;
+            self.map(
+                root,
+                at,
+                from,
+                flags,
+                if large { Size::Large } else { Size::Small },
+            )?;
             done = done.wrapping_add(if large { 512 } else { 1 });
         }
         Ok(())
@@ -142,13 +178,18 @@ impl Pool {
     /// Change the leaf flags of the 4 KiB page at `address`; a 2 MiB page on the way is split first.
     /// `false` if nothing is mapped there.
     pub fn protect(&mut self, root: u64, address: u64, flags: u64) -> Result<bool, PoolExhausted> {
-        let Some((page, offset, level)) = self.find(root, address) else { return Ok(false) };
+        let Some((page, offset, level)) = self.find(root, address) else {
+            return Ok(false);
+        };
         let entry = page.word(offset);
         if level == 2 {
             let fresh = self.table()?;
             let small = self.page(fresh).ok_or(PoolExhausted)?;
             for slot in 0..512usize {
-                small.set_word(slot << 3, (entry & !LARGE).wrapping_add((slot as u64) << 12));
+                small.set_word(
+                    slot << 3,
+                    (entry & !LARGE).wrapping_add((slot as u64) << 12),
+                );
             }
             page.set_word(offset, fresh | PRESENT | WRITE | USER);
             return self.protect(root, address, flags);
@@ -163,13 +204,20 @@ impl Pool {
     /// Let the first GiB below `root` be the one below `core_root`: both share that part of the tables.
     /// Something above the first GiB must be mapped in `root` already.
     pub fn share_core(&mut self, core_root: u64, root: u64) -> Result<(), PoolExhausted> {
-        let below = |table: u64| self.page(table).map(|page| page.word(0) & ADDRESS).and_then(|next| self.page(next));
-        let (from, to) = (below(core_root).ok_or(PoolExhausted)?, below(root).ok_or(PoolExhausted)?);
+        let below = |table: u64| {
+            self.page(table)
+                .map(|page| page.word(0) & ADDRESS)
+                .and_then(|next| self.page(next))
+        };
+        let (from, to) = (
+            below(core_root).ok_or(PoolExhausted)?,
+            below(root).ok_or(PoolExhausted)?,
+        );
         to.set_word(0, from.word(0));
         Ok(())
     }
 }
 
 const fn index(address: u64, level: u32) -> usize {
-    (address >> (12 + 9 * (level - 1)) & 0x1ff) as usize
+    (address >> level.wrapping_mul(9).wrapping_add(3) & 0x1ff) as usize
 }

@@ -9,6 +9,6 @@ pub mod timer;
 pub mod vm;
 
 pub use account::Account;
-pub use partition::{Partition, Range, Work};
+pub use partition::{Partition, Work};
 pub use table::Table;
 pub use vm::{Vcpu, VcpuState, Vm};

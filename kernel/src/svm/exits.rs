@@ -4,7 +4,9 @@ use super::control::{Machine, at};
 use super::world;
 use crate::arch::mitigation;
 use crate::epitaph;
+use crate::object::Work;
 use crate::object::account::of_vcpu;
+use crate::object::partition::queue;
 use crate::object::vm::{Access, Exit};
 use crate::state::Core;
 use portcullis_ipc::exit::{Reason, event, io, window};
@@ -26,7 +28,11 @@ mod code {
 fn io_word(info: u64) -> u64 {
     let flag = |bit: u32, out: u64| if info >> bit & 1 != 0 { out } else { 0 };
     let width = info >> 4 & 7;
-    info >> 16 & io::PORT | width << io::WIDTH_SHIFT | flag(0, io::INPUT) | flag(2, io::STRING) | flag(3, io::REPEAT)
+    info >> 16 & io::PORT
+        | width << io::WIDTH_SHIFT
+        | flag(0, io::INPUT)
+        | flag(2, io::STRING)
+        | flag(3, io::REPEAT)
 }
 
 /// Reason and qualification of an exit that `vmexit` serves.
@@ -61,6 +67,18 @@ fn translate(number: u32, info1: u64, info2: u64, error: u64) -> (Reason, [u64; 
     }
 }
 
+/// Whether the event that the exit interrupted must be delivered again. One that an instruction of the
+/// guest raised (INT n, INT3, INTO) is not: RIP still points at the instruction, which raises it anew.
+fn must_redeliver(interrupted: u64, injected: u64) -> bool {
+    let vector = interrupted & event::VECTOR;
+    let raised = match interrupted >> event::TYPE_SHIFT & event::TYPE {
+        event::SOFTWARE => true,
+        event::EXCEPTION => vector == 3 || vector == 4,
+        _ => false,
+    };
+    interrupted & event::VALID != 0 && (!raised || interrupted == injected)
+}
+
 impl Core {
     /// Enter the guest of `vcpu` and deal with its next exit.
     pub fn run_guest(&mut self, vcpu: u8) {
@@ -68,7 +86,7 @@ impl Core {
             return;
         }
         self.load_extended(vcpu);
-        self.load_event(vcpu);
+        let injected = self.load_event(vcpu);
         self.cross(of_vcpu(vcpu));
         let host = self.machine.host;
         let state = &mut self.vcpus[vcpu];
@@ -77,7 +95,7 @@ impl Core {
         unsafe { world::enter(block, &mut state.registers, host) };
         block.set_word(at::ASID, block.word(at::ASID) & 0xffff_ffff);
         let interrupted = block.word(at::EXIT_EVENT);
-        if interrupted & event::VALID != 0 {
+        if must_redeliver(interrupted, injected) {
             state.event = interrupted;
         }
         let number = block.word(at::EXIT_CODE) as u32;
@@ -96,9 +114,23 @@ impl Core {
         let word = io_word(info);
         if word & io::STRING == 0 && self.is_backdoor(vcpu, word as u16) {
             let width = (word >> io::WIDTH_SHIFT) as u8;
-            self.port_exit(vcpu, Access { width, input: word & io::INPUT != 0, next_rip });
+            self.port_exit(
+                vcpu,
+                Access {
+                    width,
+                    input: word & io::INPUT != 0,
+                    next_rip,
+                },
+            );
         } else {
-            self.exit(vcpu, Exit { reason: Reason::Io, qualification: [word, 0, 0], next_rip });
+            self.exit(
+                vcpu,
+                Exit {
+                    reason: Reason::Io,
+                    qualification: [word, 0, 0],
+                    next_rip,
+                },
+            );
         }
     }
 
@@ -122,9 +154,20 @@ impl Core {
             _ => {
                 let (info1, info2) = (block.word(at::EXIT_INFO_1), block.word(at::EXIT_INFO_2));
                 let (reason, qualification) = translate(number, info1, info2, info1);
-                let gives = self.machine.next_rip && !matches!(reason, Reason::Exception | Reason::NestedFault | Reason::Shutdown);
+                let gives = self.machine.next_rip
+                    && !matches!(
+                        reason,
+                        Reason::Exception | Reason::NestedFault | Reason::Shutdown
+                    );
                 let next_rip = if gives { block.word(at::NEXT_RIP) } else { 0 };
-                self.exit(vcpu, Exit { reason, qualification, next_rip });
+                self.exit(
+                    vcpu,
+                    Exit {
+                        reason,
+                        qualification,
+                        next_rip,
+                    },
+                );
             }
         }
     }
@@ -150,21 +193,27 @@ impl Core {
                 self.loaded = None;
             }
             let state = &mut self.vcpus[index];
-            state.exit = Exit { reason: Reason::BadState, qualification: [0; 3], next_rip: 0 };
+            state.exit = Exit {
+                reason: Reason::BadState,
+                qualification: [0; 3],
+                next_rip: 0,
+            };
             (state.registers, state.event, state.windows, state.nmi_held) = ([0; 16], 0, 0, false);
             (state.debug, state.xcr0, state.tsc_aux) = ([0; 4], 1, 0);
             let machine: Machine = self.machine;
             machine.reset(&self.vcpus[index], &self.vms[vm], index);
         }
         self.freeze(vmexit, cause::BAD_GUEST_STATE, vcpu, 0);
-        // What the frozen instance had not answered belongs to a VM that is stopped now.
-        let queue = &mut self.partitions[vmexit].thread.queue;
-        for index in &self.vms[vm].vcpus {
-            *queue &= !crate::object::partition::queue::exit(*index);
-        }
-        if let Some(vmport) = self.vms[vm].vmport {
-            for index in &self.vms[vm].vcpus {
-                self.partitions[vmport].thread.queue &= !crate::object::partition::queue::port(*index);
+        // What was asked for a VM that is stopped now is not asked any more.
+        let owners = [Some(vmexit), self.vms[vm].vmport];
+        for index in self.vms[vm].vcpus.clone() {
+            for owner in owners.into_iter().flatten() {
+                let thread = &mut self.partitions[owner].thread;
+                thread.queue &= !(queue::exit(index) | queue::port(index));
+                if thread.work == Work::Port(index) {
+                    thread.work = Work::Orphan;
+                    self.activate(owner);
+                }
             }
         }
     }
@@ -179,7 +228,6 @@ impl Core {
             }
         }
     }
-
 }
 
 #[cfg(test)]
@@ -201,15 +249,38 @@ mod tests {
             (0x3ff, Reason::Other, [0x3ff, 0, 0]),
         ];
         for (number, reason, qualification) in table {
-            assert_eq!(translate(number, 5, 6, 5), (reason, qualification), "{number:#x}");
+            assert_eq!(
+                translate(number, 5, 6, 5),
+                (reason, qualification),
+                "{number:#x}"
+            );
         }
+    }
+
+    #[test]
+    fn an_event_is_delivered_again_unless_its_instruction_raises_it_anew() {
+        let software = event::VALID | event::SOFTWARE << event::TYPE_SHIFT | 0x80;
+        assert!(must_redeliver(event::exception(14, Some(2)), 0));
+        assert!(must_redeliver(
+            event::interrupt(0x30),
+            event::interrupt(0x30)
+        ));
+        assert!(!must_redeliver(software, 0) && must_redeliver(software, software));
+        assert!(!must_redeliver(event::exception(3, None), 0));
+        assert!(
+            !must_redeliver(event::exception(14, None) & !event::VALID, 0),
+            "without the valid bit the word is junk"
+        );
     }
 
     #[test]
     fn the_port_word_is_read_from_exitinfo1() {
         assert_eq!(io_word(0x5658_0041), 0x5658 | 4 << 16 | io::INPUT);
         assert_eq!(io_word(0x03f8_0010), 0x3f8 | 1 << 16);
-        assert_eq!(io_word(0x5659_001d), 0x5659 | 1 << 16 | io::INPUT | io::STRING | io::REPEAT);
+        assert_eq!(
+            io_word(0x5659_001d),
+            0x5659 | 1 << 16 | io::INPUT | io::STRING | io::REPEAT
+        );
         assert_eq!(io_word(0x0080_0020), 0x80 | 2 << 16);
     }
 }

@@ -6,9 +6,9 @@ use crate::arch::extended;
 use crate::fault::Misuse;
 use crate::mem::page::CorePage;
 use crate::state::Core;
+use core::mem::offset_of;
 use portcullis_ipc::exit::{ExitPage, Segment, XSAVE_BYTES, event, group, shadow, window};
 use portcullis_ipc::record::misuse;
-use core::mem::offset_of;
 
 /// Order of the page's eight segments and two tables in the control block.
 const SEGMENT_PLACES: [usize; 10] = [0, 0x10, 0x20, 0x30, 0x40, 0x50, 0x70, 0x90, 0x60, 0x80];
@@ -27,7 +27,7 @@ const EXTENDED: usize = offset_of!(ExitPage, xsave);
 const DIRTY: usize = offset_of!(ExitPage, dirty);
 const REASON: usize = offset_of!(ExitPage, reason);
 static_assertions::const_assert_eq!(offset_of!(ExitPage, valid), REASON + 4);
-static_assertions::const_assert!(REASON % 8 == 0 && DIRTY % 8 == 0);
+static_assertions::const_assert!(REASON & 7 == 0 && DIRTY & 7 == 0);
 
 impl Core {
     /// RAX of a vCPU.
@@ -75,7 +75,10 @@ impl Core {
         page.set_word(FLOW + 8, block.word(at::RFLAGS));
         page.set_word(EVENT, state.event);
         let held = if state.nmi_held { shadow::NMI } else { 0 };
-        page.set_word(EVENT + 8, block.word(at::SHADOW) & 1 | u64::from(held) | u64::from(state.windows) << 32);
+        page.set_word(
+            EVENT + 8,
+            block.word(at::SHADOW) & 1 | u64::from(held) | u64::from(state.windows) << 32,
+        );
     }
 
     /// Fill `groups` of a stopped vCPU.
@@ -103,7 +106,12 @@ impl Core {
         }
         if groups & group::SEGMENTS != 0 {
             for (index, place) in SEGMENT_PLACES.iter().enumerate() {
-                block.copy_words(at::SEGMENTS.wrapping_add(*place), page, SEGMENTS.wrapping_add(index << 4), 2);
+                block.copy_words(
+                    at::SEGMENTS.wrapping_add(*place),
+                    page,
+                    SEGMENTS.wrapping_add(index << 4),
+                    2,
+                );
             }
         }
         if groups & group::SYSCALL != 0 {
@@ -115,7 +123,9 @@ impl Core {
             page.set_word(TIME, block.word(at::TSC_OFFSET));
         }
         if groups & group::EXTENDED != 0 {
-            state.extended.copy_words(0, page, EXTENDED, XSAVE_BYTES / 8);
+            state
+                .extended
+                .copy_words(0, page, EXTENDED, XSAVE_BYTES / 8);
         }
         // `valid` is the high half of the word that starts with `reason`.
         page.set_word(REASON, page.word(REASON) | u64::from(groups) << 32);
@@ -176,15 +186,26 @@ impl Core {
         let header = page.read::<[u64; 8], { EXTENDED + 512 }>();
         let mxcsr = page.word(EXTENDED + 24) & 0xffff_ffff;
         let vm = &self.vms[self.vcpus[vcpu].vm];
-        let allowed =
-            Allowed { cr4: self.machine.cr4, xcr0: vm.xcr0, physical_bits: self.machine.physical_bits };
+        let allowed = Allowed {
+            cr4: self.machine.cr4,
+            xcr0: vm.xcr0,
+            physical_bits: self.machine.physical_bits,
+        };
         let [dr0, dr1, dr2, dr3, dr6, dr7] = debug;
         let [_, lstar, cstar, _, gs, _, esp, eip, pat, _] = syscall;
         let holds = (dirty & group::CONTROL == 0 || check::control(&control, &allowed))
             && (dirty & group::DEBUG == 0 || check::debug(dr6, dr7))
-            && (dirty & group::SEGMENTS == 0 || segments.iter().all(|segment| check::canonical(segment.base)))
-            && (dirty & group::SYSCALL == 0 || [lstar, cstar, gs, esp, eip].into_iter().all(check::canonical) && check::pat(pat))
-            && (dirty & group::EXTENDED == 0 || check::extended(mxcsr, &header));
+            && (dirty & group::SEGMENTS == 0
+                || segments
+                    .iter()
+                    .all(|segment| check::canonical(segment.base)))
+            && (dirty & group::SYSCALL == 0
+                || [lstar, cstar, gs, esp, eip]
+                    .into_iter()
+                    .all(check::canonical)
+                    && check::pat(pat))
+            && (dirty & group::EXTENDED == 0
+                || check::extended(mxcsr, &header, extended::supported()));
         if !holds {
             return Err(Misuse(misuse::STATE));
         }
@@ -203,7 +224,10 @@ impl Core {
             }
             state.xcr0 = control.xcr0;
             // Translations of the old roots and modes must not survive.
-            block.set_word(at::ASID, block.word(at::ASID) & 0xffff_ffff | self.machine.flush << 32);
+            block.set_word(
+                at::ASID,
+                block.word(at::ASID) & 0xffff_ffff | self.machine.flush << 32,
+            );
         }
         if dirty & group::DEBUG != 0 {
             state.debug = [dr0, dr1, dr2, dr3];
@@ -233,7 +257,9 @@ impl Core {
             page.copy_words(EXTENDED, state.extended, 0, XSAVE_BYTES / 8);
             // Only what was checked: the words between are the service's to choose, the header is not.
             for (index, word) in header.into_iter().enumerate() {
-                state.extended.set_word(index.wrapping_shl(3).wrapping_add(512), word);
+                state
+                    .extended
+                    .set_word(index.wrapping_shl(3).wrapping_add(512), word);
             }
             state.extended.set_word(24, mxcsr);
         }
@@ -254,18 +280,22 @@ impl Core {
             intercepts |= INTERCEPT_IRET;
         }
         block.set_word(at::EXCEPTIONS, intercepts);
-        block.set_word(at::VIRTUAL_INTERRUPT, if interrupt { MASKING | WINDOW } else { MASKING });
+        block.set_word(
+            at::VIRTUAL_INTERRUPT,
+            if interrupt { MASKING | WINDOW } else { MASKING },
+        );
     }
 
-    /// Put the event to deliver into the control block.
+    /// Put the event to deliver into the control block, and return it.
     #[inline]
-    pub fn load_event(&mut self, vcpu: u8) {
+    pub fn load_event(&mut self, vcpu: u8) -> u64 {
         let word = core::mem::take(&mut self.vcpus[vcpu].event);
         self.vcpus[vcpu].control.set_word(at::EVENT, word);
         if word & event::VALID != 0 && word >> event::TYPE_SHIFT & event::TYPE == event::NMI {
             self.vcpus[vcpu].nmi_held = true;
             self.set_windows(vcpu);
         }
+        word
     }
 
     /// Make the vCPU's own extended registers the ones that are loaded.
@@ -297,17 +327,25 @@ impl Core {
         self.loaded = None;
         let limit = self.vms[self.vcpus[vcpu].vm].xcr0 | 1;
         let state = &mut self.vcpus[vcpu];
-        state.xcr0 = extended::xcr0() & limit;
+        let value = extended::xcr0() & limit;
+        state.xcr0 = if check::xcr0(value, limit) { value } else { 1 };
         state.debug = extended::debug();
         extended::save(state.extended);
         if extended::has_tsc_aux() {
             state.tsc_aux = crate::arch::cpu::msr(x86::msr::IA32_TSC_AUX);
+            // SAFETY: TSC_AUX is read by RDTSCP only, and no partition shall read a guest's.
+            unsafe { crate::arch::cpu::set_msr(x86::msr::IA32_TSC_AUX, 0) };
         }
     }
 }
 
 fn set_segment(block: CorePage, place: usize, segment: &Segment) {
-    let first = u64::from(segment.selector) | u64::from(segment.attributes & 0xfff) << 16 | u64::from(segment.limit) << 32;
+    let first = u64::from(segment.selector)
+        | u64::from(segment.attributes & 0xfff) << 16
+        | u64::from(segment.limit) << 32;
     block.set_word(at::SEGMENTS.wrapping_add(place), first);
-    block.set_word(at::SEGMENTS.wrapping_add(place).wrapping_add(8), segment.base);
+    block.set_word(
+        at::SEGMENTS.wrapping_add(place).wrapping_add(8),
+        segment.base,
+    );
 }
