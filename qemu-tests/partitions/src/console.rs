@@ -11,6 +11,8 @@ use portcullis_runtime::syscall;
 const COM1: u16 = 0x3f8;
 const LINE_STATUS: u16 = COM1 + 5;
 const READY: u8 = 0x20;
+/// The last bit has left the line.
+const IDLE: u8 = 0x40;
 const EXIT: u16 = 0xf4;
 const PASS: u8 = 0x10;
 const FAIL: u8 = 0x11;
@@ -115,6 +117,11 @@ impl Write for Console {
 }
 
 fn exit(value: u8) -> ! {
+    if let Some(ports) = Ports::find("com1") {
+        while ports.read(LINE_STATUS) & IDLE == 0 {
+            core::hint::spin_loop();
+        }
+    }
     if let Some(ports) = Ports::find("exit") {
         ports.write(EXIT, value);
     }

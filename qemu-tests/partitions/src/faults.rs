@@ -173,7 +173,7 @@ pub static FAULTS: &[Fault] = &[
     misused(
         "notify of foreign bits",
         Call::Notify,
-        misuse::ARGUMENT,
+        misuse::RIGHT,
         || {
             raw(
                 Call::Notify as u64,
@@ -182,25 +182,27 @@ pub static FAULTS: &[Fault] = &[
         },
     ),
     misused(
-        "timer in an empty slot",
-        Call::TimerSet,
-        misuse::SLOT,
-        || raw(Call::TimerSet as u64, [EMPTY, 0, 0, 0]),
-    ),
-    misused(
-        "lease read without a caller",
+        "lease read into code",
         Call::LeaseRead,
-        misuse::PROTOCOL,
+        misuse::MEMORY,
         || {
             raw(Call::LeaseRead as u64, [0, 0, USER_BASE, 8]);
         },
     ),
     misused(
-        "lease write without a caller",
+        "lease write from the core",
         Call::LeaseWrite,
-        misuse::PROTOCOL,
+        misuse::MEMORY,
         || {
-            raw(Call::LeaseWrite as u64, [0, 0, USER_BASE, 8]);
+            raw(Call::LeaseWrite as u64, [0, 0, 0x20_0000, 8]);
+        },
+    ),
+    misused(
+        "lease copy of 4097 bytes",
+        Call::LeaseWrite,
+        misuse::ARGUMENT,
+        || {
+            raw(Call::LeaseWrite as u64, [0, 0, USER_BASE, 4097]);
         },
     ),
     misused(
@@ -233,13 +235,13 @@ pub static FAULTS: &[Fault] = &[
     misused(
         "port below the range",
         Call::PortIo,
-        misuse::ARGUMENT,
+        misuse::RIGHT,
         || port(0x2e7, 1),
     ),
     misused(
         "port at the end of the range, 4 bytes",
         Call::PortIo,
-        misuse::ARGUMENT,
+        misuse::RIGHT,
         || port(0x2ef, 4),
     ),
     misused(
@@ -301,12 +303,6 @@ pub static FAULTS: &[Fault] = &[
         Call::PartitionStatus,
         misuse::SLOT,
         || raw(Call::PartitionStatus as u64, [EMPTY, 0, 0, 0]),
-    ),
-    misused(
-        "log frame of 0 bytes",
-        Call::LogWrite,
-        misuse::ARGUMENT,
-        || raw(Call::LogWrite as u64, [0; 4]),
     ),
     misused(
         "log frame of 513 bytes",

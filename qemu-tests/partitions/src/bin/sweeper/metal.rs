@@ -1,7 +1,7 @@
 //! Capabilities: timers `kill` and `watch`; notification `go` to the client; endpoint `ledger`; the console; the
 //! victims as partitions with status and kill. A victim named `relay` or `ledger` is killed while
 //! an exchange runs, every other one while a guest keeps it busy. Configuration: `rounds` for each
-//! victim, `step` and `guest-step` in TSC ticks, `distinct`, how many instants must differ.
+//! victim, `guest-step` in TSC ticks, `distinct`, how many instants must differ.
 
 use alloc::vec::Vec;
 use core::fmt::Write;
@@ -29,6 +29,9 @@ portcullis_runtime::entry!(main);
 const PATIENCE_US: u64 = 3_000_000;
 /// Time in which a guest goes on after its service was killed, microseconds.
 const SETTLE_US: u64 = 300;
+
+/// Exchanges without a kill, by which the span of the sweep is measured.
+const CALIBRATIONS: u64 = 4;
 
 /// What can be seen at an end, with the name that the histogram prints.
 const PHASES: [(&str, u8); 7] = [
@@ -109,7 +112,9 @@ struct Sweeper {
     go: Option<Notifier>,
     ledger: Option<Endpoint>,
     rounds: u64,
-    step: u64,
+    /// Ticks that an undisturbed exchange takes; 0 until it was measured.
+    span: u64,
+    calibrated: u64,
     guest_step: u64,
     victims: Vec<Victim>,
     round: Round,
@@ -140,7 +145,8 @@ fn main(_start: Start) -> ! {
         go: Notifier::find("go"),
         ledger: endpoint("ledger"),
         rounds: number("rounds", 300),
-        step: number("step", 11),
+        span: 0,
+        calibrated: 0,
         guest_step: number("guest-step", 37),
         victims: Partition::all().map(victim).collect(),
         round: Round::default(),
@@ -188,16 +194,20 @@ impl Sweeper {
     /// Starts the round: the exchange, and the timer that ends it with a kill.
     fn begin(&mut self) {
         let exchanges = self.exchanges();
-        let step = if exchanges {
-            self.step
+        self.round.offset = if exchanges {
+            // A tenth beyond the end: the kill must find everyone waiting, too.
+            self.round.number * (self.span + self.span / 10) / self.rounds
         } else {
-            self.guest_step
+            self.round.number * self.guest_step
         };
-        self.round.offset = self.round.number * step;
         (self.round.killed, self.round.phase, self.round.done) = (false, None, None);
         self.round.start = tsc();
         self.watch.set(self.round.start + ticks(PATIENCE_US));
-        self.kill.set(self.round.start + self.round.offset);
+        if exchanges && self.calibrated < CALIBRATIONS {
+            self.round.killed = true;
+        } else {
+            self.kill.set(self.round.start + self.round.offset);
+        }
         if exchanges {
             self.sequence += 1;
             self.sum = self
@@ -210,6 +220,11 @@ impl Sweeper {
     }
 
     fn advance(&mut self) {
+        if self.exchanges() && self.calibrated < CALIBRATIONS {
+            self.calibrated += 1;
+            self.span = tsc() - self.round.start;
+            return self.begin();
+        }
         self.round.number += 1;
         if self.round.number == self.rounds {
             self.report();
@@ -325,8 +340,8 @@ impl Sweeper {
         self.instants.dedup();
         let distinct = self.instants.len();
         self.console.line(format_args!(
-            "sweep: {distinct} instants, {} exchanges, {} dead codes",
-            self.sequence, self.dead_seen
+            "sweep: {distinct} instants, {} exchanges of {} ticks, {} dead codes",
+            self.sequence, self.span, self.dead_seen
         ));
         self.console.demand(
             distinct >= wanted,
