@@ -1,5 +1,5 @@
 //! `test`: every check of the project, cheapest first. Each step prints its name and time; the first
-//! that fails ends the run with one line that says how to repeat it alone.
+//! that fails ends the run, unless asked otherwise, with one line that says how to repeat it alone.
 
 use crate::build::{self, Binary};
 use crate::toolchain::Toolchain;
@@ -14,6 +14,9 @@ pub struct Args {
     /// Run only these steps, in their own order; default: all.
     #[arg(value_enum)]
     steps: Vec<Step>,
+    /// Run the steps after a failed one too.
+    #[arg(long)]
+    keep_going: bool,
 }
 
 /// A step.
@@ -99,34 +102,42 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
     let wanted = |step: &Step| args.steps.is_empty() || args.steps.contains(step);
     let steps: Vec<Step> = Step::ALL.into_iter().filter(wanted).collect();
     let start = Instant::now();
-    let mut times = Vec::new();
+    let (mut passed, mut failed) = (Vec::new(), Vec::new());
     for (index, step) in steps.iter().enumerate() {
         let name = step.name();
-        println!("test: [{}/{}] {name}", index + 1, steps.len());
+        let place = format!("[{}/{}] {name}", index + 1, steps.len());
+        println!("test: {place}");
         let begin = Instant::now();
         let outcome = step.run();
         let seconds = begin.elapsed().as_secs_f64();
-        if let Err(error) = outcome {
-            let passed = times.join(", ");
-            eprintln!(
-                "test: FAILED in {name} after {seconds:.1} s; passed before: {}",
-                or_none(&passed)
-            );
-            bail!("{error:#} (repeat it alone with `cargo xtask test {name}`)");
+        match outcome {
+            Ok(()) => {
+                println!("test: {place}: passed in {seconds:.1} s");
+                passed.push(format!("{name} {seconds:.1} s"));
+            }
+            Err(error) => {
+                println!("test: {place}: FAILED after {seconds:.1} s: {error:#}");
+                failed.push(name);
+                if !args.keep_going {
+                    break;
+                }
+            }
         }
-        println!(
-            "test: [{}/{}] {name}: passed in {seconds:.1} s",
-            index + 1,
-            steps.len()
-        );
-        times.push(format!("{name} {seconds:.1} s"));
     }
     println!(
-        "test: PASSED in {:.1} s: {}",
+        "test: {:.1} s; passed: {}",
         start.elapsed().as_secs_f64(),
-        times.join(", ")
+        or_none(&passed.join(", "))
     );
-    Ok(())
+    if failed.is_empty() {
+        println!("test: PASSED");
+        return Ok(());
+    }
+    bail!(
+        "the tests FAILED in {0}; repeat with `cargo xtask test {1}`",
+        failed.join(", "),
+        failed.join(" ")
+    )
 }
 
 fn or_none(text: &str) -> &str {
@@ -198,10 +209,32 @@ fn on_host(verb: &str, without: &[&str]) -> anyhow::Result<Command> {
     Ok(command)
 }
 
+/// The core's package: its program is no host program, only its tests are.
+const CORE: &str = "portcullis-kernel";
+
 fn clippy() -> anyhow::Result<()> {
-    let mut command = on_host("clippy", &[])?;
-    command.args(["--all-targets", "--quiet", "--", "-D", "warnings"]);
-    Ok(limited(&mut command, "clippy", 10)?)
+    let mut command = on_host("clippy", &[CORE])?;
+    command.args([
+        "--all-targets",
+        "--quiet",
+        "--keep-going",
+        "--",
+        "-D",
+        "warnings",
+    ]);
+    limited(&mut command, "clippy", 10)?;
+    let mut command = cargo("clippy");
+    command.args([
+        "--package",
+        CORE,
+        "--tests",
+        "--quiet",
+        "--keep-going",
+        "--",
+        "-D",
+        "warnings",
+    ]);
+    Ok(limited(&mut command, "clippy of the core's tests", 10)?)
 }
 
 fn clippy_metal() -> anyhow::Result<()> {
@@ -210,7 +243,7 @@ fn clippy_metal() -> anyhow::Result<()> {
     for binary in build::binaries(&toolchain)? {
         command.args(["--package", &binary.package]);
     }
-    command.args(["--quiet", "--", "-D", "warnings"]);
+    command.args(["--quiet", "--keep-going", "--", "-D", "warnings"]);
     Ok(limited(&mut command, "clippy for bare metal", 10)?)
 }
 

@@ -154,7 +154,13 @@ impl Toolchain {
     /// `cargo <verb>` of this toolchain in the workspace, for the host or with [`Self::for_metal`].
     pub fn cargo(&self, verb: &str) -> Command {
         let mut command = if self.choice.debian {
-            let mut command = Command::new("/usr/bin/cargo");
+            // Cargo would look for its subcommand among rustup's shims first.
+            let program = if verb == "clippy" {
+                "/usr/bin/cargo-clippy"
+            } else {
+                "/usr/bin/cargo"
+            };
+            let mut command = Command::new(program);
             // A rustup shim that came first on PATH would be taken for this cargo's rustc.
             command.env("PATH", "/usr/bin:/bin");
             command
