@@ -75,26 +75,13 @@ pub struct Ownership {
 
 impl Ownership {
     /// Nothing owned.
-    pub const EMPTY: Self = Self {
-        count: 0,
-        runs: [Run {
-            start: 0,
-            pages: 0,
-            owner: 0,
-            index: 0,
-        }; RUNS],
-    };
+    pub const EMPTY: Self = Self { count: 0, runs: [Run { start: 0, pages: 0, owner: 0, index: 0 }; RUNS] };
 
     /// Note that `owner` has these frames.
     pub fn add(&mut self, start: u64, pages: u64, owner: Owner) {
         let (owner, index) = owner.code();
         if let Some(run) = self.runs.get_mut(self.count as usize) {
-            *run = Run {
-                start,
-                pages,
-                owner,
-                index,
-            };
+            *run = Run { start, pages, owner, index };
         }
         self.count = self.count.wrapping_add(1);
     }

@@ -49,19 +49,9 @@ pub fn stop(reason: fmt::Arguments) -> ! {
 
 /// Send one frame of the log channel: COBS, zero at the end. Sequences from 2^31 on mark the core's own.
 fn frame(line: &Line, sequence: u32, payload: &[u8]) {
-    let head = Head {
-        channel: channel::LOG,
-        version: 1,
-        length: payload.len() as u16,
-        sequence,
-    };
+    let head = Head { channel: channel::LOG, version: 1, length: payload.len() as u16, sequence };
     let checksum = crc32(crc32(0, head.as_bytes()), payload).to_le_bytes();
-    let mut bytes = head
-        .as_bytes()
-        .iter()
-        .chain(payload)
-        .chain(&checksum)
-        .copied();
+    let mut bytes = head.as_bytes().iter().chain(payload).chain(&checksum).copied();
     let mut block = [0u8; 254];
     loop {
         let mut length = 0usize;
@@ -93,8 +83,5 @@ fn frame(line: &Line, sequence: u32, payload: &[u8]) {
 
 /// An exception in ring 0, a double fault or a machine check.
 pub fn trap(vector: u64, error: u64, rip: u64) -> ! {
-    stop(format_args!(
-        "trap {vector} in the core, error {error:#x}, at {rip:#x}, address {:#x}",
-        cpu::cr2()
-    ))
+    stop(format_args!("trap {vector} in the core, error {error:#x}, at {rip:#x}, address {:#x}", cpu::cr2()))
 }

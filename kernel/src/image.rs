@@ -2,8 +2,8 @@
 //! every record against every limit. Pure; what the records ask for is done by `boot::system`.
 
 use portcullis_ipc::image::{
-    CapabilityRecord, ImageHead, MAGIC, MANDATORY, PartitionRecord, RecordHead, SegmentRecord,
-    VERSION, VcpuRecord, VmRecord, record,
+    CapabilityRecord, ImageHead, MAGIC, MANDATORY, PartitionRecord, RecordHead, SegmentRecord, VERSION, VcpuRecord,
+    VmRecord, record,
 };
 use portcullis_ipc::state::crc32;
 use zerocopy::FromBytes;
@@ -34,32 +34,22 @@ pub enum ImageError {
 impl core::fmt::Display for ImageError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::Missing => write!(
-                f,
-                "image: no module was loaded; give the bundle as the first module"
-            ),
-            Self::Place => write!(
-                f,
-                "image: the module must start at a page below 4 GiB; load it so"
-            ),
+            Self::Missing => write!(f, "image: no module was loaded; give the bundle as the first module"),
+            Self::Place => write!(f, "image: the module must start at a page below 4 GiB; load it so"),
             Self::Magic => write!(f, "image: module 0 is not a Portcullis image (magic)"),
-            Self::Version(found) => write!(
-                f,
-                "image: format version {found}, this core reads {VERSION}; build both alike"
-            ),
-            Self::Truncated(found, needed) => write!(
-                f,
-                "image: truncated: {found} of {needed} bytes; load the whole bundle"
-            ),
-            Self::Checksum(found, expected) => write!(
-                f,
-                "image: checksum {found:08x}, head says {expected:08x}; build it anew"
-            ),
+            Self::Version(found) => {
+                write!(f, "image: format version {found}, this core reads {VERSION}; build both alike")
+            }
+            Self::Truncated(found, needed) => {
+                write!(f, "image: truncated: {found} of {needed} bytes; load the whole bundle")
+            }
+            Self::Checksum(found, expected) => {
+                write!(f, "image: checksum {found:08x}, head says {expected:08x}; build it anew")
+            }
             Self::Record(number) => write!(f, "image: record {number} is malformed"),
-            Self::Unknown(number, kind) => write!(
-                f,
-                "image: record {number} of unknown mandatory kind {kind}; use a newer core"
-            ),
+            Self::Unknown(number, kind) => {
+                write!(f, "image: record {number} of unknown mandatory kind {kind}; use a newer core")
+            }
             Self::Content(number, what) => write!(f, "image: record {number}: {what}"),
         }
     }
@@ -91,21 +81,16 @@ impl<'a> Image<'a> {
     /// Check head and checksum of `module`.
     pub fn check(module: &'a [u8]) -> Result<Self, ImageError> {
         let length = module.len() as u64;
-        let (head, _) =
-            ImageHead::read_from_prefix(module).map_err(|_| ImageError::Truncated(length, 64))?;
+        let (head, _) = ImageHead::read_from_prefix(module).map_err(|_| ImageError::Truncated(length, 64))?;
         if head.magic != MAGIC {
             return Err(ImageError::Magic);
         }
         if head.version != VERSION {
             return Err(ImageError::Version(head.version));
         }
-        let bytes = usize::try_from(head.length)
-            .ok()
-            .and_then(|end| module.get(..end));
+        let bytes = usize::try_from(head.length).ok().and_then(|end| module.get(..end));
         let bytes = bytes.ok_or(ImageError::Truncated(length, head.length))?;
-        let body = bytes
-            .get(size_of::<ImageHead>()..)
-            .ok_or(ImageError::Truncated(length, 64))?;
+        let body = bytes.get(size_of::<ImageHead>()..).ok_or(ImageError::Truncated(length, 64))?;
         let found = crc32(0, body);
         if found != head.checksum {
             return Err(ImageError::Checksum(found, head.checksum));
@@ -115,26 +100,18 @@ impl<'a> Image<'a> {
 
     /// Whether `bytes` bytes at `offset` lie in the image and `offset` is at a page.
     pub fn holds(&self, offset: u64, bytes: u64) -> bool {
-        offset & 0xfff == 0
-            && offset
-                .checked_add(bytes)
-                .is_some_and(|end| end <= self.bytes.len() as u64)
+        offset & 0xfff == 0 && offset.checked_add(bytes).is_some_and(|end| end <= self.bytes.len() as u64)
     }
 
     /// Call `each` with every record and its number; unknown records that are not mandatory are skipped.
-    pub fn records(
-        &self,
-        mut each: impl FnMut(u32, Record<'a>) -> Result<(), ImageError>,
-    ) -> Result<(), ImageError> {
+    pub fn records(&self, mut each: impl FnMut(u32, Record<'a>) -> Result<(), ImageError>) -> Result<(), ImageError> {
         let start = size_of::<ImageHead>();
         let end = start.saturating_add(self.head.records_bytes as usize);
         let mut rest = self.bytes.get(start..end).ok_or(ImageError::Record(0))?;
         for number in 0..self.head.records {
             let malformed = ImageError::Record(number);
             let (head, after) = RecordHead::read_from_prefix(rest).map_err(|_| malformed)?;
-            let (body, after) = after
-                .split_at_checked(head.length as usize)
-                .ok_or(malformed)?;
+            let (body, after) = after.split_at_checked(head.length as usize).ok_or(malformed)?;
             rest = after;
             let found = match head.kind {
                 record::PARTITION => Record::Partition(cast(body).ok_or(malformed)?),
@@ -149,11 +126,7 @@ impl<'a> Image<'a> {
             };
             each(number, found)?;
         }
-        if rest.is_empty() {
-            Ok(())
-        } else {
-            Err(ImageError::Record(self.head.records))
-        }
+        if rest.is_empty() { Ok(()) } else { Err(ImageError::Record(self.head.records)) }
     }
 }
 
@@ -174,11 +147,7 @@ mod tests {
         let mut page = Box::new(Page([0; 4096]));
         let mut at = 64;
         for (kind, flags, body) in records {
-            let head = RecordHead {
-                kind: *kind,
-                flags: *flags,
-                length: body.len() as u32,
-            };
+            let head = RecordHead { kind: *kind, flags: *flags, length: body.len() as u32 };
             page.0[at..at + 8].copy_from_slice(head.as_bytes());
             page.0[at + 8..at + 8 + body.len()].copy_from_slice(body);
             at += 8 + body.len();
@@ -207,12 +176,7 @@ mod tests {
     fn each_way_to_damage_an_image_is_named() {
         let vcpu = VcpuRecord::default();
         let good = build(&[(record::VCPU, 1, vcpu.as_bytes())]);
-        assert!(
-            Image::check(&good.0)
-                .unwrap()
-                .records(|_, _| Ok(()))
-                .is_ok()
-        );
+        assert!(Image::check(&good.0).unwrap().records(|_, _| Ok(())).is_ok());
         assert_eq!(refusal(&good.0[..10]), ImageError::Truncated(10, 64));
         assert_eq!(refusal(&good.0[..4000]), ImageError::Truncated(4000, 4096));
         let mut bad = build(&[(record::VCPU, 1, vcpu.as_bytes())]);
@@ -221,20 +185,9 @@ mod tests {
         let mut bad = build(&[(record::VCPU, 1, vcpu.as_bytes())]);
         bad.0[4000] ^= 1;
         assert!(matches!(refusal(&bad.0), ImageError::Checksum(..)));
-        assert_eq!(
-            refusal(&build(&[(99, MANDATORY, &[0; 8])]).0),
-            ImageError::Unknown(0, 99)
-        );
-        assert_eq!(
-            refusal(&build(&[(record::VCPU, 1, &[0; 8])]).0),
-            ImageError::Record(0)
-        );
-        assert!(
-            Image::check(&build(&[(99, 0, &[0; 8])]).0)
-                .unwrap()
-                .records(|_, _| Ok(()))
-                .is_ok()
-        );
+        assert_eq!(refusal(&build(&[(99, MANDATORY, &[0; 8])]).0), ImageError::Unknown(0, 99));
+        assert_eq!(refusal(&build(&[(record::VCPU, 1, &[0; 8])]).0), ImageError::Record(0));
+        assert!(Image::check(&build(&[(99, 0, &[0; 8])]).0).unwrap().records(|_, _| Ok(())).is_ok());
     }
 
     proptest::proptest! {

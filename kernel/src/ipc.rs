@@ -21,10 +21,7 @@ fn copy_message(from: CorePage, to: CorePage, header: &Header) {
         let mask = u64::MAX.wrapping_shr(64u32.wrapping_sub(rest << 3));
         let place = (layout::RECEIVE + HEAD).wrapping_add(whole);
         let kept = to.word(place) & !mask;
-        to.set_word(
-            place,
-            kept | from.word((layout::SEND + HEAD).wrapping_add(whole)) & mask,
-        );
+        to.set_word(place, kept | from.word((layout::SEND + HEAD).wrapping_add(whole)) & mask);
     }
     to.write::<Header, { layout::RECEIVE }>(header);
 }
@@ -143,9 +140,7 @@ impl Core {
             ..Header::default()
         };
         thread.message.write::<Header, { layout::RECEIVE }>(&header);
-        thread
-            .message
-            .write::<[u8; port::PORT_CALL_BYTES], { layout::RECEIVE + HEAD }>(&call);
+        thread.message.write::<[u8; port::PORT_CALL_BYTES], { layout::RECEIVE + HEAD }>(&call);
         thread.frame.rax = Status::Called as u64;
         self.begin(target, Work::Port(vcpu));
     }

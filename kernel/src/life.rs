@@ -23,10 +23,7 @@ impl Core {
                     windows.copy(source, target, bytes);
                 }
                 if bytes < 4096 {
-                    windows.zero(
-                        target.wrapping_add(bytes as u64),
-                        4096usize.wrapping_sub(bytes),
-                    );
+                    windows.zero(target.wrapping_add(bytes as u64), 4096usize.wrapping_sub(bytes));
                 }
             });
         }
@@ -65,19 +62,11 @@ impl Core {
         partition.life = Life::Frozen;
         partition.generation = partition.generation.wrapping_add(1);
         partition.record.generation = partition.generation.to_le_bytes();
-        let (work, callee, generation) = (
-            partition.thread.work,
-            partition.thread.calling.take(),
-            partition.generation,
-        );
+        let (work, callee, generation) = (partition.thread.work, partition.thread.calling.take(), partition.generation);
         partition.thread.work = Work::None;
         log::ended(index, &self.partitions[index]);
         // The call that ran out of budget and reserve fails with "timeout"; all others learn that it is dead.
-        let status = if why == cause::HUNG {
-            Status::Timeout
-        } else {
-            Status::Dead
-        };
+        let status = if why == cause::HUNG { Status::Timeout } else { Status::Dead };
         if let Work::Call(caller) = work {
             self.end_call(caller, status, generation.into());
         }
@@ -162,12 +151,7 @@ fn record(partition: &mut Partition, why: u8, detail: u8, code: u32) {
     record.code = code.to_le_bytes();
     record.rip = frame.rip.to_le_bytes();
     record.rsp = frame.rsp.to_le_bytes();
-    record.address = if why == cause::EXCEPTION && detail == 14 {
-        cpu::cr2()
-    } else {
-        0
-    }
-    .to_le_bytes();
+    record.address = if why == cause::EXCEPTION && detail == 14 { cpu::cr2() } else { 0 }.to_le_bytes();
     record.tsc = cpu::tsc().to_le_bytes();
 }
 
@@ -176,11 +160,7 @@ fn for_each_page(segment: &Initial, mut page: impl FnMut(u64, u64, usize)) {
     for number in 0..segment.pages {
         let offset = number << 12;
         let bytes = segment.bytes.saturating_sub(offset).min(4096);
-        page(
-            segment.physical.wrapping_add(offset),
-            segment.source.wrapping_add(offset),
-            bytes as usize,
-        );
+        page(segment.physical.wrapping_add(offset), segment.source.wrapping_add(offset), bytes as usize);
     }
 }
 
@@ -190,23 +170,9 @@ mod tests {
 
     #[test]
     fn every_page_of_a_segment_is_filled_once_and_only_its_own_bytes_come_from_the_image() {
-        let segment = Initial {
-            physical: 0x10_0000,
-            pages: 3,
-            source: 0x20_0000,
-            bytes: 4096 + 10,
-        };
+        let segment = Initial { physical: 0x10_0000, pages: 3, source: 0x20_0000, bytes: 4096 + 10 };
         let mut seen = Vec::new();
-        for_each_page(&segment, |target, source, bytes| {
-            seen.push((target, source, bytes))
-        });
-        assert_eq!(
-            seen,
-            [
-                (0x10_0000, 0x20_0000, 4096),
-                (0x10_1000, 0x20_1000, 10),
-                (0x10_2000, 0x20_2000, 0)
-            ]
-        );
+        for_each_page(&segment, |target, source, bytes| seen.push((target, source, bytes)));
+        assert_eq!(seen, [(0x10_0000, 0x20_0000, 4096), (0x10_1000, 0x20_1000, 10), (0x10_2000, 0x20_2000, 0)]);
     }
 }

@@ -62,10 +62,7 @@ impl Ring {
 
     fn peek(&self, offset: usize, into: &mut [u8]) {
         for (index, byte) in into.iter_mut().enumerate() {
-            let place = (self.head.taken as usize)
-                .wrapping_add(offset)
-                .wrapping_add(index)
-                & (CAPACITY - 1);
+            let place = (self.head.taken as usize).wrapping_add(offset).wrapping_add(index) & (CAPACITY - 1);
             *byte = self.bytes.get(place).copied().unwrap_or(0);
         }
     }
@@ -78,24 +75,14 @@ impl Ring {
         if self.used().wrapping_add(size) > CAPACITY || share.wrapping_add(size) > SHARE {
             return false;
         }
-        let head = RecordHead {
-            length: length as u16,
-            partition,
-            kind,
-            generation,
-            sequence: self.sequence,
-            tsc: cpu::tsc(),
-        };
+        let head =
+            RecordHead { length: length as u16, partition, kind, generation, sequence: self.sequence, tsc: cpu::tsc() };
         self.sequence = self.sequence.wrapping_add(1);
         self.put(head.as_bytes());
         self.put(first);
         self.put(second);
         let padding = [0u8; 8];
-        self.put(
-            padding
-                .get(..length.next_multiple_of(8).wrapping_sub(length))
-                .unwrap_or(&[]),
-        );
+        self.put(padding.get(..length.next_multiple_of(8).wrapping_sub(length)).unwrap_or(&[]));
         if let Some(held) = self.held.get_mut(partition as usize) {
             *held = held.wrapping_add(size);
         }
@@ -104,13 +91,7 @@ impl Ring {
 
     fn append(&mut self, partition: u8, generation: u32, kind: u8, parts: [&[u8]; 2]) -> bool {
         let lost = self.dropped.get(partition as usize).copied().unwrap_or(0);
-        let told = lost == 0
-            || self.record(
-                partition,
-                generation,
-                payload::DROPPED,
-                [&lost.to_le_bytes(), &[]],
-            );
+        let told = lost == 0 || self.record(partition, generation, payload::DROPPED, [&lost.to_le_bytes(), &[]]);
         let done = told && self.record(partition, generation, kind, parts);
         if let Some(count) = self.dropped.get_mut(partition as usize) {
             *count = match (told, done) {
@@ -147,8 +128,7 @@ impl Ring {
 
 /// Append a defmt frame of a partition; `false` if it was dropped.
 pub fn append(partition: u8, generation: u32, frame: &[u8]) -> bool {
-    RING.lock()
-        .append(partition, generation, payload::DEFMT, [frame, &[]])
+    RING.lock().append(partition, generation, payload::DEFMT, [frame, &[]])
 }
 
 /// Take whole records into `into`; returns their bytes.
@@ -165,12 +145,7 @@ pub fn begin(tsc_hz: u64, build_id: &[u8; 20]) {
 
 /// An instance of `index` starts.
 pub fn started(index: u8, partition: &Partition) {
-    RING.lock().append(
-        index,
-        partition.generation,
-        payload::START,
-        [&partition.build_id, partition.name().as_bytes()],
-    );
+    RING.lock().append(index, partition.generation, payload::START, [&partition.build_id, partition.name().as_bytes()]);
     let restarts = u32::from_le_bytes(partition.record.restarts);
     if restarts > 0 {
         defmt::info!(
@@ -218,12 +193,7 @@ unsafe impl defmt::Logger for Logger {
     unsafe fn release() {
         // SAFETY: INV-LOGGER.
         let (bytes, length) = unsafe { &*FRAME.0.get() };
-        RING.lock().append(
-            CORE,
-            0,
-            payload::DEFMT,
-            [bytes.get(..*length).unwrap_or(&[]), &[]],
-        );
+        RING.lock().append(CORE, 0, payload::DEFMT, [bytes.get(..*length).unwrap_or(&[]), &[]]);
     }
     unsafe fn write(part: &[u8]) {
         // SAFETY: INV-LOGGER.
@@ -269,10 +239,7 @@ mod tests {
             let mut out = [0u8; 256];
             let length = ring.take(&mut out);
             let (head, rest) = RecordHead::read_from_prefix(&out[..length]).unwrap();
-            assert_eq!(
-                (head.sequence, head.partition, head.length as usize),
-                (expected, 3, text.len())
-            );
+            assert_eq!((head.sequence, head.partition, head.length as usize), (expected, 3, text.len()));
             assert_eq!(&rest[..text.len()], &text[..]);
             expected += 1;
         }
@@ -287,10 +254,7 @@ mod tests {
             lost += u32::from(!ring.append(1, 1, payload::DEFMT, [&text, &[]]));
         }
         assert!(lost > 0);
-        assert!(
-            ring.append(2, 1, payload::DEFMT, [&text, &[]]),
-            "the other partition still gets in"
-        );
+        assert!(ring.append(2, 1, payload::DEFMT, [&text, &[]]), "the other partition still gets in");
         let mut out = vec![0u8; CAPACITY];
         ring.take(&mut out);
         assert!(ring.append(1, 1, payload::DEFMT, [&text, &[]]));

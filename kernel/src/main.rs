@@ -128,11 +128,7 @@ impl Core {
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo) -> ! {
     match info.location() {
-        Some(location) => epitaph::stop(format_args!(
-            "panic at {}:{}",
-            location.file(),
-            location.line()
-        )),
+        Some(location) => epitaph::stop(format_args!("panic at {}:{}", location.file(), location.line())),
         None => epitaph::stop(format_args!("panic")),
     }
 }

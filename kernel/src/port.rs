@@ -12,23 +12,12 @@ use portcullis_ipc::port::{MAGIC, PORT, PORT_CALL_BYTES, PORT_REPLY_BYTES, PortR
 use portcullis_ipc::syscall::Resume;
 
 /// Where [`register`] n stands among the general registers.
-const PLACE: [usize; 7] = [
-    gpr::RAX,
-    gpr::RBX,
-    gpr::RCX,
-    gpr::RDX,
-    gpr::RSI,
-    gpr::RDI,
-    gpr::RBP,
-];
+const PLACE: [usize; 7] = [gpr::RAX, gpr::RBX, gpr::RCX, gpr::RDX, gpr::RSI, gpr::RDI, gpr::RBP];
 
 /// A reply as postcard wrote it; `None` if its mask names a register that does not exist.
 pub fn decode_reply(bytes: &[u8; PORT_REPLY_BYTES]) -> Option<PortReply> {
     let (mask, rest) = bytes.split_first()?;
-    let mut reply = PortReply {
-        mask: *mask,
-        values: [[0; 4]; 6],
-    };
+    let mut reply = PortReply { mask: *mask, values: [[0; 4]; 6] };
     for (value, from) in reply.values.iter_mut().zip(rest.as_chunks::<4>().0) {
         *value = *from;
     }
@@ -38,10 +27,7 @@ pub fn decode_reply(bytes: &[u8; PORT_REPLY_BYTES]) -> Option<PortReply> {
 /// The answer of `vm` to `command` at privilege level `cpl`, if its table has one.
 #[inline]
 fn look_up(vm: &Vm, command: [u8; 2], cpl: u32) -> Option<&PortReply> {
-    let entry = vm
-        .answers
-        .iter()
-        .find(|answer| answer.used != 0 && answer.command == command)?;
+    let entry = vm.answers.iter().find(|answer| answer.used != 0 && answer.command == command)?;
     (cpl <= entry.highest_cpl.into()).then_some(&entry.reply)
 }
 
@@ -53,10 +39,7 @@ fn apply(registers: &mut [u64; 16], rax: u64, reply: &PortReply, access: &Access
     while rest != 0 {
         let index = rest.trailing_zeros() as usize;
         rest &= rest.wrapping_sub(1);
-        let value = reply
-            .values
-            .get(index)
-            .map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        let value = reply.values.get(index).map_or(0, |bytes| u32::from_le_bytes(*bytes));
         if index == register::EAX {
             result = match (access.input, access.width) {
                 (false, _) => rax,
@@ -76,9 +59,7 @@ impl Core {
     /// has the port.
     #[inline]
     pub fn is_backdoor(&self, vcpu: u8, port: u16) -> bool {
-        port == PORT
-            && self.rax(vcpu) as u32 == MAGIC
-            && self.vms[self.vcpus[vcpu].vm].vmport.is_some()
+        port == PORT && self.rax(vcpu) as u32 == MAGIC && self.vms[self.vcpus[vcpu].vm].vmport.is_some()
     }
 
     /// The access that `vmexit` found behind a #GP; `None` if the registers do not make it one.
@@ -126,28 +107,15 @@ impl Core {
     /// The port call of `vcpu` as postcard writes it.
     pub fn port_call(&self, vcpu: u8) -> [u8; PORT_CALL_BYTES] {
         let state = &self.vcpus[vcpu];
-        let head = [
-            state.index,
-            state.access.width,
-            u8::from(state.access.input),
-            self.cpl(vcpu) as u8,
-        ];
+        let head = [state.index, state.access.width, u8::from(state.access.input), self.cpl(vcpu) as u8];
         let mut registers = [[0u8; 4]; 7];
         for (bytes, place) in registers.iter_mut().zip(PLACE) {
-            let value = if place == gpr::RAX {
-                self.rax(vcpu)
-            } else {
-                state.registers.get(place).copied().unwrap_or(0)
-            };
+            let value =
+                if place == gpr::RAX { self.rax(vcpu) } else { state.registers.get(place).copied().unwrap_or(0) };
             *bytes = (value as u32).to_le_bytes();
         }
         let mut call = [0u8; PORT_CALL_BYTES];
-        let parts = state
-            .sequence
-            .to_le_bytes()
-            .into_iter()
-            .chain(head)
-            .chain(registers.into_iter().flatten());
+        let parts = state.sequence.to_le_bytes().into_iter().chain(head).chain(registers.into_iter().flatten());
         for (to, from) in call.iter_mut().zip(parts) {
             *to = from;
         }
@@ -163,19 +131,12 @@ mod tests {
     const FULL: u64 = 0x1111_2222_3333_4444;
 
     fn access(width: u8, input: bool) -> Access {
-        Access {
-            width,
-            input,
-            next_rip: 0,
-        }
+        Access { width, input, next_rip: 0 }
     }
 
     #[test]
     fn a_reply_changes_low_halves_only_and_eax_by_width_and_direction() {
-        let reply = PortReply::UNCHANGED
-            .with(register::EAX, 0xa1b2_c3d4)
-            .with(register::EBX, 7)
-            .with(register::EDI, 9);
+        let reply = PortReply::UNCHANGED.with(register::EAX, 0xa1b2_c3d4).with(register::EBX, 7).with(register::EDI, 9);
         let table = [
             (access(4, true), 0xa1b2_c3d4),
             (access(2, true), 0x1111_2222_3333_c3d4),
@@ -185,11 +146,7 @@ mod tests {
         ];
         for (access, rax) in table {
             let mut registers = [FULL; 16];
-            assert_eq!(
-                apply(&mut registers, FULL, &reply, &access),
-                rax,
-                "{access:?}"
-            );
+            assert_eq!(apply(&mut registers, FULL, &reply, &access), rax, "{access:?}");
             for (index, value) in registers.iter().enumerate() {
                 let expected = match index {
                     gpr::RBX => 0x1111_2222_0000_0007,
@@ -204,18 +161,10 @@ mod tests {
     #[test]
     fn an_answer_is_found_by_its_command_and_given_up_to_its_privilege_level() {
         let mut vm = Vm::ABSENT;
-        vm.answers[3] = Answer {
-            command: [45, 0],
-            highest_cpl: 0,
-            used: 1,
-            reply: PortReply::UNKNOWN,
-        };
+        vm.answers[3] = Answer { command: [45, 0], highest_cpl: 0, used: 1, reply: PortReply::UNKNOWN };
         assert!(look_up(&vm, [45, 0], 0).is_some());
         assert!(look_up(&vm, [45, 0], 3).is_none());
         assert!(look_up(&vm, [45, 1], 0).is_none());
-        assert!(
-            look_up(&vm, [0, 0], 0).is_none(),
-            "a free entry answers nothing"
-        );
+        assert!(look_up(&vm, [0, 0], 0).is_none(), "a free entry answers nothing");
     }
 }

@@ -40,14 +40,7 @@ pub struct Clock {
 
 impl Clock {
     /// Before boot.
-    pub const EMPTY: Self = Self {
-        since: 0,
-        armed: u64::MAX,
-        slice: i64::MAX,
-        turns: 0,
-        tsc_hz: 1,
-        ratio: 0,
-    };
+    pub const EMPTY: Self = Self { since: 0, armed: u64::MAX, slice: i64::MAX, turns: 0, tsc_hz: 1, ratio: 0 };
 
     /// Ticks of `microseconds`.
     pub fn ticks(&self, microseconds: u64) -> u64 {
@@ -56,8 +49,7 @@ impl Clock {
 
     fn arm(&mut self, now: u64, deadline: u64) {
         let delta = deadline.saturating_sub(now).max(1);
-        let counts =
-            (u128::from(delta).wrapping_mul(self.ratio.into()) >> 32).clamp(1, 0xffff_fff0);
+        let counts = (u128::from(delta).wrapping_mul(self.ratio.into()) >> 32).clamp(1, 0xffff_fff0);
         self.armed = deadline;
         apic::one_shot(counts as u32);
     }
@@ -161,9 +153,7 @@ impl Core {
     /// Work came for account `index`: it takes part in the choice.
     pub fn activate(&mut self, index: u8) {
         self.active |= 1u64 << (index & 63);
-        if self.payer == NOBODY
-            || self.accounts[index].priority > self.accounts[self.payer].priority
-        {
+        if self.payer == NOBODY || self.accounts[index].priority > self.accounts[self.payer].priority {
             self.reschedule = true;
         }
     }

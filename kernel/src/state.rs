@@ -97,13 +97,7 @@ impl Core {
         reschedule: true,
         clock: Clock::EMPTY,
         timers: Timers::EMPTY,
-        lines: Table::new(
-            [Line {
-                holder: None,
-                bits: 0,
-                mode: 0,
-            }; limits::INTERRUPTS],
-        ),
+        lines: Table::new([Line { holder: None, bits: 0, mode: 0 }; limits::INTERRUPTS]),
         ioapic: Ioapic(Windows::NONE),
         windows: Windows::NONE,
         pool: Pool::EMPTY,

@@ -23,10 +23,7 @@ struct Head {
     next_rip: u64,
 }
 
-static_assertions::const_assert_eq!(
-    size_of::<Head>(),
-    core::mem::offset_of!(ExitPage, registers)
-);
+static_assertions::const_assert_eq!(size_of::<Head>(), core::mem::offset_of!(ExitPage, registers));
 
 impl Core {
     /// The guest of `vcpu` left for `exit`: `vmexit` must answer.
@@ -41,14 +38,7 @@ impl Core {
     }
 
     fn exit_for(&mut self, vcpu: u8, reason: Reason) {
-        self.exit(
-            vcpu,
-            Exit {
-                reason,
-                qualification: [0; 3],
-                next_rip: 0,
-            },
-        );
+        self.exit(vcpu, Exit { reason, qualification: [0; 3], next_rip: 0 });
     }
 
     /// Tell the exit of `vcpu` in its exit page, as it is or once more.
@@ -114,11 +104,7 @@ impl Core {
     /// An interrupt or NMI window that was asked for has opened.
     pub fn window_opened(&mut self, vcpu: u8, which: u32) {
         self.vcpus[vcpu].windows &= !which;
-        let reason = if which == window::INTERRUPT {
-            Reason::InterruptWindow
-        } else {
-            Reason::NmiWindow
-        };
+        let reason = if which == window::INTERRUPT { Reason::InterruptWindow } else { Reason::NmiWindow };
         self.exit_for(vcpu, reason);
     }
 }

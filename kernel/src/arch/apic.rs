@@ -60,20 +60,10 @@ pub fn enable() {
     let base = cpu::msr(x86::msr::IA32_APIC_BASE);
     if base >> 10 & 1 != 0 {
         // SAFETY: the way out of x2APIC mode leads over "disabled".
-        unsafe {
-            cpu::set_msr(
-                x86::msr::IA32_APIC_BASE,
-                base & 0xfff & !(1 << 10 | 1 << 11) | LAPIC_PHYSICAL,
-            )
-        };
+        unsafe { cpu::set_msr(x86::msr::IA32_APIC_BASE, base & 0xfff & !(1 << 10 | 1 << 11) | LAPIC_PHYSICAL) };
     }
     // SAFETY: enabling the local APIC at its reset address keeps INV-APIC.
-    unsafe {
-        cpu::set_msr(
-            x86::msr::IA32_APIC_BASE,
-            base & 0xfff & !(1 << 10) | LAPIC_PHYSICAL | 1 << 11,
-        )
-    };
+    unsafe { cpu::set_msr(x86::msr::IA32_APIC_BASE, base & 0xfff & !(1 << 10) | LAPIC_PHYSICAL | 1 << 11) };
     write(SPURIOUS, u32::from(idt::SPURIOUS) | 1 << 8);
     write(DIVIDE, 0b1011);
     write(TIMER, u32::from(idt::TIMER) | MASKED);
@@ -81,10 +71,7 @@ pub fn enable() {
 
 /// Fire the timer once after `ticks` of its own clock; 0 stops it.
 pub fn one_shot(ticks: u32) {
-    write(
-        TIMER,
-        if ticks == 0 { MASKED } else { 0 } | u32::from(idt::TIMER),
-    );
+    write(TIMER, if ticks == 0 { MASKED } else { 0 } | u32::from(idt::TIMER));
     write(INITIAL, ticks);
 }
 
@@ -110,8 +97,7 @@ pub struct Ioapic(pub Windows);
 
 impl Ioapic {
     fn write(self, index: u32, value: u32) {
-        self.0
-            .device(IOAPIC_PHYSICAL, &[(0, index), (0x10, value)], None);
+        self.0.device(IOAPIC_PHYSICAL, &[(0, index), (0x10, value)], None);
     }
 
     /// Number of lines.
@@ -122,17 +108,10 @@ impl Ioapic {
     /// Route line `gsi` to this CPU, with the trigger and polarity in `mode`, masked or not.
     pub fn route(self, gsi: u16, mode: u8, masked: bool) {
         let index = u32::from(gsi).wrapping_mul(2).wrapping_add(0x10);
-        let level = if mode & rights::LEVEL != 0 {
-            1 << 15
-        } else {
-            0
-        };
+        let level = if mode & rights::LEVEL != 0 { 1 << 15 } else { 0 };
         let low = if mode & rights::LOW != 0 { 1 << 13 } else { 0 };
         let mask = if masked { MASKED } else { 0 };
         self.write(index.wrapping_add(1), read(ID) & 0xff00_0000);
-        self.write(
-            index,
-            u32::from(idt::GSI).wrapping_add(gsi.into()) | level | low | mask,
-        );
+        self.write(index, u32::from(idt::GSI).wrapping_add(gsi.into()) | level | low | mask);
     }
 }

@@ -155,8 +155,5 @@ pub fn missing_feature() -> Option<&'static str> {
         (extended.edx, 20, "NX"),
         (extended.edx, 11, "SYSCALL"),
     ];
-    needs
-        .iter()
-        .find(|(register, bit, _)| register >> bit & 1 == 0)
-        .map(|(_, _, name)| *name)
+    needs.iter().find(|(register, bit, _)| register >> bit & 1 == 0).map(|(_, _, name)| *name)
 }

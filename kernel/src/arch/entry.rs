@@ -88,14 +88,7 @@ struct PerCpu {
 struct Cell(UnsafeCell<PerCpu>);
 // SAFETY: written at boot and by the owning CPU's entry code only (INV-ENTRY).
 unsafe impl Sync for Cell {}
-static PER_CPU: Cell = Cell(UnsafeCell::new(PerCpu {
-    own: 0,
-    scratch: 0,
-    frame: 0,
-    stack: 0,
-    pending: 0,
-    nmis: 0,
-}));
+static PER_CPU: Cell = Cell(UnsafeCell::new(PerCpu { own: 0, scratch: 0, frame: 0, stack: 0, pending: 0, nmis: 0 }));
 
 /// First of the 256 entry stubs, 16 bytes each.
 pub fn stubs() -> u64 {
@@ -121,10 +114,7 @@ pub fn install(stack: u64) {
         (x86::msr::IA32_LSTAR, entry_call as *const () as u64),
         // IF, TF, DF, IOPL, NT, AC, RF off at entry.
         (x86::msr::IA32_FMASK, 0x0005_7700),
-        (
-            x86::msr::IA32_EFER,
-            cpu::msr(x86::msr::IA32_EFER) | 1 | 1 << 11,
-        ),
+        (x86::msr::IA32_EFER, cpu::msr(x86::msr::IA32_EFER) | 1 | 1 << 11),
     ];
     for (number, value) in settings {
         // SAFETY: these are the entry points that INV-ENTRY describes.

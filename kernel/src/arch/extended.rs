@@ -20,9 +20,7 @@ pub fn supported() -> u64 {
 pub fn xcr0() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: CR4.OSXSAVE is set in the core.
-    unsafe {
-        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack))
-    };
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
     u64::from(high) << 32 | u64::from(low)
 }
 
@@ -30,9 +28,7 @@ pub fn xcr0() -> u64 {
 pub fn set_xcr0(value: u64) {
     let value = value & supported() | 1;
     // SAFETY: the value is legal by the line above.
-    unsafe {
-        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") 0, options(nomem, nostack))
-    };
+    unsafe { asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") 0, options(nomem, nostack)) };
 }
 
 /// Give partitions no way to the registers: set CR0.TS.
@@ -47,9 +43,7 @@ pub fn save(area: CorePage) {
     // SAFETY: INV-RING0; clears TS only.
     unsafe { asm!("clts", options(nomem, nostack)) };
     // SAFETY: INV-EXTENDED.
-    unsafe {
-        asm!("xsave64 [{}]", in(reg) area.physical(), in("eax") 7, in("edx") 0, options(nostack))
-    };
+    unsafe { asm!("xsave64 [{}]", in(reg) area.physical(), in("eax") 7, in("edx") 0, options(nostack)) };
     close();
 }
 
@@ -59,9 +53,7 @@ pub fn load(area: CorePage) {
     // SAFETY: INV-RING0; clears TS only.
     unsafe { asm!("clts", options(nomem, nostack)) };
     // SAFETY: INV-EXTENDED.
-    unsafe {
-        asm!("xrstor64 [{}]", in(reg) area.physical(), in("eax") 7, in("edx") 0, options(nostack))
-    };
+    unsafe { asm!("xrstor64 [{}]", in(reg) area.physical(), in("eax") 7, in("edx") 0, options(nostack)) };
     close();
 }
 

@@ -51,15 +51,7 @@ unsafe impl Sync for Cell {}
 
 static TABLES: Cell = Cell(UnsafeCell::new(Tables {
     gdt: [0; 8],
-    task: TaskState {
-        reserved: 0,
-        rsp: [0; 3],
-        reserved2: 0,
-        ist: [0; 7],
-        reserved3: [0],
-        reserved4: 0,
-        io_map: 104,
-    },
+    task: TaskState { reserved: 0, rsp: [0; 3], reserved2: 0, ist: [0; 7], reserved3: [0], reserved4: 0, io_map: 104 },
     stack: Stack([0; STACK]),
     fault_stacks: [const { Stack([0; FAULT_STACK]) }; 3],
 }));
@@ -72,10 +64,7 @@ pub fn load() -> u64 {
     let stack = (&raw const tables.stack as u64).wrapping_add(STACK as u64);
     let task = &raw const tables.task as u64;
     tables.task.rsp = [stack, 0, 0];
-    let tops = tables
-        .fault_stacks
-        .each_ref()
-        .map(|s| (&raw const *s as u64).wrapping_add(FAULT_STACK as u64));
+    let tops = tables.fault_stacks.each_ref().map(|s| (&raw const *s as u64).wrapping_add(FAULT_STACK as u64));
     let [nmi, double_fault, machine_check] = tops;
     tables.task.ist = [nmi, double_fault, machine_check, 0, 0, 0, 0];
     const LIMIT: u64 = size_of::<TaskState>() as u64 - 1;
@@ -91,13 +80,7 @@ pub fn load() -> u64 {
     ];
     let pointer: [u16; 5] = {
         let base = &raw const tables.gdt as u64;
-        [
-            63,
-            base as u16,
-            (base >> 16) as u16,
-            (base >> 32) as u16,
-            (base >> 48) as u16,
-        ]
+        [63, base as u16, (base >> 16) as u16, (base >> 32) as u16, (base >> 48) as u16]
     };
     // SAFETY: INV-CPU-LOCAL, INV-RING0: the table is complete and static; the selectors name its entries.
     unsafe {

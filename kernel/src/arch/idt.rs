@@ -40,13 +40,7 @@ pub fn load() {
         *gate = [low, target >> 32];
     }
     let base = table as u64;
-    let pointer: [u16; 5] = [
-        4095,
-        base as u16,
-        (base >> 16) as u16,
-        (base >> 32) as u16,
-        (base >> 48) as u16,
-    ];
+    let pointer: [u16; 5] = [4095, base as u16, (base >> 16) as u16, (base >> 32) as u16, (base >> 48) as u16];
     // SAFETY: INV-IDT; the table is static and complete.
     unsafe { asm!("lidt [{}]", in(reg) &pointer, options(readonly, nostack, preserves_flags)) };
 }

@@ -54,19 +54,14 @@ pub fn facts(off: u32) -> Facts {
         amd: vendor.ebx == u32::from_le_bytes(*b"Auth"),
         leaf7_edx,
         leaf8_ebx: cpu::cpuid(0x8000_0008, 0).ebx,
-        arch_capabilities: if leaf7_edx >> 29 & 1 != 0 {
-            cpu::msr(0x10a)
-        } else {
-            0
-        },
+        arch_capabilities: if leaf7_edx >> 29 & 1 != 0 { cpu::msr(0x10a) } else { 0 },
         off,
     }
 }
 
 /// Set what stays set: STIBP and SSBD in SPEC_CTRL.
 pub fn install(chosen: u32) {
-    let value = u64::from(chosen & mitigation::STIBP != 0) << 1
-        | u64::from(chosen & mitigation::SSBD != 0) << 2;
+    let value = u64::from(chosen & mitigation::STIBP != 0) << 1 | u64::from(chosen & mitigation::SSBD != 0) << 2;
     if value != 0 {
         // SAFETY: `choose` found the register's bits in CPUID.
         unsafe { cpu::set_msr(0x48, value) };
@@ -98,14 +93,7 @@ fn fill_return_stack() {
     // SAFETY: 32 calls into the next instruction, then the stack pointer is put back: only the return
     // predictor changes.
     unsafe {
-        core::arch::asm!(
-            ".rept 32",
-            "call 77f",
-            "int3",
-            "77:",
-            ".endr",
-            "add rsp, 256",
-        );
+        core::arch::asm!(".rept 32", "call 77f", "int3", "77:", ".endr", "add rsp, 256",);
     }
 }
 
@@ -115,51 +103,15 @@ mod tests {
 
     #[test]
     fn the_choice_follows_the_processor_and_the_manifest() {
-        let all_intel = Facts {
-            leaf7_edx: 1 << 26 | 1 << 27 | 1 << 31 | 1 << 10 | 1 << 28,
-            ..Facts::default()
-        };
+        let all_intel = Facts { leaf7_edx: 1 << 26 | 1 << 27 | 1 << 31 | 1 << 10 | 1 << 28, ..Facts::default() };
         let table = [
             (Facts::default(), 0),
-            (
-                Facts {
-                    amd: true,
-                    leaf7_edx: u32::MAX,
-                    ..Facts::default()
-                },
-                0,
-            ),
+            (Facts { amd: true, leaf7_edx: u32::MAX, ..Facts::default() }, 0),
             (all_intel, 63),
-            (
-                Facts {
-                    arch_capabilities: 1 << 5 | 1 << 4 | 1,
-                    ..all_intel
-                },
-                1 | 2 | 8,
-            ),
-            (
-                Facts {
-                    off: 63,
-                    ..all_intel
-                },
-                0,
-            ),
-            (
-                Facts {
-                    amd: true,
-                    leaf8_ebx: 1 << 12 | 1 << 15 | 1 << 24,
-                    ..Facts::default()
-                },
-                1 | 2 | 4 | 8,
-            ),
-            (
-                Facts {
-                    amd: true,
-                    leaf8_ebx: 1 << 24 | 1 << 26,
-                    ..Facts::default()
-                },
-                0,
-            ),
+            (Facts { arch_capabilities: 1 << 5 | 1 << 4 | 1, ..all_intel }, 1 | 2 | 8),
+            (Facts { off: 63, ..all_intel }, 0),
+            (Facts { amd: true, leaf8_ebx: 1 << 12 | 1 << 15 | 1 << 24, ..Facts::default() }, 1 | 2 | 4 | 8),
+            (Facts { amd: true, leaf8_ebx: 1 << 24 | 1 << 26, ..Facts::default() }, 0),
         ];
         for (facts, expected) in table {
             assert_eq!(choose(&facts), expected, "{facts:?}");

@@ -45,18 +45,14 @@ pub fn calibrate() -> Option<Rates> {
     let ticks = cpu::tsc().wrapping_sub(start);
     let counts = u64::from(apic::counted().wrapping_sub(first));
     apic::one_shot(0);
-    let rates = Rates {
-        tsc: ticks.saturating_mul(PIT_HZ) / COUNTS,
-        lapic: counts.saturating_mul(PIT_HZ) / COUNTS,
-    };
+    let rates = Rates { tsc: ticks.saturating_mul(PIT_HZ) / COUNTS, lapic: counts.saturating_mul(PIT_HZ) / COUNTS };
     (polls < POLLS && rates.tsc != 0 && rates.lapic != 0).then_some(rates)
 }
 
 /// `value * numerator / denominator` without overflow in between; `denominator` 0 counts as 1.
 pub fn scale(value: u64, numerator: u64, denominator: u64) -> u64 {
     let wide = u128::from(value).wrapping_mul(numerator.into());
-    wide.checked_div(denominator.max(1).into())
-        .map_or(u64::MAX, |result| u64::try_from(result).unwrap_or(u64::MAX))
+    wide.checked_div(denominator.max(1).into()).map_or(u64::MAX, |result| u64::try_from(result).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -65,9 +61,6 @@ mod tests {
     fn scaling_neither_overflows_nor_divides_by_zero() {
         assert_eq!(super::scale(u64::MAX, u64::MAX, 1), u64::MAX);
         assert_eq!(super::scale(5, 0, 0), 0);
-        assert_eq!(
-            super::scale(1_000_000, 3_000_000_000, 1_000_000),
-            3_000_000_000
-        );
+        assert_eq!(super::scale(1_000_000, 3_000_000_000, 1_000_000), 3_000_000_000);
     }
 }

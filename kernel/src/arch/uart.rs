@@ -20,15 +20,7 @@ impl Line {
 
     /// 8 data bits, no parity, one stop bit, FIFOs on, no interrupts.
     pub fn init(&self) {
-        for (offset, value) in [
-            (1, 0),
-            (3, 0x80),
-            (0, 1),
-            (1, 0),
-            (3, 3),
-            (2, 0xc7),
-            (4, 0x0b),
-        ] {
+        for (offset, value) in [(1, 0), (3, 0x80), (0, 1), (1, 0), (3, 3), (2, 0xc7), (4, 0x0b)] {
             self.out(offset, value);
         }
     }

@@ -27,27 +27,18 @@ impl Frames {
         for region in ram {
             let start = region.start.max(1 << 20).saturating_add(0xfff) & !0xfff;
             let end = region.end & !0xfff;
-            let fresh = free
-                .iter()
-                .all(|known| end <= known.start || known.end <= start);
+            let fresh = free.iter().all(|known| end <= known.start || known.end <= start);
             if start < end && fresh {
                 let _ = free.try_push(Region { start, end });
             }
         }
         for hole in taken {
-            let (hole_start, hole_end) =
-                (hole.start & !0xfff, hole.end.saturating_add(0xfff) & !0xfff);
+            let (hole_start, hole_end) = (hole.start & !0xfff, hole.end.saturating_add(0xfff) & !0xfff);
             let mut kept: ArrayVec<Region, 80> = ArrayVec::new();
             for region in &free {
                 let parts = [
-                    Region {
-                        start: region.start,
-                        end: region.end.min(hole_start),
-                    },
-                    Region {
-                        start: region.start.max(hole_end),
-                        end: region.end,
-                    },
+                    Region { start: region.start, end: region.end.min(hole_start) },
+                    Region { start: region.start.max(hole_end), end: region.end },
                 ];
                 for part in parts {
                     if part.start < part.end {
@@ -57,21 +48,12 @@ impl Frames {
             }
             free = kept;
         }
-        Self {
-            free,
-            owned: Ownership::EMPTY,
-        }
+        Self { free, owned: Ownership::EMPTY }
     }
 
     /// Take `pages` contiguous frames aligned to `align` bytes below `limit`, for `owner`. The caller
     /// zeroes them.
-    pub fn take(
-        &mut self,
-        pages: u64,
-        align: u64,
-        limit: u64,
-        owner: Owner,
-    ) -> Result<u64, OutOfMemory> {
+    pub fn take(&mut self, pages: u64, align: u64, limit: u64, owner: Owner) -> Result<u64, OutOfMemory> {
         let bytes = pages.saturating_mul(4096);
         let mask = align.max(4096).wrapping_sub(1);
         for index in 0..self.free.len() {
@@ -83,10 +65,7 @@ impl Frames {
             if end > region.end.min(limit) {
                 continue;
             }
-            let before = Region {
-                start: region.start,
-                end: start,
-            };
+            let before = Region { start: region.start, end: start };
             region.start = end;
             if before.start < before.end {
                 let _ = self.free.try_push(before);
@@ -99,10 +78,7 @@ impl Frames {
 
     /// Pages left.
     pub fn left(&self) -> u64 {
-        self.free
-            .iter()
-            .map(|region| region.end.wrapping_sub(region.start) >> 12)
-            .sum()
+        self.free.iter().map(|region| region.end.wrapping_sub(region.start) >> 12).sum()
     }
 }
 
@@ -112,30 +88,12 @@ mod tests {
 
     #[test]
     fn frames_never_overlap_holes_or_each_other_and_keep_alignment_and_limit() {
-        let ram = [
-            Region {
-                start: 0,
-                end: 0x9f000,
-            },
-            Region {
-                start: 0x10_0000,
-                end: 0x4000_0000,
-            },
-        ];
-        let hole = [Region {
-            start: 0x20_0000,
-            end: 0x30_0001,
-        }];
+        let ram = [Region { start: 0, end: 0x9f000 }, Region { start: 0x10_0000, end: 0x4000_0000 }];
+        let hole = [Region { start: 0x20_0000, end: 0x30_0001 }];
         let mut frames = Frames::new(&ram, hole.iter());
         let total = frames.left();
         let mut seen: Vec<(u64, u64)> = vec![(0x20_0000, 0x30_1000)];
-        for (pages, align) in [
-            (1, 4096),
-            (512, 1 << 21),
-            (3, 4096),
-            (1024, 1 << 21),
-            (7, 4096),
-        ] {
+        for (pages, align) in [(1, 4096), (512, 1 << 21), (3, 4096), (1024, 1 << 21), (7, 4096)] {
             let start = frames.take(pages, align, CORE_HALF, Owner::Core).unwrap();
             assert_eq!(start % align, 0);
             let end = start + pages * 4096;
@@ -144,9 +102,6 @@ mod tests {
             seen.push((start, end));
         }
         assert_eq!(frames.left(), total - 1 - 512 - 3 - 1024 - 7);
-        assert_eq!(
-            frames.take(1 << 30, 4096, CORE_HALF, Owner::Core),
-            Err(OutOfMemory(1 << 30))
-        );
+        assert_eq!(frames.take(1 << 30, 4096, CORE_HALF, Owner::Core), Err(OutOfMemory(1 << 30)));
     }
 }

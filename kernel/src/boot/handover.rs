@@ -53,15 +53,11 @@ impl HandoverError {
     /// One line for the operator.
     pub const fn text(self) -> &'static str {
         match self {
-            Self::Protocol => {
-                "boot: started neither by PVH nor by multiboot2; use a loader that speaks one of them"
-            }
+            Self::Protocol => "boot: started neither by PVH nor by multiboot2; use a loader that speaks one of them",
             Self::Magic => "boot: start_info lacks its magic 0x336ec578",
             Self::NoMemoryMap => "boot: start_info has no memory map; version 1 is needed",
             Self::Bounds => "boot: a hand-over structure lies outside the first 4 GiB",
-            Self::TooManyRegions => {
-                "boot: more than 64 regions of one kind in the memory map (limit 64)"
-            }
+            Self::TooManyRegions => "boot: more than 64 regions of one kind in the memory map (limit 64)",
         }
     }
 }
@@ -75,11 +71,7 @@ pub trait Memory {
     fn word<const N: usize>(&self, address: u64) -> Result<u64, HandoverError> {
         let mut bytes = [0u8; 8];
         let part = bytes.get_mut(..N).ok_or(HandoverError::Bounds)?;
-        if self.read(address, part) {
-            Ok(u64::from_le_bytes(bytes))
-        } else {
-            Err(HandoverError::Bounds)
-        }
+        if self.read(address, part) { Ok(u64::from_le_bytes(bytes)) } else { Err(HandoverError::Bounds) }
     }
 }
 
@@ -88,26 +80,17 @@ fn push(ram: &mut ArrayVec<Region, REGIONS>, start: u64, length: u64) -> Result<
     if end <= start {
         return Ok(());
     }
-    ram.try_push(Region { start, end })
-        .map_err(|_| HandoverError::TooManyRegions)
+    ram.try_push(Region { start, end }).map_err(|_| HandoverError::TooManyRegions)
 }
 
 /// Take the memory-map entry at `entry` (address, length, type; the same in both protocols).
 fn add(memory: &impl Memory, entry: u64, out: &mut Handover) -> Result<(), HandoverError> {
     let usable = memory.word::<4>(entry.saturating_add(16))? == 1;
     let regions = if usable { &mut out.ram } else { &mut out.other };
-    push(
-        regions,
-        memory.word::<8>(entry)?,
-        memory.word::<8>(entry.saturating_add(8))?,
-    )
+    push(regions, memory.word::<8>(entry)?, memory.word::<8>(entry.saturating_add(8))?)
 }
 
-fn command_line(
-    memory: &impl Memory,
-    address: u64,
-    most: usize,
-) -> Result<ArrayVec<u8, COMMAND_LINE>, HandoverError> {
+fn command_line(memory: &impl Memory, address: u64, most: usize) -> Result<ArrayVec<u8, COMMAND_LINE>, HandoverError> {
     let mut line = ArrayVec::new();
     for offset in 0..most.min(COMMAND_LINE) as u64 {
         let byte = memory.word::<1>(address.saturating_add(offset))? as u8;
@@ -141,10 +124,7 @@ pub fn pvh(memory: &impl Memory, address: u64) -> Result<Handover, HandoverError
     if modules > 0 {
         let start = memory.word::<8>(module_list)?;
         let length = memory.word::<8>(module_list.saturating_add(8))?;
-        out.image = Some(Region {
-            start,
-            end: start.saturating_add(length),
-        });
+        out.image = Some(Region { start, end: start.saturating_add(length) });
     }
     if line != 0 {
         out.command_line = command_line(memory, line, COMMAND_LINE)?;
@@ -175,10 +155,7 @@ pub fn multiboot2(memory: &impl Memory, address: u64) -> Result<Handover, Handov
             1 => out.command_line = command_line(memory, body, size.saturating_sub(8) as usize)?,
             3 if out.image.is_none() => {
                 let start = memory.word::<4>(body)?;
-                out.image = Some(Region {
-                    start,
-                    end: memory.word::<4>(body.saturating_add(4))?,
-                });
+                out.image = Some(Region { start, end: memory.word::<4>(body.saturating_add(4))? });
             }
             6 => {
                 let step = memory.word::<4>(body)?.max(24);
@@ -193,11 +170,7 @@ pub fn multiboot2(memory: &impl Memory, address: u64) -> Result<Handover, Handov
         }
         tag = tag.saturating_add(size.saturating_add(7) & !7);
     }
-    if out.ram.is_empty() {
-        Err(HandoverError::NoMemoryMap)
-    } else {
-        Ok(out)
-    }
+    if out.ram.is_empty() { Err(HandoverError::NoMemoryMap) } else { Ok(out) }
 }
 
 #[cfg(test)]
@@ -241,41 +214,20 @@ mod tests {
         put(&mut m, 800, &0x1000u64.to_le_bytes());
         put(&mut m, 808, &2u32.to_le_bytes());
         let handover = pvh(&Fake(m), 0).unwrap();
-        assert_eq!(
-            handover.ram.as_slice(),
-            &[Region {
-                start: 0,
-                end: 0x9_f000
-            }]
-        );
-        assert_eq!(
-            handover.image,
-            Some(Region {
-                start: 0x10_0000,
-                end: 0x10_2000
-            })
-        );
+        assert_eq!(handover.ram.as_slice(), &[Region { start: 0, end: 0x9_f000 }]);
+        assert_eq!(handover.image, Some(Region { start: 0x10_0000, end: 0x10_2000 }));
         assert_eq!(handover.command_line.as_slice(), b"quiet");
     }
 
     #[test]
     fn a_hand_over_without_magic_map_or_reach_is_refused() {
-        assert_eq!(
-            pvh(&Fake(vec![0; 64]), 0).unwrap_err(),
-            HandoverError::Magic
-        );
+        assert_eq!(pvh(&Fake(vec![0; 64]), 0).unwrap_err(), HandoverError::Magic);
         let mut m = vec![0u8; 64];
         put(&mut m, 0, &0x336e_c578u32.to_le_bytes());
-        assert_eq!(
-            pvh(&Fake(m.clone()), 0).unwrap_err(),
-            HandoverError::NoMemoryMap
-        );
+        assert_eq!(pvh(&Fake(m.clone()), 0).unwrap_err(), HandoverError::NoMemoryMap);
         m.truncate(20);
         assert_eq!(pvh(&Fake(m), 0).unwrap_err(), HandoverError::Bounds);
-        assert_eq!(
-            multiboot2(&Fake(vec![0; 64]), 0).unwrap_err(),
-            HandoverError::Bounds
-        );
+        assert_eq!(multiboot2(&Fake(vec![0; 64]), 0).unwrap_err(), HandoverError::Bounds);
     }
 
     proptest::proptest! {

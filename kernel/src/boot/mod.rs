@@ -46,9 +46,15 @@ impl fmt::Display for BootError {
             Self::Handover(error) => f.write_str(error.text()),
             Self::Feature(name) => write!(f, "boot: this processor has no {name}, which the core needs"),
             Self::Image(error) => error.fmt(f),
-            Self::Memory(OutOfMemory(pages)) => write!(f, "boot: no {pages} contiguous free pages left; give the machine more memory"),
-            Self::Pool(pages) => write!(f, "boot: the page-table pool is used up (limit {pages} pages); build the image anew"),
-            Self::Clock => f.write_str("boot: TSC or local APIC timer could not be measured against the 8254; the core needs all three"),
+            Self::Memory(OutOfMemory(pages)) => {
+                write!(f, "boot: no {pages} contiguous free pages left; give the machine more memory")
+            }
+            Self::Pool(pages) => {
+                write!(f, "boot: the page-table pool is used up (limit {pages} pages); build the image anew")
+            }
+            Self::Clock => f.write_str(
+                "boot: TSC or local APIC timer could not be measured against the 8254; the core needs all three",
+            ),
             Self::Vm(text) => f.write_str(text),
         }
     }
@@ -94,18 +100,11 @@ unsafe extern "C" {
 }
 
 fn layout() -> [u64; 4] {
-    [
-        &raw const core_start as u64,
-        &raw const text_end as u64,
-        &raw const rodata_end as u64,
-        &raw const core_end as u64,
-    ]
+    [&raw const core_start as u64, &raw const text_end as u64, &raw const rodata_end as u64, &raw const core_end as u64]
 }
 
 fn build_id() -> [u8; 20] {
-    let note = (&raw const build_id_note)
-        .wrapping_add(16)
-        .cast::<[u8; 20]>();
+    let note = (&raw const build_id_note).wrapping_add(16).cast::<[u8; 20]>();
     // SAFETY: the linker script puts the note (16 bytes of head, 20 of SHA-1) there.
     unsafe { *note }
 }
@@ -137,10 +136,7 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     let bytes = {
         // SAFETY: the loader put the module there; the boot tables map it and nothing writes it.
         unsafe {
-            core::slice::from_raw_parts(
-                module.start as *const u8,
-                module.end.wrapping_sub(module.start) as usize,
-            )
+            core::slice::from_raw_parts(module.start as *const u8, module.end.wrapping_sub(module.start) as usize)
         }
     };
     let image = Image::check(bytes)?;
@@ -154,37 +150,20 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
 
     let [start, _, _, end] = layout();
     let core_image = Region { start, end };
-    let mut frames = Frames::new(
-        &handover.ram,
-        handover.other.iter().chain(&[core_image, module]),
-    );
-    frames
-        .owned
-        .add(start, end.wrapping_sub(start) >> 12, Owner::Core);
-    frames.owned.add(
-        module.start,
-        module.end.wrapping_sub(module.start).div_ceil(4096),
-        Owner::Image,
-    );
+    let mut frames = Frames::new(&handover.ram, handover.other.iter().chain(&[core_image, module]));
+    frames.owned.add(start, end.wrapping_sub(start) >> 12, Owner::Core);
+    frames.owned.add(module.start, module.end.wrapping_sub(module.start).div_ceil(4096), Owner::Image);
     let pool_pages = u64::from(image.head.pool_pages);
     let pool = frames.take(pool_pages, 4096, frames::CORE_HALF, Owner::Pool)?;
     // SAFETY: taken below the core's half for this only; mapped by the boot tables now, by `map_core` later.
     core.pool = unsafe { Pool::new(pool, pool_pages) };
     let out_of_pool = |_: PoolExhausted| BootError::Pool(pool_pages);
     let root = map_core(&mut core.pool).map_err(out_of_pool)?;
-    let machine_pages = if image_has_vms(&image)? {
-        Some(core_pages(core, root, &mut frames)?)
-    } else {
-        None
-    };
+    let machine_pages = if image_has_vms(&image)? { Some(core_pages(core, root, &mut frames)?) } else { None };
     let root_table = system::build(core, &image, module.start, root, &mut frames)?;
     publish(core, root_table, &frames);
 
-    let windows = core
-        .pool
-        .find(root_table, LAPIC)
-        .map(|(page, _, _)| page)
-        .ok_or(BootError::Pool(pool_pages))?;
+    let windows = core.pool.find(root_table, LAPIC).map(|(page, _, _)| page).ok_or(BootError::Pool(pool_pages))?;
     // SAFETY: the core's own tables map all that the core touches from here on.
     unsafe { cpu::set_cr3(root_table) };
     // SAFETY: the table of the fixed maps is in force.
@@ -212,21 +191,13 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
         frames.left()
     );
     system::start(core);
-    uart::say(format_args!(
-        "mitigations {:#x}, {} partitions",
-        core.mitigations,
-        system::count(core)
-    ));
+    uart::say(format_args!("mitigations {:#x}, {} partitions", core.mitigations, system::count(core)));
     Ok(())
 }
 
 fn module(handover: &Handover) -> Result<Region, BootError> {
     let module = handover.image.ok_or(ImageError::Missing)?;
-    if module.start & 0xfff != 0
-        || module.start == 0
-        || module.end > 1 << 32
-        || module.end <= module.start
-    {
+    if module.start & 0xfff != 0 || module.start == 0 || module.end > 1 << 32 || module.end <= module.start {
         return Err(ImageError::Place.into());
     }
     Ok(module)
@@ -260,13 +231,7 @@ fn map_core(pool: &mut Pool) -> Result<u64, PoolExhausted> {
     let (base, pages) = pool.extent();
     for page in 0..pages {
         let at = base.wrapping_add(page << 12);
-        pool.map(
-            root,
-            at,
-            at,
-            global | table::NO_EXECUTE | table::WRITE,
-            table::Size::Small,
-        )?;
+        pool.map(root, at, at, global | table::NO_EXECUTE | table::WRITE, table::Size::Small)?;
     }
     static_assertions::const_assert_eq!(LAPIC, FIXED_MAPS);
     pool.map(
@@ -280,18 +245,11 @@ fn map_core(pool: &mut Pool) -> Result<u64, PoolExhausted> {
 }
 
 /// A page of the core's half for `owner`.
-fn core_page(
-    core: &mut Core,
-    root: u64,
-    frames: &mut Frames,
-    owner: Owner,
-) -> Result<CorePage, BootError> {
+fn core_page(core: &mut Core, root: u64, frames: &mut Frames, owner: Owner) -> Result<CorePage, BootError> {
     let (_, pool_pages) = core.pool.extent();
     let at = frames.take(1, 4096, frames::CORE_HALF, owner)?;
     let flags = table::GLOBAL | table::NO_EXECUTE | table::WRITE;
-    core.pool
-        .map(root, at, at, flags, table::Size::Small)
-        .map_err(|_| BootError::Pool(pool_pages))?;
+    core.pool.map(root, at, at, flags, table::Size::Small).map_err(|_| BootError::Pool(pool_pages))?;
     // SAFETY: INV-CORE-PAGE: taken once, below the fixed maps, mapped in the core's half by the line above
     // and by the boot tables until that half is in force.
     let page = unsafe { CorePage::new(at) };
@@ -300,20 +258,14 @@ fn core_page(
 }
 
 /// The contiguous pages that the virtualization extension needs.
-fn core_pages(
-    core: &mut Core,
-    root: u64,
-    frames: &mut Frames,
-) -> Result<[CorePage; setup::PAGES as usize], BootError> {
+fn core_pages(core: &mut Core, root: u64, frames: &mut Frames) -> Result<[CorePage; setup::PAGES as usize], BootError> {
     let (_, pool_pages) = core.pool.extent();
     let base = frames.take(setup::PAGES, 4096, frames::CORE_HALF, Owner::Core)?;
     let flags = table::GLOBAL | table::NO_EXECUTE | table::WRITE;
     let mut pages = [CorePage::NONE; setup::PAGES as usize];
     for (number, page) in pages.iter_mut().enumerate() {
         let at = base.wrapping_add((number as u64) << 12);
-        core.pool
-            .map(root, at, at, flags, table::Size::Small)
-            .map_err(|_| BootError::Pool(pool_pages))?;
+        core.pool.map(root, at, at, flags, table::Size::Small).map_err(|_| BootError::Pool(pool_pages))?;
         // SAFETY: INV-CORE-PAGE, as in `core_page`.
         *page = unsafe { CorePage::new(at) };
     }
@@ -359,12 +311,7 @@ fn publish(core: &Core, root: u64, frames: &Frames) {
         for (slot, (_, partition)) in audit.roots.iter_mut().zip(core.partitions.iter()) {
             *slot = partition.root;
         }
-        for ((slot, vmexit), (_, vm)) in audit
-            .nested
-            .iter_mut()
-            .zip(&mut audit.vmexit)
-            .zip(core.vms.iter())
-        {
+        for ((slot, vmexit), (_, vm)) in audit.nested.iter_mut().zip(&mut audit.vmexit).zip(core.vms.iter()) {
             *slot = vm.nested;
             *vmexit = vm.vmexit.into();
         }

@@ -13,8 +13,7 @@ use crate::object::{Account, account};
 use crate::state::{Core, Line, NO_SUPERVISOR};
 use crate::svm::nested;
 use portcullis_ipc::image::{
-    CapabilityRecord, NO_PARTITION, PartitionRecord, SegmentRecord, VcpuRecord, VmRecord, flag,
-    kind,
+    CapabilityRecord, NO_PARTITION, PartitionRecord, SegmentRecord, VcpuRecord, VmRecord, flag, kind,
 };
 use portcullis_ipc::syscall::rights;
 use portcullis_ipc::{layout, limits};
@@ -51,37 +50,17 @@ impl From<BootError> for Stop {
 type Step = Result<(), Stop>;
 
 fn require(condition: bool, text: &'static str) -> Step {
-    if condition {
-        Ok(())
-    } else {
-        Err(Stop::Content(text))
-    }
+    if condition { Ok(()) } else { Err(Stop::Content(text)) }
 }
 
 /// Build everything that the image describes; returns the root of the core's own table.
-pub fn build(
-    core: &mut Core,
-    image: &Image,
-    base: u64,
-    root: u64,
-    frames: &mut Frames,
-) -> Result<u64, BootError> {
+pub fn build(core: &mut Core, image: &Image, base: u64, root: u64, frames: &mut Frames) -> Result<u64, BootError> {
     core.platform = core_page(core, root, frames, Owner::Platform)?;
     core.clock.slice = i64::from(image.head.slice_us);
     core.supervisor_restarts = image.head.supervisor_restarts;
     core.supervisor_left = image.head.supervisor_restarts;
     core.supervisor_window = (image.head.supervisor_window_us, 0);
-    let mut builder = Builder {
-        core,
-        image,
-        base,
-        root,
-        frames,
-        partitions: 0,
-        vms: 0,
-        vcpus: 0,
-        timers: 0,
-    };
+    let mut builder = Builder { core, image, base, root, frames, partitions: 0, vms: 0, vcpus: 0, timers: 0 };
     let mut failure = None;
     let walked = image.records(|number, record| {
         let step = match record {
@@ -117,89 +96,37 @@ impl Builder<'_> {
 
     fn map(&mut self, root: u64, address: u64, physical: u64, pages: u64, flags: u64) -> Step {
         let mapped: Result<(), PoolExhausted> =
-            self.core
-                .pool
-                .map_range(root, address, physical, pages, flags | table::USER);
+            self.core.pool.map_range(root, address, physical, pages, flags | table::USER);
         mapped.map_err(|_| self.pool().into())
     }
 
     fn partition(&mut self, record: &PartitionRecord) -> Step {
         let index = self.partitions;
-        require(
-            usize::from(record.index) == usize::from(index),
-            "partitions are not in order",
-        )?;
-        require(
-            usize::from(index) < limits::PARTITIONS,
-            "more than 32 partitions (limit 32)",
-        )?;
-        require(
-            record.rank <= portcullis_ipc::image::rank::SUPERVISOR,
-            "unknown rank",
-        )?;
-        require(
-            record.priority > 0 && record.cpu == 0,
-            "priority 0, or a CPU that is not brought up",
-        )?;
-        require(
-            record.budget_us > 0 && record.budget_us <= record.period_us,
-            "budget 0 or above its period",
-        )?;
+        require(usize::from(record.index) == usize::from(index), "partitions are not in order")?;
+        require(usize::from(index) < limits::PARTITIONS, "more than 32 partitions (limit 32)")?;
+        require(record.rank <= portcullis_ipc::image::rank::SUPERVISOR, "unknown rank")?;
+        require(record.priority > 0 && record.cpu == 0, "priority 0, or a CPU that is not brought up")?;
+        require(record.budget_us > 0 && record.budget_us <= record.period_us, "budget 0 or above its period")?;
         require(record.call_limit_us > 0, "call limit 0")?;
-        require(
-            record.state_pages as usize <= limits::STATE_PAGES,
-            "state region above its limit (1024 pages)",
-        )?;
-        require(
-            self.image.holds(record.info_offset, layout::PAGE as u64),
-            "information page outside the image",
-        )?;
+        require(record.state_pages as usize <= limits::STATE_PAGES, "state region above its limit (1024 pages)")?;
+        require(self.image.holds(record.info_offset, layout::PAGE as u64), "information page outside the image")?;
         let message = core_page(self.core, self.root, self.frames, Owner::Message(index))?;
         let root = self.core.pool.table().map_err(|_| self.pool())?;
         let read_only = table::NO_EXECUTE;
         let writable = table::NO_EXECUTE | table::WRITE;
-        self.map(
-            root,
-            layout::INFO_PAGE,
-            self.base.wrapping_add(record.info_offset),
-            1,
-            read_only,
-        )?;
-        self.map(
-            root,
-            layout::PLATFORM_PAGE,
-            self.core.platform.physical(),
-            1,
-            read_only,
-        )?;
+        self.map(root, layout::INFO_PAGE, self.base.wrapping_add(record.info_offset), 1, read_only)?;
+        self.map(root, layout::PLATFORM_PAGE, self.core.platform.physical(), 1, read_only)?;
         self.map(root, layout::MESSAGE_PAGE, message.physical(), 1, writable)?;
-        self.core
-            .pool
-            .share_core(self.root, root)
-            .map_err(|_| self.pool())?;
+        self.core.pool.share_core(self.root, root).map_err(|_| self.pool())?;
         let pages = u64::from(record.state_pages);
         if pages > 0 {
-            let state = self
-                .frames
-                .take(pages, 4096, u64::MAX, Owner::State(index))
-                .map_err(BootError::from)?;
+            let state = self.frames.take(pages, 4096, u64::MAX, Owner::State(index)).map_err(BootError::from)?;
             self.map(root, layout::STATE_REGION, state, pages, writable)?;
-            self.add_range(
-                index,
-                layout::STATE_REGION,
-                state,
-                pages,
-                rights::READ | rights::WRITE,
-            )?;
+            self.add_range(index, layout::STATE_REGION, state, pages, rights::READ | rights::WRITE)?;
         }
         if record.spare_pages > 0 {
             self.frames
-                .take(
-                    record.spare_pages.into(),
-                    4096,
-                    u64::MAX,
-                    Owner::Spare(index),
-                )
+                .take(record.spare_pages.into(), 4096, u64::MAX, Owner::Spare(index))
                 .map_err(BootError::from)?;
         }
         if record.flags & flag::SUPERVISOR != 0 {
@@ -218,70 +145,37 @@ impl Builder<'_> {
         partition.thread.message = message;
         partition.thread.call_limit = record.call_limit_us.into();
         partition.thread.reserve = record.reserve_us.into();
-        self.core.accounts[index] =
-            new_account(record.priority, record.budget_us, record.period_us);
+        self.core.accounts[index] = new_account(record.priority, record.budget_us, record.period_us);
         self.partitions = index.wrapping_add(1);
         Ok(())
     }
 
     fn last(&self) -> Result<u8, Stop> {
-        self.partitions
-            .checked_sub(1)
-            .ok_or(Stop::Content("record before the first partition"))
+        self.partitions.checked_sub(1).ok_or(Stop::Content("record before the first partition"))
     }
 
-    fn add_range(
-        &mut self,
-        index: u8,
-        address: u64,
-        physical: u64,
-        pages: u64,
-        rights: u8,
-    ) -> Step {
+    fn add_range(&mut self, index: u8, address: u64, physical: u64, pages: u64, rights: u8) -> Step {
         let bytes = pages.checked_mul(4096).ok_or("range too large")?;
         let partition = &mut self.core.partitions[index];
         let apart = |range: &Range| {
-            address.saturating_add(bytes) <= range.address
-                || range.address.saturating_add(range.bytes) <= address
+            address.saturating_add(bytes) <= range.address || range.address.saturating_add(range.bytes) <= address
         };
-        require(
-            partition.ranges.iter().all(apart),
-            "ranges of a partition overlap",
-        )?;
-        let range = Range {
-            address,
-            physical,
-            bytes,
-            rights,
-        };
-        partition
-            .ranges
-            .try_push(range)
-            .map_err(|_| Stop::Content("more than 16 ranges in a partition (limit 16)"))
+        require(partition.ranges.iter().all(apart), "ranges of a partition overlap")?;
+        let range = Range { address, physical, bytes, rights };
+        partition.ranges.try_push(range).map_err(|_| Stop::Content("more than 16 ranges in a partition (limit 16)"))
     }
 
     fn segment(&mut self, record: &SegmentRecord) -> Step {
         let index = self.last()?;
         let pages = u64::from(record.pages);
         let bytes = pages.wrapping_mul(4096);
-        let (read, write, execute) = (
-            record.rights & rights::READ,
-            record.rights & rights::WRITE,
-            record.rights & rights::EXECUTE,
-        );
-        require(
-            record.rights <= 7 && read != 0,
-            "segment without READ or with unknown rights",
-        )?;
-        require(
-            write == 0 || execute == 0,
-            "segment writable and executable (R7)",
-        )?;
+        let (read, write, execute) =
+            (record.rights & rights::READ, record.rights & rights::WRITE, record.rights & rights::EXECUTE);
+        require(record.rights <= 7 && read != 0, "segment without READ or with unknown rights")?;
+        require(write == 0 || execute == 0, "segment writable and executable (R7)")?;
         let end = record.address.saturating_add(bytes);
         let program = record.address >= layout::USER_BASE && end <= layout::SEGMENT_END;
-        let blob = record.address >= layout::BLOB_BASE
-            && end <= layout::GUEST_BASE
-            && record.rights == rights::READ;
+        let blob = record.address >= layout::BLOB_BASE && end <= layout::GUEST_BASE && record.rights == rights::READ;
         require(
             pages > 0 && record.address & 0xfff == 0 && (program || blob),
             "segment outside the addresses for segments",
@@ -302,37 +196,14 @@ impl Builder<'_> {
             return self.add_range(index, record.address, source, pages, record.rights);
         }
         let initial = &self.core.partitions[index].initial;
-        let total = initial
-            .iter()
-            .map(|segment| segment.pages)
-            .sum::<u64>()
-            .saturating_add(pages);
-        require(
-            total <= limits::WRITABLE_PAGES as u64,
-            "writable memory of a partition above its limit (256 pages)",
-        )?;
-        let physical = self
-            .frames
-            .take(pages, 4096, u64::MAX, Owner::Partition(index))
-            .map_err(BootError::from)?;
-        self.map(
-            root,
-            record.address,
-            physical,
-            pages,
-            table::WRITE | table::NO_EXECUTE,
-        )?;
+        let total = initial.iter().map(|segment| segment.pages).sum::<u64>().saturating_add(pages);
+        require(total <= limits::WRITABLE_PAGES as u64, "writable memory of a partition above its limit (256 pages)")?;
+        let physical = self.frames.take(pages, 4096, u64::MAX, Owner::Partition(index)).map_err(BootError::from)?;
+        self.map(root, record.address, physical, pages, table::WRITE | table::NO_EXECUTE)?;
         self.add_range(index, record.address, physical, pages, record.rights)?;
-        let segment = Initial {
-            physical,
-            pages,
-            source,
-            bytes: record.file_bytes,
-        };
+        let segment = Initial { physical, pages, source, bytes: record.file_bytes };
         let initial = &mut self.core.partitions[index].initial;
-        initial
-            .try_push(segment)
-            .map_err(|_| Stop::Content("more than 10 segments in a partition (limit 10)"))
+        initial.try_push(segment).map_err(|_| Stop::Content("more than 10 segments in a partition (limit 10)"))
     }
 
     fn capability(&mut self, record: &CapabilityRecord) -> Step {
@@ -353,22 +224,12 @@ impl Builder<'_> {
                 require(object < limits::INTERRUPTS, "interrupt above 31 (limit 32)")?;
                 let line = &mut self.core.lines[object as u8];
                 require(line.holder.is_none(), "interrupt held twice")?;
-                *line = Line {
-                    holder: Some(index),
-                    bits: record.first,
-                    mode: record.rights,
-                };
+                *line = Line { holder: Some(index), bits: record.first, mode: record.rights };
             }
-            kind::PORTS => require(
-                record.first.saturating_add(record.count) <= 0x1_0000,
-                "ports above 0xffff",
-            )?,
+            kind::PORTS => require(record.first.saturating_add(record.count) <= 0x1_0000, "ports above 0xffff")?,
             kind::VM => require(object < limits::VMS, "capability for no VM")?,
             kind::MSRS => {
-                require(
-                    record.first.saturating_add(record.count) <= 1 << 32,
-                    "MSR number above 32 bits",
-                )?;
+                require(record.first.saturating_add(record.count) <= 1 << 32, "MSR number above 32 bits")?;
                 require(
                     record.rights & rights::WRITE == 0 || !of_the_core(record),
                     "MSR capability for a register of the core",
@@ -377,10 +238,7 @@ impl Builder<'_> {
             kind::LOG | kind::CLOCK => {}
             _ => return Err("capability of unknown kind".into()),
         }
-        require(
-            self.core.partitions[index].slots.put(record),
-            "slot used twice or above 63 (limit 64)",
-        )
+        require(self.core.partitions[index].slots.put(record), "slot used twice or above 63 (limit 64)")
     }
 
     fn vm(&mut self, record: &VmRecord) -> Step {
@@ -389,10 +247,7 @@ impl Builder<'_> {
             usize::from(record.index) == usize::from(index) && usize::from(index) < limits::VMS,
             "VMs out of order or above 8 (limit 8)",
         )?;
-        require(
-            record.vmexit < u16::from(self.partitions),
-            "VM without vmexit",
-        )?;
+        require(record.vmexit < u16::from(self.partitions), "VM without vmexit")?;
         require(
             record.vmport == NO_PARTITION || record.vmport < u16::from(self.partitions),
             "VM with an unknown vmport",
@@ -403,44 +258,19 @@ impl Builder<'_> {
             record.vmport == NO_PARTITION || rank(record.vmport) > rank(record.vmexit),
             "vmport does not stand above vmexit (R11)",
         )?;
-        require(
-            self.core
-                .vms
-                .iter()
-                .all(|(_, vm)| !vm.exists || vm.vmexit != vmexit),
-            "a vmexit serves two VMs",
-        )?;
+        require(self.core.vms.iter().all(|(_, vm)| !vm.exists || vm.vmexit != vmexit), "a vmexit serves two VMs")?;
         let pages = record.memory_pages;
-        require(
-            pages > 0 && pages & 511 == 0 && pages < 1 << 28,
-            "VM memory is not a multiple of 2 MiB",
-        )?;
+        require(pages > 0 && pages & 511 == 0 && pages < 1 << 28, "VM memory is not a multiple of 2 MiB")?;
         let avx_alone = record.xcr0 & 6 == 4;
         require(
             record.xcr0 & !extended::XCR0_MOST == 0 && !avx_alone,
             "VM's XCR0 above x87, SSE and AVX, or AVX without SSE",
         )?;
-        let physical = self
-            .frames
-            .take(pages, 1 << 21, u64::MAX, Owner::Guest(index))
-            .map_err(BootError::from)?;
-        let nested =
-            nested::build(&mut self.core.pool, physical, pages).map_err(|_| self.pool())?;
+        let physical = self.frames.take(pages, 1 << 21, u64::MAX, Owner::Guest(index)).map_err(BootError::from)?;
+        let nested = nested::build(&mut self.core.pool, physical, pages).map_err(|_| self.pool())?;
         let root = self.core.partitions[vmexit].root;
-        self.map(
-            root,
-            layout::GUEST_BASE,
-            physical,
-            pages,
-            table::WRITE | table::NO_EXECUTE,
-        )?;
-        self.add_range(
-            vmexit,
-            layout::GUEST_BASE,
-            physical,
-            pages,
-            rights::READ | rights::WRITE,
-        )?;
+        self.map(root, layout::GUEST_BASE, physical, pages, table::WRITE | table::NO_EXECUTE)?;
+        self.add_range(vmexit, layout::GUEST_BASE, physical, pages, rights::READ | rights::WRITE)?;
         let vm = &mut self.core.vms[index];
         vm.exists = true;
         vm.vmexit = vmexit;
@@ -455,39 +285,21 @@ impl Builder<'_> {
     }
 
     fn vcpu(&mut self, record: &VcpuRecord) -> Step {
-        let vm = self
-            .vms
-            .checked_sub(1)
-            .ok_or(Stop::Content("vCPU before the first VM"))?;
+        let vm = self.vms.checked_sub(1).ok_or(Stop::Content("vCPU before the first VM"))?;
         let index = self.vcpus;
-        require(
-            usize::from(index) < limits::VCPUS,
-            "more than 16 vCPUs (limit 16)",
-        )?;
-        require(
-            usize::from(record.index) == self.core.vms[vm].vcpus.len(),
-            "vCPUs are not in order",
-        )?;
+        require(usize::from(index) < limits::VCPUS, "more than 16 vCPUs (limit 16)")?;
+        require(usize::from(record.index) == self.core.vms[vm].vcpus.len(), "vCPUs are not in order")?;
         require(
             record.cpu == 0 && (1..=255).contains(&record.priority),
             "vCPU priority 0, or a CPU that is not brought up",
         )?;
-        require(
-            record.budget_us > 0 && record.budget_us <= record.period_us,
-            "budget 0 or above its period",
-        )?;
+        require(record.budget_us > 0 && record.budget_us <= record.period_us, "budget 0 or above its period")?;
         let control = core_page(self.core, self.root, self.frames, Owner::Core)?;
         let extended = core_page(self.core, self.root, self.frames, Owner::Core)?;
         let page = core_page(self.core, self.root, self.frames, Owner::Exit(index))?;
         let root = self.core.partitions[self.core.vms[vm].vmexit].root;
         let at = layout::EXIT_PAGES.wrapping_add(u64::from(record.index).wrapping_mul(4096));
-        self.map(
-            root,
-            at,
-            page.physical(),
-            1,
-            table::WRITE | table::NO_EXECUTE,
-        )?;
+        self.map(root, at, page.physical(), 1, table::WRITE | table::NO_EXECUTE)?;
         let pushed = self.core.vms[vm].vcpus.try_push(index);
         pushed.map_err(|_| Stop::Content("more than 8 vCPUs in a VM (limit 8)"))?;
         let vcpu = &mut self.core.vcpus[index];
@@ -503,15 +315,10 @@ impl Builder<'_> {
 
     /// What only the whole image shows: ranks, targets, entry points, who holds a VM.
     fn check_whole(&self) -> Step {
-        require(
-            self.core.supervisor != NO_SUPERVISOR,
-            "image without a supervisor",
-        )?;
+        require(self.core.supervisor != NO_SUPERVISOR, "image without a supervisor")?;
         for (index, partition) in self.core.partitions.iter().take(self.partitions.into()) {
             require(
-                partition
-                    .translate(partition.entry, 1, rights::EXECUTE)
-                    .is_some(),
+                partition.translate(partition.entry, 1, rights::EXECUTE).is_some(),
                 "entry point outside executable memory",
             )?;
             for slot in partition.slots.iter() {
@@ -522,9 +329,7 @@ impl Builder<'_> {
                         known && self.core.partitions[object].rank > partition.rank,
                         "call that does not go up in rank (R11)",
                     )?,
-                    kind::NOTIFICATION | kind::PARTITION => {
-                        require(known, "capability for no partition")?
-                    }
+                    kind::NOTIFICATION | kind::PARTITION => require(known, "capability for no partition")?,
                     kind::VM => {
                         let vm = &self.core.vms[object];
                         require(vm.exists, "capability for no VM")?;
@@ -546,27 +351,18 @@ impl Builder<'_> {
 }
 
 fn new_account(priority: u8, budget_us: u32, period_us: u32) -> Account {
-    Account {
-        priority,
-        budget: budget_us.into(),
-        period: period_us.into(),
-        ..Account::EMPTY
-    }
+    Account { priority, budget: budget_us.into(), period: period_us.into(), ..Account::EMPTY }
 }
 
 /// Number of partitions.
 pub fn count(core: &Core) -> usize {
-    core.partitions
-        .iter()
-        .filter(|(_, partition)| partition.life != Life::Absent)
-        .count()
+    core.partitions.iter().filter(|(_, partition)| partition.life != Life::Absent).count()
 }
 
 /// Microseconds become ticks, memory becomes zero, and every partition starts (R10).
 pub fn start(core: &mut Core) {
-    let ticks = |clock: &crate::schedule::Clock, microseconds: i64| {
-        clock.ticks(microseconds.cast_unsigned()).cast_signed()
-    };
+    let ticks =
+        |clock: &crate::schedule::Clock, microseconds: i64| clock.ticks(microseconds.cast_unsigned()).cast_signed();
     core.clock.slice = ticks(&core.clock, core.clock.slice);
     core.supervisor_window.0 = core.clock.ticks(core.supervisor_window.0);
     for (_, account) in core.accounts.iter_mut() {
@@ -580,11 +376,9 @@ pub fn start(core: &mut Core) {
         partition.thread.call_limit = ticks(&core.clock, partition.thread.call_limit);
         partition.thread.reserve = ticks(&core.clock, partition.thread.reserve);
         for range in &partition.ranges {
-            let fresh =
-                range.address == layout::STATE_REGION || range.address == layout::GUEST_BASE;
+            let fresh = range.address == layout::STATE_REGION || range.address == layout::GUEST_BASE;
             for page in 0..if fresh { range.bytes >> 12 } else { 0 } {
-                core.windows
-                    .zero(range.physical.wrapping_add(page << 12), layout::PAGE);
+                core.windows.zero(range.physical.wrapping_add(page << 12), layout::PAGE);
             }
         }
     }

@@ -44,20 +44,12 @@ pub struct Pool {
 
 impl Pool {
     /// No pool yet.
-    pub const EMPTY: Self = Self {
-        base: 0,
-        pages: 0,
-        used: 0,
-    };
+    pub const EMPTY: Self = Self { base: 0, pages: 0, used: 0 };
 
     /// # Safety
     /// INV-CORE-PAGE holds for all `pages` pages from `base`, and nothing else uses them.
     pub const unsafe fn new(base: u64, pages: u64) -> Self {
-        Self {
-            base,
-            pages,
-            used: 0,
-        }
+        Self { base, pages, used: 0 }
     }
 
     /// First page and number of pages.
@@ -116,14 +108,7 @@ impl Pool {
 
     /// Map one page at `address` below `root`. `flags` are those of the leaf; tables on the way get all
     /// rights that `flags` names but NX.
-    pub fn map(
-        &mut self,
-        root: u64,
-        address: u64,
-        physical: u64,
-        flags: u64,
-        size: Size,
-    ) -> Result<(), PoolExhausted> {
+    pub fn map(&mut self, root: u64, address: u64, physical: u64, flags: u64, size: Size) -> Result<(), PoolExhausted> {
         let leaf = if size == Size::Large { 2 } else { 1 };
         let mut table = root;
         for level in (1..=4u32).rev() {
@@ -158,18 +143,9 @@ impl Pool {
     ) -> Result<(), PoolExhausted> {
         let mut done = 0u64;
         while done < pages {
-            let (at, from) = (
-                address.wrapping_add(done << 12),
-                physical.wrapping_add(done << 12),
-            );
+            let (at, from) = (address.wrapping_add(done << 12), physical.wrapping_add(done << 12));
             let large = (at | from) & 0x1f_ffff == 0 && pages.wrapping_sub(done) >= 512;
-            self.map(
-                root,
-                at,
-                from,
-                flags,
-                if large { Size::Large } else { Size::Small },
-            )?;
+            self.map(root, at, from, flags, if large { Size::Large } else { Size::Small })?;
             done = done.wrapping_add(if large { 512 } else { 1 });
         }
         Ok(())
@@ -186,10 +162,7 @@ impl Pool {
             let fresh = self.table()?;
             let small = self.page(fresh).ok_or(PoolExhausted)?;
             for slot in 0..512usize {
-                small.set_word(
-                    slot << 3,
-                    (entry & !LARGE).wrapping_add((slot as u64) << 12),
-                );
+                small.set_word(slot << 3, (entry & !LARGE).wrapping_add((slot as u64) << 12));
             }
             page.set_word(offset, fresh | PRESENT | WRITE | USER);
             return self.protect(root, address, flags);
@@ -204,15 +177,8 @@ impl Pool {
     /// Let the first GiB below `root` be the one below `core_root`: both share that part of the tables.
     /// Something above the first GiB must be mapped in `root` already.
     pub fn share_core(&mut self, core_root: u64, root: u64) -> Result<(), PoolExhausted> {
-        let below = |table: u64| {
-            self.page(table)
-                .map(|page| page.word(0) & ADDRESS)
-                .and_then(|next| self.page(next))
-        };
-        let (from, to) = (
-            below(core_root).ok_or(PoolExhausted)?,
-            below(root).ok_or(PoolExhausted)?,
-        );
+        let below = |table: u64| self.page(table).map(|page| page.word(0) & ADDRESS).and_then(|next| self.page(next));
+        let (from, to) = (below(core_root).ok_or(PoolExhausted)?, below(root).ok_or(PoolExhausted)?);
         to.set_word(0, from.word(0));
         Ok(())
     }

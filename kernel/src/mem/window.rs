@@ -25,10 +25,7 @@ struct Open {
 impl Open {
     fn new(table: CorePage, slot: usize, physical: u64, flags: u64) -> Self {
         let open = Self { table, slot };
-        table.set_word(
-            slot << 3,
-            physical & table::ADDRESS | flags | table::PRESENT | table::NO_EXECUTE | table::USED,
-        );
+        table.set_word(slot << 3, physical & table::ADDRESS | flags | table::PRESENT | table::NO_EXECUTE | table::USED);
         cpu::invalidate(open.address());
         open
     }

@@ -35,16 +35,8 @@ pub struct Account {
 
 impl Account {
     /// An account that never runs.
-    pub const EMPTY: Self = Self {
-        priority: 0,
-        budget: 0,
-        period: 0,
-        left: 0,
-        period_end: 0,
-        slice_left: 0,
-        turn: 0,
-        throttled: false,
-    };
+    pub const EMPTY: Self =
+        Self { priority: 0, budget: 0, period: 0, left: 0, period_end: 0, slice_left: 0, turn: 0, throttled: false };
 
     /// Charge `ticks`.
     #[inline]
@@ -71,26 +63,14 @@ mod tests {
 
     #[test]
     fn an_account_is_refilled_only_when_its_period_is_over_and_pays_back_its_overdraft() {
-        let mut account = Account {
-            budget: 100,
-            period: 1000,
-            left: -30,
-            period_end: 1000,
-            throttled: true,
-            ..Account::EMPTY
-        };
+        let mut account =
+            Account { budget: 100, period: 1000, left: -30, period_end: 1000, throttled: true, ..Account::EMPTY };
         assert!(!account.refill(999));
         assert!(account.throttled);
         assert!(account.refill(1000));
-        assert_eq!(
-            (account.left, account.period_end, account.throttled),
-            (70, 2000, false)
-        );
+        assert_eq!((account.left, account.period_end, account.throttled), (70, 2000, false));
         account.charge(500);
         assert!(account.refill(5000));
-        assert_eq!(
-            account.left, 1,
-            "a huge overdraft never stops an account for good"
-        );
+        assert_eq!(account.left, 1, "a huge overdraft never stops an account for good");
     }
 }

@@ -59,8 +59,7 @@ impl Slots {
 
 /// `number` lies in the range of ports or MSRs that the capability names, with `extra` more behind it.
 pub fn covers(capability: &Capability, number: u64, extra: u64) -> bool {
-    number >= capability.first
-        && number.saturating_add(extra) < capability.first.saturating_add(capability.count)
+    number >= capability.first && number.saturating_add(extra) < capability.first.saturating_add(capability.count)
 }
 
 /// Registers that a partition must never write: paging, entry points, mitigations, local APIC, PAT, SVM.
@@ -79,9 +78,7 @@ const CORE_MSRS: [(u64, u64); 9] = [
 /// The MSR capability touches a register of the core.
 pub fn of_the_core(capability: &Capability) -> bool {
     let end = capability.first.saturating_add(capability.count);
-    CORE_MSRS
-        .iter()
-        .any(|(first, last)| capability.first <= *last && end > *first)
+    CORE_MSRS.iter().any(|(first, last)| capability.first <= *last && end > *first)
 }
 
 #[cfg(test)]
@@ -90,62 +87,23 @@ mod tests {
 
     #[test]
     fn registers_of_the_core_are_recognised_at_both_ends() {
-        let range = |first, count| Capability {
-            first,
-            count,
-            ..EMPTY
-        };
-        assert!(
-            of_the_core(&range(0xc000_0080, 1))
-                && of_the_core(&range(0, 0x1c))
-                && of_the_core(&range(0x8ff, 1))
-        );
-        assert!(
-            !of_the_core(&range(0, 0x1b))
-                && !of_the_core(&range(0x10, 1))
-                && !of_the_core(&range(0x900, 16))
-        );
+        let range = |first, count| Capability { first, count, ..EMPTY };
+        assert!(of_the_core(&range(0xc000_0080, 1)) && of_the_core(&range(0, 0x1c)) && of_the_core(&range(0x8ff, 1)));
+        assert!(!of_the_core(&range(0, 0x1b)) && !of_the_core(&range(0x10, 1)) && !of_the_core(&range(0x900, 16)));
     }
 
     #[test]
     fn a_slot_answers_only_to_its_kind_its_rights_and_its_range() {
         let mut slots = Slots::EMPTY;
-        let ports = Capability {
-            slot: 3,
-            kind: image::kind::PORTS,
-            rights: 1,
-            first: 0x3f8,
-            count: 8,
-            ..EMPTY
-        };
+        let ports = Capability { slot: 3, kind: image::kind::PORTS, rights: 1, first: 0x3f8, count: 8, ..EMPTY };
         assert!(slots.put(&ports));
         assert!(!slots.put(&ports), "a slot is filled once");
         assert!(!slots.put(&Capability { slot: 64, ..ports }));
         assert!(slots.get(3, image::kind::PORTS, 1).is_ok());
-        assert_eq!(
-            slots.get(3, image::kind::VM, 0).unwrap_err(),
-            Misuse(misuse::SLOT)
-        );
-        assert_eq!(
-            slots.get(3, image::kind::PORTS, 2).unwrap_err(),
-            Misuse(misuse::RIGHT)
-        );
-        assert_eq!(
-            slots.get(u64::MAX, image::kind::PORTS, 0).unwrap_err(),
-            Misuse(misuse::SLOT)
-        );
+        assert_eq!(slots.get(3, image::kind::VM, 0).unwrap_err(), Misuse(misuse::SLOT));
+        assert_eq!(slots.get(3, image::kind::PORTS, 2).unwrap_err(), Misuse(misuse::RIGHT));
+        assert_eq!(slots.get(u64::MAX, image::kind::PORTS, 0).unwrap_err(), Misuse(misuse::SLOT));
         assert!(covers(&ports, 0x3ff, 0) && !covers(&ports, 0x3ff, 1) && !covers(&ports, 0x3f7, 0));
-        assert!(
-            !covers(
-                &Capability {
-                    first: u64::MAX,
-                    count: 1,
-                    ..ports
-                },
-                u64::MAX,
-                0
-            ),
-            "no wrap-around"
-        );
+        assert!(!covers(&Capability { first: u64::MAX, count: 1, ..ports }, u64::MAX, 0), "no wrap-around");
     }
 }

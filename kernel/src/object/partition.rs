@@ -193,11 +193,7 @@ impl Partition {
             let offset = address.wrapping_sub(range.address);
             offset < range.bytes && bytes <= range.bytes.wrapping_sub(offset)
         })?;
-        (range.rights & wanted == wanted).then(|| {
-            range
-                .physical
-                .wrapping_add(address.wrapping_sub(range.address))
-        })
+        (range.rights & wanted == wanted).then(|| range.physical.wrapping_add(address.wrapping_sub(range.address)))
     }
 
     /// Phase of the present work, for a record.
@@ -209,24 +205,13 @@ impl Partition {
             Work::Call(_) | Work::Port(_) => record::phase::SERVING_CALL,
             Work::Exit(_) => record::phase::SERVING_EXIT,
         };
-        if self.thread.calling.is_some() {
-            base | record::phase::CALLING
-        } else {
-            base
-        }
+        if self.thread.calling.is_some() { base | record::phase::CALLING } else { base }
     }
 
     /// The name without its padding.
     pub fn name(&self) -> &str {
-        let end = self
-            .name
-            .iter()
-            .position(|byte| *byte == 0)
-            .unwrap_or(self.name.len());
-        self.name
-            .get(..end)
-            .and_then(|bytes| core::str::from_utf8(bytes).ok())
-            .unwrap_or("?")
+        let end = self.name.iter().position(|byte| *byte == 0).unwrap_or(self.name.len());
+        self.name.get(..end).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or("?")
     }
 }
 
@@ -242,18 +227,8 @@ mod tests {
     #[test]
     fn an_address_translates_only_inside_one_range_with_the_rights() {
         let mut partition = Partition::ABSENT;
-        partition.ranges.push(Range {
-            address: 0x4000_0000,
-            physical: 0x10_0000,
-            bytes: 0x2000,
-            rights: rights::READ,
-        });
-        partition.ranges.push(Range {
-            address: 0x4000_2000,
-            physical: 0x90_0000,
-            bytes: 0x1000,
-            rights: 3,
-        });
+        partition.ranges.push(Range { address: 0x4000_0000, physical: 0x10_0000, bytes: 0x2000, rights: rights::READ });
+        partition.ranges.push(Range { address: 0x4000_2000, physical: 0x90_0000, bytes: 0x1000, rights: 3 });
         let table = [
             (0x4000_0000, 1, 1, Some(0x10_0000)),
             (0x4000_1fff, 1, 1, Some(0x10_1fff)),
@@ -266,11 +241,7 @@ mod tests {
             (u64::MAX, 2, 1, None),
         ];
         for (address, bytes, rights, expected) in table {
-            assert_eq!(
-                partition.translate(address, bytes, rights),
-                expected,
-                "{address:#x}+{bytes:#x}"
-            );
+            assert_eq!(partition.translate(address, bytes, rights), expected, "{address:#x}+{bytes:#x}");
         }
     }
 }

@@ -15,18 +15,12 @@ impl<T, const N: usize> Table<T, N> {
 
     /// All entries with their indices.
     pub fn iter(&self) -> impl Iterator<Item = (u8, &T)> {
-        self.0
-            .iter()
-            .enumerate()
-            .map(|(index, entry)| (index as u8, entry))
+        self.0.iter().enumerate().map(|(index, entry)| (index as u8, entry))
     }
 
     /// All entries with their indices.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (u8, &mut T)> {
-        self.0
-            .iter_mut()
-            .enumerate()
-            .map(|(index, entry)| (index as u8, entry))
+        self.0.iter_mut().enumerate().map(|(index, entry)| (index as u8, entry))
     }
 }
 

@@ -22,16 +22,8 @@ pub struct Timers {
 
 impl Timers {
     /// None armed.
-    pub const EMPTY: Self = Self {
-        timers: Table::new(
-            [Timer {
-                deadline: u64::MAX,
-                holder: 0,
-                bits: 0,
-            }; limits::TIMERS],
-        ),
-        next: u64::MAX,
-    };
+    pub const EMPTY: Self =
+        Self { timers: Table::new([Timer { deadline: u64::MAX, holder: 0, bits: 0 }; limits::TIMERS]), next: u64::MAX };
 
     /// Earliest deadline, `u64::MAX` if none is armed.
     pub fn next(&self) -> u64 {
@@ -39,22 +31,13 @@ impl Timers {
     }
 
     fn update(&mut self) {
-        self.next = self
-            .timers
-            .iter()
-            .map(|(_, timer)| timer.deadline)
-            .min()
-            .unwrap_or(u64::MAX);
+        self.next = self.timers.iter().map(|(_, timer)| timer.deadline).min().unwrap_or(u64::MAX);
     }
 
     /// Arm timer `index` for `holder`; a deadline of 0 disarms it.
     pub fn arm(&mut self, index: u8, holder: u8, bits: u64, deadline: u64) {
         let deadline = if deadline == 0 { u64::MAX } else { deadline };
-        self.timers[index] = Timer {
-            deadline,
-            holder,
-            bits,
-        };
+        self.timers[index] = Timer { deadline, holder, bits };
         self.update();
     }
 
@@ -73,10 +56,7 @@ impl Timers {
         if now < self.next {
             return None;
         }
-        let (_, timer) = self
-            .timers
-            .iter_mut()
-            .find(|(_, timer)| timer.deadline <= now)?;
+        let (_, timer) = self.timers.iter_mut().find(|(_, timer)| timer.deadline <= now)?;
         timer.deadline = u64::MAX;
         let found = (timer.holder, timer.bits);
         self.update();

@@ -28,12 +28,8 @@ pub struct Vm {
     pub answers: [Answer; limits::ANSWERS],
 }
 
-const FREE: Answer = Answer {
-    command: [0; 2],
-    highest_cpl: 0,
-    used: 0,
-    reply: portcullis_ipc::port::PortReply::UNCHANGED,
-};
+const FREE: Answer =
+    Answer { command: [0; 2], highest_cpl: 0, used: 0, reply: portcullis_ipc::port::PortReply::UNCHANGED };
 
 impl Vm {
     /// An empty slot.
@@ -141,16 +137,8 @@ impl Vcpu {
         page: CorePage::NONE,
         registers: [0; 16],
         sequence: 0,
-        exit: Exit {
-            reason: Reason::None,
-            qualification: [0; 3],
-            next_rip: 0,
-        },
-        access: Access {
-            width: 0,
-            input: false,
-            next_rip: 0,
-        },
+        exit: Exit { reason: Reason::None, qualification: [0; 3], next_rip: 0 },
+        access: Access { width: 0, input: false, next_rip: 0 },
         recall: false,
         event: 0,
         nmi_held: false,

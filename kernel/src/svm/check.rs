@@ -36,10 +36,7 @@ pub fn control(state: &Control, allowed: &Allowed) -> bool {
     let paging = state.cr0 >> 31 & 1 != 0;
     let protected = state.cr0 & 1 != 0;
     let write_through_only = state.cr0 >> 29 & 3 == 1;
-    let cr3_bits = !(1u64
-        .checked_shl(allowed.physical_bits)
-        .unwrap_or(0)
-        .wrapping_sub(1));
+    let cr3_bits = !(1u64.checked_shl(allowed.physical_bits).unwrap_or(0).wrapping_sub(1));
     let long = state.efer >> 8 & 1 != 0 && paging;
     state.cr0 & !CR0 == 0
         && (!paging || protected)
@@ -72,12 +69,15 @@ pub fn canonical(address: u64) -> bool {
     top == 0 || top == -1
 }
 
+/// An instruction pointer that an entry takes: the guest may run off the end of the canonical addresses, and
+/// gets its #GP at the fetch.
+pub fn instruction_pointer(address: u64) -> bool {
+    matches!(address >> 48, 0 | 0xffff)
+}
+
 /// Every byte of a PAT value names a memory type.
 pub fn pat(value: u64) -> bool {
-    value
-        .to_le_bytes()
-        .iter()
-        .all(|kind| matches!(kind, 0 | 1 | 4..=7))
+    value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7))
 }
 
 /// The event word is one that an entry may deliver.
@@ -92,8 +92,7 @@ pub fn event(word: u64) -> bool {
         event::EXCEPTION => vector < 32 && vector != 2,
         _ => false,
     };
-    let defined =
-        event::VECTOR | event::TYPE << event::TYPE_SHIFT | event::ERROR_VALID | event::VALID;
+    let defined = event::VECTOR | event::TYPE << event::TYPE_SHIFT | event::ERROR_VALID | event::VALID;
     let error = word >> 32 == 0 || word & event::ERROR_VALID != 0;
     known && error && word as u32 & !(defined as u32) == 0
 }
@@ -109,59 +108,24 @@ pub fn extended(mxcsr: u64, header: &[u64; 8], supported: u64) -> bool {
 mod tests {
     use super::*;
 
-    const ALLOWED: Allowed = Allowed {
-        cr4: 0x6f0,
-        xcr0: 7,
-        physical_bits: 40,
-    };
-    const LONG: Control = Control {
-        cr0: 0x8005_0033,
-        cr2: 0,
-        cr3: 0x1000,
-        cr4: 0x6f0,
-        efer: 0xd01,
-        xcr0: 7,
-    };
+    const ALLOWED: Allowed = Allowed { cr4: 0x6f0, xcr0: 7, physical_bits: 40 };
+    const LONG: Control = Control { cr0: 0x8005_0033, cr2: 0, cr3: 0x1000, cr4: 0x6f0, efer: 0xd01, xcr0: 7 };
 
     #[test]
     fn control_registers_outside_the_allowed_sets_are_refused() {
         assert!(control(&LONG, &ALLOWED));
         let bad = [
-            Control {
-                cr0: 1 << 31,
-                ..LONG
-            },
-            Control {
-                cr0: LONG.cr0 | 1 << 29,
-                ..LONG
-            },
-            Control {
-                cr0: LONG.cr0 | 1 << 40,
-                ..LONG
-            },
-            Control {
-                cr3: 1 << 40,
-                ..LONG
-            },
-            Control {
-                cr4: 1 << 13,
-                ..LONG
-            },
-            Control {
-                efer: LONG.efer | 1 << 12,
-                ..LONG
-            },
-            Control {
-                efer: LONG.efer & !(1 << 10),
-                ..LONG
-            },
+            Control { cr0: 1 << 31, ..LONG },
+            Control { cr0: LONG.cr0 | 1 << 29, ..LONG },
+            Control { cr0: LONG.cr0 | 1 << 40, ..LONG },
+            Control { cr3: 1 << 40, ..LONG },
+            Control { cr4: 1 << 13, ..LONG },
+            Control { efer: LONG.efer | 1 << 12, ..LONG },
+            Control { efer: LONG.efer & !(1 << 10), ..LONG },
             Control { cr0: 0x33, ..LONG },
             Control { xcr0: 0, ..LONG },
             Control { xcr0: 5, ..LONG },
-            Control {
-                xcr0: 0x207,
-                ..LONG
-            },
+            Control { xcr0: 0x207, ..LONG },
         ];
         for state in bad {
             assert!(!control(&state, &ALLOWED), "{state:x?}");
@@ -171,13 +135,8 @@ mod tests {
     #[test]
     fn events_that_no_entry_may_deliver_are_refused() {
         let valid = event::VALID;
-        let good = [
-            0,
-            event::exception(14, Some(7)),
-            event::interrupt(0x30),
-            valid | 2 << 8 | 2,
-            valid | 4 << 8 | 0x80,
-        ];
+        let good =
+            [0, event::exception(14, Some(7)), event::interrupt(0x30), valid | 2 << 8 | 2, valid | 4 << 8 | 0x80];
         let bad = [
             1,
             valid | 1 << 8,
@@ -194,11 +153,8 @@ mod tests {
     #[test]
     fn flags_addresses_pat_and_extended_state_are_checked() {
         assert!(rflags(2) && rflags(0x246) && !rflags(0) && !rflags(2 | 8) && !rflags(2 | 1 << 32));
-        assert!(
-            canonical(0x7fff_ffff_ffff)
-                && canonical(0xffff_8000_0000_0000)
-                && !canonical(0x8000_0000_0000)
-        );
+        assert!(canonical(0x7fff_ffff_ffff) && canonical(0xffff_8000_0000_0000) && !canonical(0x8000_0000_0000));
+        assert!(instruction_pointer(0x8000_0000_0000) && !instruction_pointer(1 << 48));
         assert!(pat(0x0007_0406_0007_0406) && !pat(2) && !pat(0x0300_0000_0000_0000));
         assert!(debug(0xffff_0ff0, 0x400) && !debug(1 << 32, 0) && !debug(0, 1 << 63));
         assert!(extended(0x1f80, &[7, 0, 0, 0, 0, 0, 0, 0], 7));

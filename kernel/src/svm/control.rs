@@ -60,17 +60,7 @@ pub const WINDOW: u64 = 1 << 8 | 0xf << 16 | 1 << 20;
 /// CR8 reads; CR4 and CR8 writes.
 const CR: u64 = 1 << 8 | 1 << 20 | 1 << 24;
 /// INTR, NMI, INIT, RDPMC, CPUID, INVD, HLT, INVLPGA, IOIO, MSR, SHUTDOWN.
-const MISC_1: u64 = 1
-    | 1 << 1
-    | 1 << 3
-    | 1 << 15
-    | 1 << 18
-    | 1 << 22
-    | 1 << 24
-    | 1 << 26
-    | 1 << 27
-    | 1 << 28
-    | 1 << 31;
+const MISC_1: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 15 | 1 << 18 | 1 << 22 | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 31;
 /// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, WBINVD, MONITOR, MWAIT, XSETBV.
 const MISC_2: u64 = 0x7f | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 13;
 /// #DB and #AC (a guest could loop in their delivery for ever) and #MC, which is the host's.
@@ -117,9 +107,7 @@ impl Machine {
             return Some("vm: SVM is disabled by the firmware (VM_CR.SVMDIS); enable it there");
         }
         if svm_edx & 1 == 0 {
-            return Some(
-                "vm: this processor has no nested paging (CPUID 0x8000000A EDX bit 0); VMs need it",
-            );
+            return Some("vm: this processor has no nested paging (CPUID 0x8000000A EDX bit 0); VMs need it");
         }
         None
     }
@@ -129,19 +117,10 @@ impl Machine {
         let leaf1 = cpu::cpuid(1, 0);
         let leaf7 = cpu::cpuid(7, 0);
         let mut bits = 0x7f | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 18;
-        for (register, from, bit) in [
-            (leaf7.ebx, 0, 16),
-            (leaf7.ebx, 7, 20),
-            (leaf7.ebx, 20, 21),
-            (leaf7.ecx, 2, 11),
-        ] {
+        for (register, from, bit) in [(leaf7.ebx, 0, 16), (leaf7.ebx, 7, 20), (leaf7.ebx, 20, 21), (leaf7.ecx, 2, 11)] {
             bits |= u64::from(register >> from & 1) << bit;
         }
-        if leaf1.edx >> 7 & 1 == 0 {
-            bits & !(1 << 6)
-        } else {
-            bits
-        }
+        if leaf1.edx >> 7 & 1 == 0 { bits & !(1 << 6) } else { bits }
     }
 
     /// Put `vcpu` of `vm` into its reset state; `number` is its index in the core and makes its ASID.
@@ -155,16 +134,8 @@ impl Machine {
         if vm.features & feature::INTERCEPT_PAUSE != 0 {
             misc |= 1 << 23;
         }
-        let more = if vm.features & feature::INTERCEPT_RDTSC != 0 {
-            MISC_2 | 1 << 7
-        } else {
-            MISC_2
-        };
-        let exceptions = if vm.vmport.is_some() {
-            EXCEPTIONS | GP
-        } else {
-            EXCEPTIONS
-        };
+        let more = if vm.features & feature::INTERCEPT_RDTSC != 0 { MISC_2 | 1 << 7 } else { MISC_2 };
+        let exceptions = if vm.vmport.is_some() { EXCEPTIONS | GP } else { EXCEPTIONS };
         let words = [
             (at::CR_INTERCEPTS, CR),
             (at::EXCEPTIONS, exceptions | misc << 32),
@@ -196,20 +167,8 @@ mod tests {
     #[test]
     fn each_missing_piece_of_svm_is_named() {
         assert!(Machine::refusal(0, 1, None).unwrap().contains("no SVM"));
-        assert!(
-            Machine::refusal(4, 1, Some(1 << 4))
-                .unwrap()
-                .contains("SVMDIS")
-        );
-        assert!(
-            Machine::refusal(4, 0, Some(0))
-                .unwrap()
-                .contains("nested paging")
-        );
-        assert_eq!(
-            Machine::refusal(4, 1, None),
-            None,
-            "a VM_CR that cannot be read counts as not locked"
-        );
+        assert!(Machine::refusal(4, 1, Some(1 << 4)).unwrap().contains("SVMDIS"));
+        assert!(Machine::refusal(4, 0, Some(0)).unwrap().contains("nested paging"));
+        assert_eq!(Machine::refusal(4, 1, None), None, "a VM_CR that cannot be read counts as not locked");
     }
 }

@@ -28,11 +28,7 @@ mod code {
 fn io_word(info: u64) -> u64 {
     let flag = |bit: u32, out: u64| if info >> bit & 1 != 0 { out } else { 0 };
     let width = info >> 4 & 7;
-    info >> 16 & io::PORT
-        | width << io::WIDTH_SHIFT
-        | flag(0, io::INPUT)
-        | flag(2, io::STRING)
-        | flag(3, io::REPEAT)
+    info >> 16 & io::PORT | width << io::WIDTH_SHIFT | flag(0, io::INPUT) | flag(2, io::STRING) | flag(3, io::REPEAT)
 }
 
 /// Reason and qualification of an exit that `vmexit` serves.
@@ -67,6 +63,12 @@ fn translate(number: u32, info1: u64, info2: u64, error: u64) -> (Reason, [u64; 
     }
 }
 
+/// The interrupted event without what its word leaves undefined.
+fn defined(word: u64) -> u64 {
+    let low = event::VECTOR | event::TYPE << event::TYPE_SHIFT | event::ERROR_VALID | event::VALID;
+    if word & event::ERROR_VALID != 0 { word & (low | !0xffff_ffff) } else { word & low }
+}
+
 /// Whether the event that the exit interrupted must be delivered again. One that an instruction of the
 /// guest raised (INT n, INT3, INTO) is not: RIP still points at the instruction, which raises it anew.
 fn must_redeliver(interrupted: u64, injected: u64) -> bool {
@@ -94,7 +96,7 @@ impl Core {
         // SAFETY: INV-WORLD: the block was built by `Machine::reset` and changed only through `commit`.
         unsafe { world::enter(block, &mut state.registers, host) };
         block.set_word(at::ASID, block.word(at::ASID) & 0xffff_ffff);
-        let interrupted = block.word(at::EXIT_EVENT);
+        let interrupted = defined(block.word(at::EXIT_EVENT));
         if must_redeliver(interrupted, injected) {
             state.event = interrupted;
         }
@@ -114,23 +116,9 @@ impl Core {
         let word = io_word(info);
         if word & io::STRING == 0 && self.is_backdoor(vcpu, word as u16) {
             let width = (word >> io::WIDTH_SHIFT) as u8;
-            self.port_exit(
-                vcpu,
-                Access {
-                    width,
-                    input: word & io::INPUT != 0,
-                    next_rip,
-                },
-            );
+            self.port_exit(vcpu, Access { width, input: word & io::INPUT != 0, next_rip });
         } else {
-            self.exit(
-                vcpu,
-                Exit {
-                    reason: Reason::Io,
-                    qualification: [word, 0, 0],
-                    next_rip,
-                },
-            );
+            self.exit(vcpu, Exit { reason: Reason::Io, qualification: [word, 0, 0], next_rip });
         }
     }
 
@@ -155,19 +143,9 @@ impl Core {
                 let (info1, info2) = (block.word(at::EXIT_INFO_1), block.word(at::EXIT_INFO_2));
                 let (reason, qualification) = translate(number, info1, info2, info1);
                 let gives = self.machine.next_rip
-                    && !matches!(
-                        reason,
-                        Reason::Exception | Reason::NestedFault | Reason::Shutdown
-                    );
+                    && !matches!(reason, Reason::Exception | Reason::NestedFault | Reason::Shutdown);
                 let next_rip = if gives { block.word(at::NEXT_RIP) } else { 0 };
-                self.exit(
-                    vcpu,
-                    Exit {
-                        reason,
-                        qualification,
-                        next_rip,
-                    },
-                );
+                self.exit(vcpu, Exit { reason, qualification, next_rip });
             }
         }
     }
@@ -193,11 +171,7 @@ impl Core {
                 self.loaded = None;
             }
             let state = &mut self.vcpus[index];
-            state.exit = Exit {
-                reason: Reason::BadState,
-                qualification: [0; 3],
-                next_rip: 0,
-            };
+            state.exit = Exit { reason: Reason::BadState, qualification: [0; 3], next_rip: 0 };
             (state.registers, state.event, state.windows, state.nmi_held) = ([0; 16], 0, 0, false);
             (state.debug, state.xcr0, state.tsc_aux) = ([0; 4], 1, 0);
             let machine: Machine = self.machine;
@@ -249,22 +223,17 @@ mod tests {
             (0x3ff, Reason::Other, [0x3ff, 0, 0]),
         ];
         for (number, reason, qualification) in table {
-            assert_eq!(
-                translate(number, 5, 6, 5),
-                (reason, qualification),
-                "{number:#x}"
-            );
+            assert_eq!(translate(number, 5, 6, 5), (reason, qualification), "{number:#x}");
         }
     }
 
     #[test]
     fn an_event_is_delivered_again_unless_its_instruction_raises_it_anew() {
         let software = event::VALID | event::SOFTWARE << event::TYPE_SHIFT | 0x80;
+        assert_eq!(defined(event::interrupt(0x30) | 7 << 32 | 1 << 13), event::interrupt(0x30));
+        assert_eq!(defined(event::exception(14, Some(2))), event::exception(14, Some(2)));
         assert!(must_redeliver(event::exception(14, Some(2)), 0));
-        assert!(must_redeliver(
-            event::interrupt(0x30),
-            event::interrupt(0x30)
-        ));
+        assert!(must_redeliver(event::interrupt(0x30), event::interrupt(0x30)));
         assert!(!must_redeliver(software, 0) && must_redeliver(software, software));
         assert!(!must_redeliver(event::exception(3, None), 0));
         assert!(
@@ -277,10 +246,7 @@ mod tests {
     fn the_port_word_is_read_from_exitinfo1() {
         assert_eq!(io_word(0x5658_0041), 0x5658 | 4 << 16 | io::INPUT);
         assert_eq!(io_word(0x03f8_0010), 0x3f8 | 1 << 16);
-        assert_eq!(
-            io_word(0x5659_001d),
-            0x5659 | 1 << 16 | io::INPUT | io::STRING | io::REPEAT
-        );
+        assert_eq!(io_word(0x5659_001d), 0x5659 | 1 << 16 | io::INPUT | io::STRING | io::REPEAT);
         assert_eq!(io_word(0x0080_0020), 0x80 | 2 << 16);
     }
 }

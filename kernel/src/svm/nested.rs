@@ -10,16 +10,8 @@ fn flags(wanted: u8) -> u64 {
     if wanted & rights::READ == 0 {
         return 0;
     }
-    let write = if wanted & rights::WRITE != 0 {
-        table::WRITE
-    } else {
-        0
-    };
-    let execute = if wanted & rights::EXECUTE != 0 {
-        0
-    } else {
-        table::NO_EXECUTE
-    };
+    let write = if wanted & rights::WRITE != 0 { table::WRITE } else { 0 };
+    let execute = if wanted & rights::EXECUTE != 0 { 0 } else { table::NO_EXECUTE };
     table::PRESENT | table::USER | write | execute
 }
 
@@ -40,17 +32,11 @@ impl Core {
         }
         let mut done = true;
         for page in 0..pages {
-            done &= self
-                .pool
-                .protect(root, address.wrapping_add(page << 12), flags(wanted))
-                .is_ok();
+            done &= self.pool.protect(root, address.wrapping_add(page << 12), flags(wanted)).is_ok();
         }
         for vcpu in &self.vms[vm].vcpus {
             let block = self.vcpus[*vcpu].control;
-            block.set_word(
-                at::ASID,
-                block.word(at::ASID) & 0xffff_ffff | self.machine.flush << 32,
-            );
+            block.set_word(at::ASID, block.word(at::ASID) & 0xffff_ffff | self.machine.flush << 32);
         }
         done
     }
@@ -63,15 +49,8 @@ mod tests {
     #[test]
     fn rights_become_flags() {
         assert_eq!(flags(0), 0);
-        assert_eq!(
-            flags(rights::WRITE),
-            0,
-            "nothing is writable that is not readable"
-        );
+        assert_eq!(flags(rights::WRITE), 0, "nothing is writable that is not readable");
         assert_eq!(flags(7), table::PRESENT | table::USER | table::WRITE);
-        assert_eq!(
-            flags(rights::READ),
-            table::PRESENT | table::USER | table::NO_EXECUTE
-        );
+        assert_eq!(flags(rights::READ), table::PRESENT | table::USER | table::NO_EXECUTE);
     }
 }

@@ -9,18 +9,8 @@ const VM_CR: u32 = 0xc001_0114;
 const EFER_SVME: u64 = 1 << 12;
 
 /// MSRs that a guest reads and writes by itself: their values live in the control block.
-const OPEN_MSRS: [u32; 10] = [
-    0x174,
-    0x175,
-    0x176,
-    0xc000_0081,
-    0xc000_0082,
-    0xc000_0083,
-    0xc000_0084,
-    0xc000_0100,
-    0xc000_0101,
-    0xc000_0102,
-];
+const OPEN_MSRS: [u32; 10] =
+    [0x174, 0x175, 0x176, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0100, 0xc000_0101, 0xc000_0102];
 
 /// Byte and lowest bit of `number` in the MSR permission map (APM volume 2, section 15.11).
 fn map_place(number: u32) -> Option<(usize, u32)> {
@@ -42,11 +32,7 @@ pub const PAGES: u64 = 7;
 /// The line that names what is missing.
 pub fn enable(pages: [CorePage; PAGES as usize], vcpus: usize) -> Result<Machine, &'static str> {
     let leaf = cpu::cpuid(0x8000_000a, 0);
-    if let Some(text) = Machine::refusal(
-        cpu::cpuid(0x8000_0001, 0).ecx,
-        leaf.edx,
-        entry::try_msr(VM_CR),
-    ) {
+    if let Some(text) = Machine::refusal(cpu::cpuid(0x8000_0001, 0).ecx, leaf.edx, entry::try_msr(VM_CR)) {
         return Err(text);
     }
     if leaf.ebx as usize <= vcpus {
@@ -55,12 +41,7 @@ pub fn enable(pages: [CorePage; PAGES as usize], vcpus: usize) -> Result<Machine
         );
     }
     // SAFETY: SVM is there and not locked; the bit only enables its instructions.
-    unsafe {
-        cpu::set_msr(
-            x86::msr::IA32_EFER,
-            cpu::msr(x86::msr::IA32_EFER) | EFER_SVME,
-        )
-    };
+    unsafe { cpu::set_msr(x86::msr::IA32_EFER, cpu::msr(x86::msr::IA32_EFER) | EFER_SVME) };
     let [io @ .., msr_low, msr_high, host, save] = pages;
     for page in io.iter().chain([&msr_low, &msr_high]) {
         for word in 0..512usize {

@@ -75,10 +75,7 @@ impl Core {
         page.set_word(FLOW + 8, block.word(at::RFLAGS));
         page.set_word(EVENT, state.event);
         let held = if state.nmi_held { shadow::NMI } else { 0 };
-        page.set_word(
-            EVENT + 8,
-            block.word(at::SHADOW) & 1 | u64::from(held) | u64::from(state.windows) << 32,
-        );
+        page.set_word(EVENT + 8, block.word(at::SHADOW) & 1 | u64::from(held) | u64::from(state.windows) << 32);
     }
 
     /// Fill `groups` of a stopped vCPU.
@@ -106,12 +103,7 @@ impl Core {
         }
         if groups & group::SEGMENTS != 0 {
             for (index, place) in SEGMENT_PLACES.iter().enumerate() {
-                block.copy_words(
-                    at::SEGMENTS.wrapping_add(*place),
-                    page,
-                    SEGMENTS.wrapping_add(index << 4),
-                    2,
-                );
+                block.copy_words(at::SEGMENTS.wrapping_add(*place), page, SEGMENTS.wrapping_add(index << 4), 2);
             }
         }
         if groups & group::SYSCALL != 0 {
@@ -123,9 +115,7 @@ impl Core {
             page.set_word(TIME, block.word(at::TSC_OFFSET));
         }
         if groups & group::EXTENDED != 0 {
-            state
-                .extended
-                .copy_words(0, page, EXTENDED, XSAVE_BYTES / 8);
+            state.extended.copy_words(0, page, EXTENDED, XSAVE_BYTES / 8);
         }
         // `valid` is the high half of the word that starts with `reason`.
         page.set_word(REASON, page.word(REASON) | u64::from(groups) << 32);
@@ -142,7 +132,7 @@ impl Core {
         let event_word = page.word(EVENT);
         let flags = page.word(EVENT + 8);
         let [rip, rflags] = flow;
-        if dirty & group::FLOW != 0 && !(check::rflags(rflags) && check::canonical(rip)) {
+        if dirty & group::FLOW != 0 && !(check::rflags(rflags) && check::instruction_pointer(rip)) {
             return Err(Misuse(misuse::STATE));
         }
         let (shadows, windows) = (flags as u32, (flags >> 32) as u32);
@@ -186,26 +176,15 @@ impl Core {
         let header = page.read::<[u64; 8], { EXTENDED + 512 }>();
         let mxcsr = page.word(EXTENDED + 24) & 0xffff_ffff;
         let vm = &self.vms[self.vcpus[vcpu].vm];
-        let allowed = Allowed {
-            cr4: self.machine.cr4,
-            xcr0: vm.xcr0,
-            physical_bits: self.machine.physical_bits,
-        };
+        let allowed = Allowed { cr4: self.machine.cr4, xcr0: vm.xcr0, physical_bits: self.machine.physical_bits };
         let [dr0, dr1, dr2, dr3, dr6, dr7] = debug;
         let [_, lstar, cstar, _, gs, _, esp, eip, pat, _] = syscall;
         let holds = (dirty & group::CONTROL == 0 || check::control(&control, &allowed))
             && (dirty & group::DEBUG == 0 || check::debug(dr6, dr7))
-            && (dirty & group::SEGMENTS == 0
-                || segments
-                    .iter()
-                    .all(|segment| check::canonical(segment.base)))
+            && (dirty & group::SEGMENTS == 0 || segments.iter().all(|segment| check::canonical(segment.base)))
             && (dirty & group::SYSCALL == 0
-                || [lstar, cstar, gs, esp, eip]
-                    .into_iter()
-                    .all(check::canonical)
-                    && check::pat(pat))
-            && (dirty & group::EXTENDED == 0
-                || check::extended(mxcsr, &header, extended::supported()));
+                || [lstar, cstar, gs, esp, eip].into_iter().all(check::canonical) && check::pat(pat))
+            && (dirty & group::EXTENDED == 0 || check::extended(mxcsr, &header, extended::supported()));
         if !holds {
             return Err(Misuse(misuse::STATE));
         }
@@ -224,10 +203,7 @@ impl Core {
             }
             state.xcr0 = control.xcr0;
             // Translations of the old roots and modes must not survive.
-            block.set_word(
-                at::ASID,
-                block.word(at::ASID) & 0xffff_ffff | self.machine.flush << 32,
-            );
+            block.set_word(at::ASID, block.word(at::ASID) & 0xffff_ffff | self.machine.flush << 32);
         }
         if dirty & group::DEBUG != 0 {
             state.debug = [dr0, dr1, dr2, dr3];
@@ -257,9 +233,7 @@ impl Core {
             page.copy_words(EXTENDED, state.extended, 0, XSAVE_BYTES / 8);
             // Only what was checked: the words between are the service's to choose, the header is not.
             for (index, word) in header.into_iter().enumerate() {
-                state
-                    .extended
-                    .set_word(index.wrapping_shl(3).wrapping_add(512), word);
+                state.extended.set_word(index.wrapping_shl(3).wrapping_add(512), word);
             }
             state.extended.set_word(24, mxcsr);
         }
@@ -280,10 +254,7 @@ impl Core {
             intercepts |= INTERCEPT_IRET;
         }
         block.set_word(at::EXCEPTIONS, intercepts);
-        block.set_word(
-            at::VIRTUAL_INTERRUPT,
-            if interrupt { MASKING | WINDOW } else { MASKING },
-        );
+        block.set_word(at::VIRTUAL_INTERRUPT, if interrupt { MASKING | WINDOW } else { MASKING });
     }
 
     /// Put the event to deliver into the control block, and return it.
@@ -340,12 +311,8 @@ impl Core {
 }
 
 fn set_segment(block: CorePage, place: usize, segment: &Segment) {
-    let first = u64::from(segment.selector)
-        | u64::from(segment.attributes & 0xfff) << 16
-        | u64::from(segment.limit) << 32;
+    let first =
+        u64::from(segment.selector) | u64::from(segment.attributes & 0xfff) << 16 | u64::from(segment.limit) << 32;
     block.set_word(at::SEGMENTS.wrapping_add(place), first);
-    block.set_word(
-        at::SEGMENTS.wrapping_add(place).wrapping_add(8),
-        segment.base,
-    );
+    block.set_word(at::SEGMENTS.wrapping_add(place).wrapping_add(8), segment.base);
 }

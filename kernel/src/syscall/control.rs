@@ -15,9 +15,7 @@ use zerocopy::IntoBytes;
 impl Core {
     pub(super) fn sys_timer_set(&mut self, caller: u8) -> Decoded {
         let partition = &self.partitions[caller];
-        let capability = partition
-            .slots
-            .get(partition.thread.frame.rdi, kind::TIMER, 0)?;
+        let capability = partition.slots.get(partition.thread.frame.rdi, kind::TIMER, 0)?;
         let (index, bits) = (capability.object as u8, capability.first);
         let deadline = partition.thread.frame.rsi;
         self.timers.arm(index, caller, bits, deadline);
@@ -34,15 +32,9 @@ impl Core {
             control::RESTART | control::ABANDON => rights::RESTART,
             _ => return Err(Misuse(misuse::ARGUMENT)),
         };
-        let target = partition
-            .slots
-            .get(id.slot().into(), kind::PARTITION, right)?
-            .object as u8;
+        let target = partition.slots.get(id.slot().into(), kind::PARTITION, right)?.object as u8;
         if self.partitions[target].generation != id.generation() {
-            return Ok(Outcome::Value(
-                Status::Dead,
-                self.partitions[target].generation.into(),
-            ));
+            return Ok(Outcome::Value(Status::Dead, self.partitions[target].generation.into()));
         }
         let life = self.partitions[target].life;
         let alive = life == Life::Alive;
@@ -54,25 +46,15 @@ impl Core {
             _ => return Ok(Outcome::Value(Status::NotStopped, 0)),
         }
         // A caller that killed itself has no registers to set.
-        if target == caller {
-            Ok(Outcome::Later)
-        } else {
-            DONE
-        }
+        if target == caller { Ok(Outcome::Later) } else { DONE }
     }
 
     pub(super) fn sys_partition_status(&mut self, caller: u8) -> Decoded {
         let partition = &self.partitions[caller];
-        let target = partition
-            .slots
-            .get(partition.thread.frame.rdi, kind::PARTITION, rights::STATUS)?
-            .object as u8;
+        let target = partition.slots.get(partition.thread.frame.rdi, kind::PARTITION, rights::STATUS)?.object as u8;
         let bytes = encode(&self.partitions[target].record);
-        let header = message::Header {
-            length: record::STATUS_BYTES as u16,
-            source: target.into(),
-            ..Default::default()
-        };
+        let header =
+            message::Header { length: record::STATUS_BYTES as u16, source: target.into(), ..Default::default() };
         let page = partition.thread.message;
         page.write::<message::Header, { layout::RECEIVE }>(&header);
         page.write::<[u8; record::STATUS_BYTES], { layout::RECEIVE + 32 }>(&bytes);
@@ -86,38 +68,27 @@ impl Core {
         let part = frame.get_mut(..length).ok_or(Misuse(misuse::ARGUMENT))?;
         thread.message.bytes(layout::LOG_OUT, part);
         let taken = log::append(caller, self.partitions[caller].generation, part);
-        Ok(Outcome::Value(
-            if taken { Status::Ok } else { Status::Full },
-            0,
-        ))
+        Ok(Outcome::Value(if taken { Status::Ok } else { Status::Full }, 0))
     }
 
     pub(super) fn sys_log_read(&mut self, caller: u8) -> Decoded {
         let partition = &self.partitions[caller];
-        partition
-            .slots
-            .get(partition.thread.frame.rdi, kind::LOG, 0)?;
+        partition.slots.get(partition.thread.frame.rdi, kind::LOG, 0)?;
         let mut bytes = [0u8; limits::LOG_READ];
         let length = log::take(&mut bytes);
-        partition
-            .thread
-            .message
-            .set_bytes(layout::LOG_IN, bytes.get(..length).unwrap_or(&[]));
+        partition.thread.message.set_bytes(layout::LOG_IN, bytes.get(..length).unwrap_or(&[]));
         Ok(Outcome::Value(Status::Ok, length as u64))
     }
 
     pub(super) fn sys_clock_set(&mut self, caller: u8) -> Decoded {
         const WALL: usize = core::mem::offset_of!(PlatformPage, wall_ns);
         let partition = &self.partitions[caller];
-        partition
-            .slots
-            .get(partition.thread.frame.rdi, kind::CLOCK, 0)?;
+        partition.slots.get(partition.thread.frame.rdi, kind::CLOCK, 0)?;
         let (nanoseconds, tsc) = (partition.thread.frame.rsi, partition.thread.frame.rdx);
         if self.platform.word(WALL) != 0 {
             return Ok(Outcome::Value(Status::Full, 0));
         }
-        self.platform
-            .set_word(core::mem::offset_of!(PlatformPage, wall_tsc), tsc);
+        self.platform.set_word(core::mem::offset_of!(PlatformPage, wall_tsc), tsc);
         self.platform.set_word(WALL, nanoseconds);
         DONE
     }

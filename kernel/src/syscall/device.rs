@@ -37,9 +37,7 @@ impl Core {
     fn msr_capability(&self, caller: u8, right: u8) -> Result<u32, Misuse> {
         let partition = &self.partitions[caller];
         let number = partition.thread.frame.rsi;
-        let capability = partition
-            .slots
-            .get(partition.thread.frame.rdi, kind::MSRS, right)?;
+        let capability = partition.slots.get(partition.thread.frame.rdi, kind::MSRS, right)?;
         if number > u32::MAX.into() || !covers(capability, number, 0) {
             return Err(Misuse(misuse::RIGHT));
         }
@@ -49,11 +47,7 @@ impl Core {
     pub(super) fn sys_msr_read(&mut self, caller: u8) -> Decoded {
         let number = self.msr_capability(caller, rights::READ)?;
         // A register that this processor lacks is the manifest's mistake, not the caller's.
-        Ok(
-            entry::try_msr(number).map_or(Outcome::Value(Status::Gone, 0), |value| {
-                Outcome::Value(Status::Ok, value)
-            }),
-        )
+        Ok(entry::try_msr(number).map_or(Outcome::Value(Status::Gone, 0), |value| Outcome::Value(Status::Ok, value)))
     }
 
     pub(super) fn sys_msr_write(&mut self, caller: u8) -> Decoded {
@@ -61,20 +55,14 @@ impl Core {
         let value = self.partitions[caller].thread.frame.rdx;
         // SAFETY: the builder refuses capabilities for registers that the core depends on.
         let done = unsafe { entry::try_set_msr(number, value) };
-        Ok(Outcome::Value(
-            if done { Status::Ok } else { Status::Gone },
-            0,
-        ))
+        Ok(Outcome::Value(if done { Status::Ok } else { Status::Gone }, 0))
     }
 
     pub(super) fn sys_interrupt_ack(&mut self, caller: u8) -> Decoded {
         let partition = &self.partitions[caller];
-        let capability = *partition
-            .slots
-            .get(partition.thread.frame.rdi, kind::INTERRUPT, 0)?;
+        let capability = *partition.slots.get(partition.thread.frame.rdi, kind::INTERRUPT, 0)?;
         if capability.rights & rights::LEVEL != 0 {
-            self.ioapic
-                .route(capability.object, capability.rights, false);
+            self.ioapic.route(capability.object, capability.rights, false);
         }
         DONE
     }

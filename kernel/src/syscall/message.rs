@@ -31,8 +31,7 @@ impl Core {
             return Err(Misuse(misuse::HEADER));
         }
         for index in 0..header.leases {
-            self.lease(caller, index.into())
-                .ok_or(Misuse(misuse::LEASE))?;
+            self.lease(caller, index.into()).ok_or(Misuse(misuse::LEASE))?;
         }
         if let Some(outcome) = self.check_target(target, id) {
             return Ok(outcome);
@@ -47,8 +46,7 @@ impl Core {
         if partition.generation != id.generation() {
             return Some(Outcome::Value(Status::Dead, partition.generation.into()));
         }
-        matches!(partition.life, Life::Gone | Life::Absent)
-            .then_some(Outcome::Value(Status::Gone, 0))
+        matches!(partition.life, Life::Gone | Life::Absent).then_some(Outcome::Value(Status::Gone, 0))
     }
 
     pub(super) fn sys_reply_wait(&mut self, caller: u8) -> Decoded {
@@ -64,9 +62,7 @@ impl Core {
                 if (header.length as usize) < port::PORT_REPLY_BYTES || header.flags != 0 {
                     return Err(Misuse(misuse::PAYLOAD));
                 }
-                let bytes = thread
-                    .message
-                    .read::<[u8; port::PORT_REPLY_BYTES], { layout::SEND + HEAD }>();
+                let bytes = thread.message.read::<[u8; port::PORT_REPLY_BYTES], { layout::SEND + HEAD }>();
                 let reply = crate::port::decode_reply(&bytes).ok_or(Misuse(misuse::PAYLOAD))?;
                 if self.vcpus[vcpu].state == VcpuState::Port {
                     self.end_port_call(vcpu, &reply);
@@ -83,9 +79,7 @@ impl Core {
         let partition = &self.partitions[caller];
         let id = Id(partition.thread.frame.rdi);
         let bits = partition.thread.frame.rsi;
-        let capability = partition
-            .slots
-            .get(id.slot().into(), kind::NOTIFICATION, 0)?;
+        let capability = partition.slots.get(id.slot().into(), kind::NOTIFICATION, 0)?;
         if bits & !capability.first != 0 {
             return Err(Misuse(misuse::RIGHT));
         }
@@ -109,13 +103,7 @@ impl Core {
             _ => return None,
         };
         let known = lease.rights & !u32::from(rights::READ | rights::WRITE) == 0;
-        let backed = partition
-            .translate(
-                lease.address,
-                lease.length.into(),
-                copy_rights(lease.rights),
-            )
-            .is_some();
+        let backed = partition.translate(lease.address, lease.length.into(), copy_rights(lease.rights)).is_some();
         (known && backed && lease.length <= limits::LEASE_BYTES).then_some(lease)
     }
 
@@ -134,22 +122,12 @@ impl Core {
         if length > limits::LEASE_COPY as u64 {
             return Err(Misuse(misuse::ARGUMENT));
         }
-        let own_rights = if direction == rights::READ {
-            rights::WRITE
-        } else {
-            rights::READ
-        };
-        let own = partition
-            .translate(address, length, own_rights)
-            .ok_or(Misuse(misuse::MEMORY))?;
+        let own_rights = if direction == rights::READ { rights::WRITE } else { rights::READ };
+        let own = partition.translate(address, length, own_rights).ok_or(Misuse(misuse::MEMORY))?;
         let Some(theirs) = self.borrowed(caller, id, offset, length, direction) else {
             return Ok(Outcome::Value(Status::BadLease, 0));
         };
-        let (source, target) = if direction == rights::READ {
-            (theirs, own)
-        } else {
-            (own, theirs)
-        };
+        let (source, target) = if direction == rights::READ { (theirs, own) } else { (own, theirs) };
         let mut done = 0u64;
         while done < length {
             let (from, to) = (source.wrapping_add(done), target.wrapping_add(done));
@@ -162,30 +140,18 @@ impl Core {
     }
 
     /// Frame address of a part of a lease of the call that `borrower` serves.
-    fn borrowed(
-        &self,
-        borrower: u8,
-        id: u64,
-        offset: u64,
-        length: u64,
-        direction: u8,
-    ) -> Option<u64> {
+    fn borrowed(&self, borrower: u8, id: u64, offset: u64, length: u64, direction: u8) -> Option<u64> {
         let thread = &self.partitions[borrower].thread;
         let Work::Call(lender) = thread.work else {
             return None;
         };
-        let leases = self.partitions[lender]
-            .thread
-            .message
-            .read::<Header, { layout::SEND }>()
-            .leases;
+        let leases = self.partitions[lender].thread.message.read::<Header, { layout::SEND }>().leases;
         let index = id & 0xffff;
         if id >> 32 != u64::from(thread.sequence) || index >= u64::from(leases) {
             return None;
         }
         let lease = self.lease(lender, index)?;
-        if lease.rights as u8 & direction == 0 || offset.checked_add(length)? > lease.length.into()
-        {
+        if lease.rights as u8 & direction == 0 || offset.checked_add(length)? > lease.length.into() {
             return None;
         }
         self.partitions[lender].translate(lease.address.wrapping_add(offset), length, direction)

@@ -36,12 +36,7 @@ impl Core {
                 frame.rdx = value;
             }
             Err(Misuse(code)) => {
-                self.freeze(
-                    caller,
-                    cause::MISUSE,
-                    u8::try_from(number).unwrap_or(u8::MAX),
-                    code,
-                );
+                self.freeze(caller, cause::MISUSE, u8::try_from(number).unwrap_or(u8::MAX), code);
             }
         }
     }

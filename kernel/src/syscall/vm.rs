@@ -16,18 +16,11 @@ impl Core {
     fn own_vcpu(&self, caller: u8) -> Result<u8, Misuse> {
         let partition = &self.partitions[caller];
         let id = VcpuId(partition.thread.frame.rdi);
-        let vm = partition
-            .slots
-            .get(id.slot().into(), kind::VM, rights::RUN)?
-            .object as u8;
+        let vm = partition.slots.get(id.slot().into(), kind::VM, rights::RUN)?.object as u8;
         if id.0 >> 32 != 0 {
             return Err(Misuse(misuse::ARGUMENT));
         }
-        self.vms[vm]
-            .vcpus
-            .get(usize::from(id.index()))
-            .copied()
-            .ok_or(Misuse(misuse::ARGUMENT))
+        self.vms[vm].vcpus.get(usize::from(id.index())).copied().ok_or(Misuse(misuse::ARGUMENT))
     }
 
     /// A vCPU whose state the service may read and write: it answers its exit, or it is stopped.
@@ -51,10 +44,7 @@ impl Core {
             self.may_wait(caller)?;
         }
         let access = match word.action() {
-            Resume::PORT => Some(
-                self.port_access(vcpu, word)
-                    .ok_or(Misuse(misuse::ARGUMENT))?,
-            ),
+            Resume::PORT => Some(self.port_access(vcpu, word).ok_or(Misuse(misuse::ARGUMENT))?),
             Resume::ENTER | Resume::PARK | Resume::STOP | Resume::YIELD => None,
             _ => return Err(Misuse(misuse::ARGUMENT)),
         };
@@ -115,41 +105,24 @@ impl Core {
         let partition = &self.partitions[caller];
         let frame = &partition.thread.frame;
         let (address, pages, wanted) = (frame.rsi, frame.rdx, frame.r10());
-        let vm = partition
-            .slots
-            .get(frame.rdi, kind::VM, rights::RUN)?
-            .object as u8;
+        let vm = partition.slots.get(frame.rdi, kind::VM, rights::RUN)?.object as u8;
         let total = self.vms[vm].memory.1;
         let first = address >> 12;
-        let fits = first < total
-            && pages <= total.wrapping_sub(first)
-            && pages <= limits::STATE_PAGES as u64;
+        let fits = first < total && pages <= total.wrapping_sub(first) && pages <= limits::STATE_PAGES as u64;
         if address & 0xfff != 0 || !fits || wanted > 7 {
             return Err(Misuse(misuse::ARGUMENT));
         }
         let done = self.protect_guest(vm, address, pages, wanted as u8);
-        Ok(Outcome::Value(
-            if done { Status::Ok } else { Status::Full },
-            0,
-        ))
+        Ok(Outcome::Value(if done { Status::Ok } else { Status::Full }, 0))
     }
 
     pub(super) fn sys_vm_answer(&mut self, caller: u8) -> Decoded {
         let partition = &self.partitions[caller];
         let index = partition.thread.frame.rsi as usize;
-        let vm = partition
-            .slots
-            .get(partition.thread.frame.rdi, kind::VM, rights::ANSWER)?
-            .object as u8;
-        let bytes = partition
-            .thread
-            .message
-            .read::<[u8; ANSWER_BYTES], { layout::SEND + 32 }>();
+        let vm = partition.slots.get(partition.thread.frame.rdi, kind::VM, rights::ANSWER)?.object as u8;
+        let bytes = partition.thread.message.read::<[u8; ANSWER_BYTES], { layout::SEND + 32 }>();
         let answer = decode_answer(&bytes).ok_or(Misuse(misuse::PAYLOAD))?;
-        let slot = self.vms[vm]
-            .answers
-            .get_mut(index)
-            .ok_or(Misuse(misuse::ARGUMENT))?;
+        let slot = self.vms[vm].answers.get_mut(index).ok_or(Misuse(misuse::ARGUMENT))?;
         *slot = answer;
         DONE
     }
@@ -181,13 +154,7 @@ mod tests {
         bytes[5..9].copy_from_slice(&6u32.to_le_bytes());
         let answer = decode_answer(&bytes).unwrap();
         assert_eq!(answer.command, [10, 0]);
-        assert_eq!(
-            answer.reply,
-            PortReply {
-                mask: 3,
-                values: [[6, 0, 0, 0], [0; 4], [0; 4], [0; 4], [0; 4], [0; 4]]
-            }
-        );
+        assert_eq!(answer.reply, PortReply { mask: 3, values: [[6, 0, 0, 0], [0; 4], [0; 4], [0; 4], [0; 4], [0; 4]] });
         bytes[2] = 4;
         assert!(decode_answer(&bytes).is_none());
         bytes[2] = 3;
