@@ -1,9 +1,10 @@
 //! `image`: checks a manifest and writes its image: the core's ELF for PVH boot, the bundle, and on
 //! request a GRUB ISO that boots both by multiboot2 under BIOS and UEFI.
 
-use crate::bundle;
+use crate::bundle::{self, Bundle};
 use crate::manifest::{self, System};
 use crate::{build, process, setup, workspace};
+use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -16,6 +17,9 @@ pub struct Args {
     /// System manifest.
     #[arg(default_value_os_t = workspace::demo_manifest())]
     pub manifest: PathBuf,
+    /// Show what a bundle holds, instead of writing one.
+    #[arg(long, value_name = "BUNDLE")]
+    pub show: Option<PathBuf>,
     /// Directory of the image; default: out/<name of the system>.
     #[arg(long)]
     pub out: Option<PathBuf>,
@@ -43,14 +47,17 @@ pub struct Image {
 
 /// Runs the verb.
 pub fn command(args: &Args) -> anyhow::Result<()> {
+    if let Some(path) = &args.show {
+        let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", workspace::display(path)))?;
+        let bundle = Bundle::read(&bytes).with_context(|| workspace::display(path))?;
+        print!("{}", bundle::show(&bundle));
+        return Ok(());
+    }
     let image = make(&args.manifest, args.out.as_deref(), &args.log_level)?;
     println!("core    {}", workspace::display(&image.core));
     println!("bundle  {}", workspace::display(&image.bundle));
     if !args.no_iso {
-        let line = args
-            .command_line
-            .as_ref()
-            .unwrap_or(&image.system.command_line);
+        let line = args.command_line.as_ref().unwrap_or(&image.system.command_line);
         println!("iso     {}", workspace::display(&iso(&image, line)?));
     }
     Ok(())
@@ -68,14 +75,7 @@ pub fn make(manifest: &Path, out: Option<&Path>, log_level: &str) -> anyhow::Res
 /// The binaries of the workspace that a system names.
 pub fn names(system: &System) -> Vec<&str> {
     let partitions = system.partitions.iter();
-    partitions
-        .flat_map(|one| {
-            one.blobs
-                .iter()
-                .map(|blob| blob.file.as_str())
-                .chain([one.elf.as_str()])
-        })
-        .collect()
+    partitions.flat_map(|one| one.blobs.iter().map(|blob| blob.file.as_str()).chain([one.elf.as_str()])).collect()
 }
 
 /// Writes core and bundle of a system whose binaries are compiled.
@@ -87,11 +87,7 @@ pub fn assemble(manifest: &Path, system: System, out: Option<&Path>) -> anyhow::
     let (core, path) = (directory.join("core.elf"), directory.join("bundle.img"));
     write_file(&path, &bytes)?;
     build::ship(&workspace::metal_elf(CORE), &core)?;
-    Ok(Image {
-        system,
-        core,
-        bundle: path,
-    })
+    Ok(Image { system, core, bundle: path })
 }
 
 /// A file that cannot be written.
@@ -104,10 +100,7 @@ pub struct WriteError {
 
 /// Writes a file and the directories above it.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
-    let failed = |reason| WriteError {
-        path: workspace::display(path),
-        reason,
-    };
+    let failed = |reason| WriteError { path: workspace::display(path), reason };
     std::fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
     std::fs::write(path, bytes).map_err(failed)
 }
@@ -120,18 +113,12 @@ pub fn iso(image: &Image, command_line: &str) -> anyhow::Result<PathBuf> {
     let boot = tree.join("boot");
     let copy = |from: &Path, name: &str| {
         let to = boot.join(name);
-        let bytes = std::fs::read(from).map_err(|reason| WriteError {
-            path: workspace::display(from),
-            reason,
-        })?;
+        let bytes = std::fs::read(from).map_err(|reason| WriteError { path: workspace::display(from), reason })?;
         write_file(&to, &bytes)
     };
     copy(&image.core, "core.elf")?;
     copy(&image.bundle, "bundle.img")?;
-    write_file(
-        &boot.join("grub/grub.cfg"),
-        grub_configuration(command_line)?.as_bytes(),
-    )?;
+    write_file(&boot.join("grub/grub.cfg"), grub_configuration(command_line)?.as_bytes())?;
     let path = directory.join("system.iso");
     let mut command = Command::new("grub-mkrescue");
     command.arg("-o").arg(&path).arg(&tree);
@@ -142,9 +129,7 @@ pub fn iso(image: &Image, command_line: &str) -> anyhow::Result<PathBuf> {
 
 /// A command line that GRUB's language cannot carry.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the command line holds a quote, backslash, dollar sign or line end, which GRUB would change: remove it"
-)]
+#[error("the command line holds a quote, backslash, dollar sign or line end, which GRUB would change: remove it")]
 pub struct CommandLineError;
 
 fn grub_configuration(command_line: &str) -> Result<String, CommandLineError> {
@@ -156,9 +141,7 @@ fn grub_configuration(command_line: &str) -> Result<String, CommandLineError> {
         // Without a video driver GRUB complains on UEFI before it boots all the same.
         "insmod all_video".to_owned(),
         "menuentry portcullis {".to_owned(),
-        format!("    multiboot2 /boot/core.elf {command_line}")
-            .trim_end()
-            .to_owned(),
+        format!("    multiboot2 /boot/core.elf {command_line}").trim_end().to_owned(),
         "    module2 /boot/bundle.img bundle".to_owned(),
         "    boot".to_owned(),
         "}".to_owned(),
@@ -173,10 +156,7 @@ mod tests {
     #[test]
     fn the_iso_boots_the_core_with_the_bundle_as_its_first_module() {
         let text = grub_configuration("trace=1").unwrap();
-        assert!(
-            text.contains("multiboot2 /boot/core.elf trace=1\n    module2 /boot/bundle.img"),
-            "{text}"
-        );
+        assert!(text.contains("multiboot2 /boot/core.elf trace=1\n    module2 /boot/bundle.img"), "{text}");
     }
 
     #[test]

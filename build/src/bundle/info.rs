@@ -23,24 +23,10 @@ pub fn page(system: &System, index: usize, inputs: &Inputs, placed: &Placed) -> 
     page.state_version = partition.state_version;
     page.slot_count = partition.capabilities.len() as u32;
     page.blob_count = inputs.blobs.len() as u32;
-    for ((to, blob), (address, bytes)) in page
-        .blobs
-        .iter_mut()
-        .zip(&partition.blobs)
-        .zip(&placed.blobs)
-    {
-        *to = Blob {
-            name: name24(&blob.name),
-            address: *address,
-            bytes: *bytes,
-        };
+    for ((to, blob), (address, bytes)) in page.blobs.iter_mut().zip(&partition.blobs).zip(&placed.blobs) {
+        *to = Blob { name: name24(&blob.name), address: *address, bytes: *bytes };
     }
-    for (slot, (to, capability)) in page
-        .slots
-        .iter_mut()
-        .zip(&partition.capabilities)
-        .enumerate()
-    {
+    for (slot, (to, capability)) in page.slots.iter_mut().zip(&partition.capabilities).enumerate() {
         *to = SlotName {
             name: name24(&capability.name),
             kind: capability.object.kind(),
@@ -62,13 +48,8 @@ pub fn page(system: &System, index: usize, inputs: &Inputs, placed: &Placed) -> 
 /// What the slot's name cannot say: notification bits, vCPUs of a VM, index of a partition.
 fn detail(system: &System, object: &Object) -> u32 {
     match *object {
-        Object::Notification { bits, .. }
-        | Object::Timer { bits, .. }
-        | Object::Interrupt { bits, .. } => bits as u32,
-        Object::Vm { vm, .. } => system
-            .vms
-            .get(usize::from(vm))
-            .map_or(0, |vm| vm.vcpus.len() as u32),
+        Object::Notification { bits, .. } | Object::Timer { bits, .. } | Object::Interrupt { bits, .. } => bits as u32,
+        Object::Vm { vm, .. } => system.vms.get(usize::from(vm)).map_or(0, |vm| vm.vcpus.len() as u32),
         Object::Partition { partition, .. } => partition.into(),
         _ => 0,
     }
@@ -80,10 +61,8 @@ fn platform_lines(system: &System, index: usize) -> String {
     for vm in &system.vms {
         if usize::from(vm.vmexit) == index || vm.port.map(usize::from) == Some(index) {
             let (name, port, identity) = (&vm.name, vm.port.is_some(), vm.identity);
-            lines.push_str(&format!(
-                "vm.name={name}\nvm.port={port}\nvm.identity={identity}\nvm.xcr0={:#x}\n",
-                vm.xcr0
-            ));
+            lines
+                .push_str(&format!("vm.name={name}\nvm.port={port}\nvm.identity={identity}\nvm.xcr0={:#x}\n", vm.xcr0));
         }
     }
     lines

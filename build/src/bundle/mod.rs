@@ -3,16 +3,18 @@
 //!
 //! `place` puts a partition's segments, stack, heap and files at their addresses; `info` makes its
 //! information page; `pool` sizes the page tables; `write` lays out the file; `read` takes it apart
-//! again, for tests and for those who inspect an image.
+//! again, for tests and for `show`.
 
 mod info;
 mod place;
 mod pool;
 mod read;
+mod show;
 mod write;
 
 pub use place::{Placed, Segment};
 pub use read::{Bundle, ReadError, ReadPartition, ReadVm};
+pub use show::show;
 
 use crate::elf_file::{self, Program};
 use crate::manifest::{Finding, Findings, Problem, System};
@@ -33,11 +35,7 @@ pub fn write(file: &str, system: &System, inputs: &[Inputs]) -> Result<Vec<u8>, 
     for (partition, input) in system.partitions.iter().zip(inputs) {
         match place::place(system, partition, input) {
             Ok(one) => placed.push(one),
-            Err(problem) => findings.push(Finding {
-                file: file.to_owned(),
-                line: partition.line,
-                problem,
-            }),
+            Err(problem) => findings.push(Finding { file: file.to_owned(), line: partition.line, problem }),
         }
     }
     if !findings.is_empty() {
@@ -47,20 +45,12 @@ pub fn write(file: &str, system: &System, inputs: &[Inputs]) -> Result<Vec<u8>, 
 }
 
 /// Reads the programs and files that a system names; `elf` and `file` turn a name into a path.
-pub fn inputs(
-    file: &str,
-    system: &System,
-    path: impl Fn(&str) -> std::path::PathBuf,
-) -> Result<Vec<Inputs>, Findings> {
+pub fn inputs(file: &str, system: &System, path: impl Fn(&str) -> std::path::PathBuf) -> Result<Vec<Inputs>, Findings> {
     let mut findings = Vec::new();
     let mut inputs = Vec::new();
     for partition in &system.partitions {
         let mut note = |line, text: String| {
-            findings.push(Finding {
-                file: file.to_owned(),
-                line,
-                problem: Problem::File(text),
-            });
+            findings.push(Finding { file: file.to_owned(), line, problem: Problem::File(text) });
         };
         let mut blobs = Vec::new();
         for blob in &partition.blobs {
@@ -68,10 +58,7 @@ pub fn inputs(
             match std::fs::read(&path) {
                 Ok(bytes) => blobs.push(bytes),
                 Err(reason) => {
-                    let error = elf_file::Error::Read {
-                        file: crate::workspace::display(&path),
-                        reason,
-                    };
+                    let error = elf_file::Error::Read { file: crate::workspace::display(&path), reason };
                     note(blob.line, error.to_string());
                 }
             }
@@ -81,11 +68,7 @@ pub fn inputs(
             Err(error) => note(partition.line, error.to_string()),
         }
     }
-    if findings.is_empty() {
-        Ok(inputs)
-    } else {
-        Err(Findings(findings))
-    }
+    if findings.is_empty() { Ok(inputs) } else { Err(Findings(findings)) }
 }
 
 /// A name in a fixed field, padded with zeros.

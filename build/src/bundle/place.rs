@@ -55,11 +55,7 @@ pub fn place(system: &System, partition: &Partition, input: &Inputs) -> Result<P
         if let [first, second] = pair
             && first.end() > second.address
         {
-            return Err(Problem::Overlap {
-                elf,
-                first: first.address,
-                second: second.address,
-            });
+            return Err(Problem::Overlap { elf, first: first.address, second: second.address });
         }
     }
     let writable = rights::READ | rights::WRITE;
@@ -78,12 +74,7 @@ pub fn place(system: &System, partition: &Partition, input: &Inputs) -> Result<P
         let address = stack_top + PAGE_BYTES;
         let pages = u64::from(partition.heap_pages);
         heap = (address, pages * PAGE_BYTES);
-        segments.push(Segment {
-            address,
-            bytes: Vec::new(),
-            pages,
-            rights: writable,
-        });
+        segments.push(Segment { address, bytes: Vec::new(), pages, rights: writable });
     }
     check_range(&elf, &segments)?;
     let own_pages = segments.iter().map(|segment| segment.pages).sum();
@@ -91,33 +82,19 @@ pub fn place(system: &System, partition: &Partition, input: &Inputs) -> Result<P
     let mut address = layout::BLOB_BASE;
     for bytes in &input.blobs {
         blobs.push((address, bytes.len() as u64));
-        let segment = Segment {
-            address,
-            bytes: bytes.clone(),
-            pages: pages(bytes.len() as u64),
-            rights: rights::READ,
-        };
+        let segment = Segment { address, bytes: bytes.clone(), pages: pages(bytes.len() as u64), rights: rights::READ };
         address = segment.end();
         if segment.pages > 0 {
             segments.push(segment);
         }
     }
     check_limits(system, partition, &segments)?;
-    Ok(Placed {
-        segments,
-        stack_top,
-        heap,
-        blobs,
-        own_pages,
-    })
+    Ok(Placed { segments, stack_top, heap, blobs, own_pages })
 }
 
 fn segment(elf: &str, load: &Load) -> Result<Segment, Problem> {
     if load.rights & rights::WRITE != 0 && load.rights & rights::EXECUTE != 0 {
-        return Err(Problem::WritableExecutable {
-            elf: elf.to_owned(),
-            address: load.address,
-        });
+        return Err(Problem::WritableExecutable { elf: elf.to_owned(), address: load.address });
     }
     let skew = load.address % PAGE_BYTES;
     let mut bytes = load.bytes.clone();
@@ -129,88 +106,37 @@ fn segment(elf: &str, load: &Load) -> Result<Segment, Problem> {
         // It is mapped from the image itself, so all of its pages must be there.
         bytes.resize((skew + load.memory_bytes) as usize, 0);
     }
-    Ok(Segment {
-        address,
-        bytes,
-        pages: pages(skew + load.memory_bytes),
-        rights: load.rights,
-    })
+    Ok(Segment { address, bytes, pages: pages(skew + load.memory_bytes), rights: load.rights })
 }
 
 fn check_entry(elf: &str, segments: &[Segment], entry: u64) -> Result<(), Problem> {
-    let mut executable = segments
-        .iter()
-        .filter(|segment| segment.rights & rights::EXECUTE != 0);
+    let mut executable = segments.iter().filter(|segment| segment.rights & rights::EXECUTE != 0);
     if executable.any(|segment| (segment.address..segment.end()).contains(&entry)) {
         return Ok(());
     }
-    let reason =
-        format!("the entry {entry:#x} lies in no executable segment; link it with ENTRY(_start)");
-    Err(Problem::Elf {
-        elf: elf.to_owned(),
-        reason,
-    })
+    let reason = format!("the entry {entry:#x} lies in no executable segment; link it with ENTRY(_start)");
+    Err(Problem::Elf { elf: elf.to_owned(), reason })
 }
 
 fn check_range(elf: &str, segments: &[Segment]) -> Result<(), Problem> {
     let (low, high) = (layout::USER_BASE, layout::SEGMENT_END);
-    match segments
-        .iter()
-        .find(|segment| segment.address < low || segment.end() > high)
-    {
-        Some(segment) => Err(Problem::OutsideRange {
-            elf: elf.to_owned(),
-            address: segment.address,
-            low,
-            high,
-        }),
+    match segments.iter().find(|segment| segment.address < low || segment.end() > high) {
+        Some(segment) => Err(Problem::OutsideRange { elf: elf.to_owned(), address: segment.address, low, high }),
         None => Ok(()),
     }
 }
 
-fn check_limits(
-    system: &System,
-    partition: &Partition,
-    segments: &[Segment],
-) -> Result<(), Problem> {
+fn check_limits(system: &System, partition: &Partition, segments: &[Segment]) -> Result<(), Problem> {
     let limit = |what, wanted: u64, limit: usize| {
-        if wanted > limit as u64 {
-            Err(Problem::Limit {
-                what,
-                wanted,
-                limit: limit as u64,
-            })
-        } else {
-            Ok(())
-        }
+        if wanted > limit as u64 { Err(Problem::Limit { what, wanted, limit: limit as u64 }) } else { Ok(()) }
     };
-    limit(
-        "segments of one partition (program, stack, heap, files)",
-        segments.len() as u64,
-        limits::SEGMENTS,
-    )?;
-    let writable = segments
-        .iter()
-        .filter(|segment| segment.rights & rights::WRITE != 0);
+    limit("segments of one partition (program, stack, heap, files)", segments.len() as u64, limits::SEGMENTS)?;
+    let writable = segments.iter().filter(|segment| segment.rights & rights::WRITE != 0);
     let pages = writable.map(|segment| segment.pages).sum();
-    limit(
-        "writable pages of one partition (data, stack, heap)",
-        pages,
-        limits::WRITABLE_PAGES,
-    )?;
-    let index = system
-        .partitions
-        .iter()
-        .position(|other| other.name == partition.name);
-    let serves = system
-        .vms
-        .iter()
-        .any(|vm| Some(usize::from(vm.vmexit)) == index);
+    limit("writable pages of one partition (data, stack, heap)", pages, limits::WRITABLE_PAGES)?;
+    let index = system.partitions.iter().position(|other| other.name == partition.name);
+    let serves = system.vms.iter().any(|vm| Some(usize::from(vm.vmexit)) == index);
     // Besides the segments: the spare slot, the state region, the guest's memory.
     let ranges = segments.len() + 1 + usize::from(partition.state_pages > 0) + usize::from(serves);
-    limit(
-        "memory ranges of one partition",
-        ranges as u64,
-        limits::RANGES,
-    )
+    limit("memory ranges of one partition", ranges as u64, limits::RANGES)
 }

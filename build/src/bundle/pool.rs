@@ -21,10 +21,7 @@ fn tables(ranges: &[Mapped]) -> u64 {
     let mut touched = BTreeSet::new();
     for range in ranges.iter().filter(|range| range.bytes > 0) {
         for (level, shift) in LEVELS.iter().enumerate().skip(range.lowest) {
-            let (first, last) = (
-                range.first >> shift,
-                (range.first + range.bytes - 1) >> shift,
-            );
+            let (first, last) = (range.first >> shift, (range.first + range.bytes - 1) >> shift);
             touched.extend((first..=last).map(|table| (level, table)));
         }
     }
@@ -38,42 +35,20 @@ const CORE_TABLES: u64 = 3 + 3 + 1 + 6;
 
 /// Pages of the pool: the core's half, every partition's tables, and every VM wholly in 4 KiB pages.
 pub fn pages(system: &System, placed: &[Placed]) -> u64 {
-    let small = |first, bytes| Mapped {
-        first,
-        bytes,
-        lowest: 0,
-    };
+    let small = |first, bytes| Mapped { first, bytes, lowest: 0 };
     let mut pages = CORE_TABLES;
     for (index, (partition, placed)) in system.partitions.iter().zip(placed).enumerate() {
-        let mut ranges: Vec<Mapped> = placed
-            .segments
-            .iter()
-            .map(|segment| small(segment.address, segment.pages * PAGE_BYTES))
-            .collect();
+        let mut ranges: Vec<Mapped> =
+            placed.segments.iter().map(|segment| small(segment.address, segment.pages * PAGE_BYTES)).collect();
         ranges.push(small(layout::INFO_PAGE, 3 * PAGE_BYTES));
         let state = partition.state_pages.max(partition.state_limit_pages);
         ranges.push(small(layout::STATE_REGION, u64::from(state) * PAGE_BYTES));
-        for vm in system
-            .vms
-            .iter()
-            .filter(|vm| usize::from(vm.vmexit) == index)
-        {
-            ranges.push(small(
-                layout::EXIT_PAGES,
-                vm.vcpus.len() as u64 * PAGE_BYTES,
-            ));
-            ranges.push(Mapped {
-                first: layout::GUEST_BASE,
-                bytes: vm.memory_pages * PAGE_BYTES,
-                lowest: 1,
-            });
+        for vm in system.vms.iter().filter(|vm| usize::from(vm.vmexit) == index) {
+            ranges.push(small(layout::EXIT_PAGES, vm.vcpus.len() as u64 * PAGE_BYTES));
+            ranges.push(Mapped { first: layout::GUEST_BASE, bytes: vm.memory_pages * PAGE_BYTES, lowest: 1 });
         }
         // The core's half shares the pointer table of the first 512 GiB.
-        ranges.push(Mapped {
-            first: 0,
-            bytes: PAGE_BYTES,
-            lowest: 2,
-        });
+        ranges.push(Mapped { first: 0, bytes: PAGE_BYTES, lowest: 2 });
         pages += tables(&ranges);
     }
     for vm in &system.vms {
@@ -89,33 +64,18 @@ mod tests {
 
     #[test]
     fn a_vm_of_eight_mebibytes_in_small_pages_needs_four_page_tables_and_three_above() {
-        assert_eq!(
-            tables(&[Mapped {
-                first: 0,
-                bytes: 8 << 20,
-                lowest: 0
-            }]),
-            4 + 3
-        );
+        assert_eq!(tables(&[Mapped { first: 0, bytes: 8 << 20, lowest: 0 }]), 4 + 3);
     }
 
     #[test]
     fn large_pages_need_no_page_table() {
-        let guest = Mapped {
-            first: layout::GUEST_BASE,
-            bytes: 1 << 30,
-            lowest: 1,
-        };
+        let guest = Mapped { first: layout::GUEST_BASE, bytes: 1 << 30, lowest: 1 };
         assert_eq!(tables(&[guest]), 3);
     }
 
     #[test]
     fn ranges_in_one_directory_share_their_tables() {
-        let near = |first| Mapped {
-            first,
-            bytes: PAGE_BYTES,
-            lowest: 0,
-        };
+        let near = |first| Mapped { first, bytes: PAGE_BYTES, lowest: 0 };
         assert_eq!(tables(&[near(0x4000_0000), near(0x4000_5000)]), 4);
     }
 }

@@ -57,39 +57,21 @@ fn system() -> System {
 }
 
 fn program(text: usize, data: usize, bss: u64) -> Program {
-    let load = |address, bytes: Vec<u8>, memory_bytes, rights| Load {
-        address,
-        bytes,
-        memory_bytes,
-        rights,
-    };
+    let load = |address, bytes: Vec<u8>, memory_bytes, rights| Load { address, bytes, memory_bytes, rights };
     let data_at = USER_BASE + (text as u64).next_multiple_of(4096);
     Program {
         path: "a".into(),
         entry: USER_BASE,
         loads: vec![
-            load(
-                USER_BASE,
-                vec![0x90; text],
-                text as u64,
-                rights::READ | rights::EXECUTE,
-            ),
-            load(
-                data_at,
-                vec![7; data],
-                data as u64 + bss,
-                rights::READ | rights::WRITE,
-            ),
+            load(USER_BASE, vec![0x90; text], text as u64, rights::READ | rights::EXECUTE),
+            load(data_at, vec![7; data], data as u64 + bss, rights::READ | rights::WRITE),
         ],
         build_id: [9; 20],
     }
 }
 
 fn inputs(text: usize, data: usize, bss: u64, blob: usize) -> Vec<Inputs> {
-    let one = |blobs| Inputs {
-        program: program(text, data, bss),
-        blobs,
-    };
+    let one = |blobs| Inputs { program: program(text, data, bss), blobs };
     vec![one(Vec::new()), one(vec![vec![0xab; blob]])]
 }
 
@@ -107,6 +89,7 @@ proptest! {
         let mut file_pages = std::collections::BTreeSet::new();
         for partition in &bundle.partitions {
             prop_assert_eq!(partition.record.build_id, [9; 20]);
+            prop_assert!(bundle.is_intact(partition));
             let mut end = 0;
             for segment in &partition.segments {
                 prop_assert_eq!(segment.address % PAGE as u64, 0);
@@ -161,32 +144,12 @@ fn the_information_page_names_slots_heap_files_and_configuration() {
     let (supervisor, config) = page(0);
     assert_eq!(config, "colour=red\n");
     assert_eq!(supervisor.heap_bytes, 32 << 10);
-    assert_eq!(
-        (
-            supervisor.slot_count,
-            supervisor.slots[0].kind,
-            supervisor.slots[0].detail
-        ),
-        (1, kind::TIMER, 1 << 2)
-    );
+    assert_eq!((supervisor.slot_count, supervisor.slots[0].kind, supervisor.slots[0].detail), (1, kind::TIMER, 1 << 2));
     let (vmexit, config) = page(1);
-    assert_eq!(
-        config,
-        "vm.name=v\nvm.port=false\nvm.identity=false\nvm.xcr0=0x7\n"
-    );
+    assert_eq!(config, "vm.name=v\nvm.port=false\nvm.identity=false\nvm.xcr0=0x7\n");
     assert_eq!((vmexit.guest_bytes, vmexit.state_bytes), (4 << 20, 8 << 10));
-    assert_eq!(
-        (
-            vmexit.blob_count,
-            vmexit.blobs[0].address,
-            vmexit.blobs[0].bytes
-        ),
-        (1, BLOB_BASE, 5000)
-    );
-    assert_eq!(
-        vmexit.slots[0].detail, 1,
-        "a VM's detail is its number of vCPUs"
-    );
+    assert_eq!((vmexit.blob_count, vmexit.blobs[0].address, vmexit.blobs[0].bytes), (1, BLOB_BASE, 5000));
+    assert_eq!(vmexit.slots[0].detail, 1, "a VM's detail is its number of vCPUs");
 }
 
 #[test]
@@ -206,10 +169,7 @@ fn an_unknown_mandatory_record_is_refused_and_an_unknown_optional_one_skipped() 
         bytes[..size_of::<ImageHead>()].copy_from_slice(head.as_bytes());
         bytes
     };
-    assert!(matches!(
-        Bundle::read(&changed(99, 1)),
-        Err(ReadError::Record { kind: 99, .. })
-    ));
+    assert!(matches!(Bundle::read(&changed(99, 1)), Err(ReadError::Record { kind: 99, .. })));
     assert!(Bundle::read(&changed(99, 0)).is_ok());
 }
 
@@ -244,9 +204,6 @@ fn a_program_that_breaks_r7_or_its_limits_is_a_finding_at_its_partition() {
         let mut inputs = inputs(100, 10, 10, 5);
         change(&mut inputs[0]);
         let printed = write("t.toml", &system(), &inputs).unwrap_err().to_string();
-        assert!(
-            printed.starts_with(expected),
-            "expected `{expected}`, found `{printed}`"
-        );
+        assert!(printed.starts_with(expected), "expected `{expected}`, found `{printed}`");
     }
 }

@@ -3,8 +3,8 @@
 use super::{Inputs, Placed, Segment, info, name24, pool};
 use crate::manifest::{Capability, Object, Partition, System, Vm};
 use portcullis_ipc::image::{
-    self, CapabilityRecord, ImageHead, PartitionRecord, RecordHead, SegmentRecord, VcpuRecord,
-    VmRecord, feature, flag, rank, record,
+    self, CapabilityRecord, ImageHead, PartitionRecord, RecordHead, SegmentRecord, VcpuRecord, VmRecord, feature, flag,
+    rank, record,
 };
 use portcullis_ipc::layout::PAGE;
 use portcullis_ipc::state::crc32;
@@ -24,11 +24,7 @@ struct Image {
 impl Image {
     fn record(&mut self, kind: u16, body: &(impl IntoBytes + Immutable)) {
         let body = body.as_bytes();
-        let head = RecordHead {
-            kind,
-            flags: image::MANDATORY,
-            length: body.len() as u32,
-        };
+        let head = RecordHead { kind, flags: image::MANDATORY, length: body.len() as u32 };
         self.records.extend_from_slice(head.as_bytes());
         self.records.extend_from_slice(body);
         self.count += 1;
@@ -87,11 +83,7 @@ fn lay_out(system: &System, inputs: &[Inputs], placed: &[Placed], data_start: u6
         record.info_offset = info_offset;
         image.record(record::PARTITION, &record);
         for segment in &placed.segments {
-            let offset = if segment.bytes.is_empty() {
-                0
-            } else {
-                data_start + image.pages(&segment.bytes)
-            };
+            let offset = if segment.bytes.is_empty() { 0 } else { data_start + image.pages(&segment.bytes) };
             let record = SegmentRecord {
                 address: segment.address,
                 offset,
@@ -122,23 +114,14 @@ fn lay_out(system: &System, inputs: &[Inputs], placed: &[Placed], data_start: u6
     image
 }
 
-fn partition_record(
-    index: usize,
-    partition: &Partition,
-    input: &Inputs,
-    placed: &Placed,
-) -> PartitionRecord {
+fn partition_record(index: usize, partition: &Partition, input: &Inputs, placed: &Placed) -> PartitionRecord {
     PartitionRecord {
         name: name24(&partition.name),
         index: index as u16,
         rank: partition.rank,
         priority: partition.priority,
         cpu: partition.cpu,
-        flags: if partition.rank == rank::SUPERVISOR {
-            flag::SUPERVISOR
-        } else {
-            0
-        },
+        flags: if partition.rank == rank::SUPERVISOR { flag::SUPERVISOR } else { 0 },
         budget_us: partition.budget_us,
         period_us: partition.period_us,
         reserve_us: partition.reserve_us,
@@ -169,53 +152,29 @@ pub fn digest(segments: &[Segment]) -> [u8; 32] {
 }
 
 fn capability_record(slot: usize, capability: &Capability) -> CapabilityRecord {
-    let mut record = CapabilityRecord {
-        slot: slot as u16,
-        kind: capability.object.kind(),
-        ..CapabilityRecord::default()
-    };
+    let mut record =
+        CapabilityRecord { slot: slot as u16, kind: capability.object.kind(), ..CapabilityRecord::default() };
     match capability.object {
         Object::Endpoint { partition, badge } => (record.object, record.badge) = (partition, badge),
-        Object::Notification { partition, bits } => {
-            (record.object, record.first) = (partition, bits)
-        }
+        Object::Notification { partition, bits } => (record.object, record.first) = (partition, bits),
         Object::Timer { timer, bits } => (record.object, record.first) = (timer, bits),
-        Object::Interrupt {
-            gsi,
-            level,
-            low,
-            bits,
-        } => {
+        Object::Interrupt { gsi, level, low, bits } => {
             let level = if level { rights::LEVEL } else { 0 };
             let low = if low { rights::LOW } else { 0 };
             (record.object, record.first, record.rights) = (gsi, bits, level | low);
         }
         Object::Ports { first, count } => (record.first, record.count) = (first, count),
-        Object::Msrs {
-            first,
-            count,
-            rights,
-        } => (record.first, record.count, record.rights) = (first, count, rights),
+        Object::Msrs { first, count, rights } => (record.first, record.count, record.rights) = (first, count, rights),
         Object::Vm { vm, rights } => (record.object, record.rights) = (vm, rights),
-        Object::Partition { partition, rights } => {
-            (record.object, record.rights) = (partition, rights)
-        }
+        Object::Partition { partition, rights } => (record.object, record.rights) = (partition, rights),
         Object::Log | Object::Clock => {}
     }
     record
 }
 
 fn vm_record(index: usize, vm: &Vm) -> VmRecord {
-    let rdtsc = if vm.intercept_rdtsc {
-        feature::INTERCEPT_RDTSC
-    } else {
-        0
-    };
-    let pause = if vm.intercept_pause {
-        feature::INTERCEPT_PAUSE
-    } else {
-        0
-    };
+    let rdtsc = if vm.intercept_rdtsc { feature::INTERCEPT_RDTSC } else { 0 };
+    let pause = if vm.intercept_pause { feature::INTERCEPT_PAUSE } else { 0 };
     VmRecord {
         name: name24(&vm.name),
         index: index as u16,
