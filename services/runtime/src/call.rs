@@ -47,10 +47,7 @@ pub fn after(status: Option<Status>, value: u64) -> Next {
 }
 
 /// Reads a reply with this header and payload.
-pub fn read_reply<'a, T: Deserialize<'a>>(
-    header: &Header,
-    payload: &'a [u8],
-) -> Result<T, CallError> {
+pub fn read_reply<'a, T: Deserialize<'a>>(header: &Header, payload: &'a [u8]) -> Result<T, CallError> {
     if header.flags & ERROR != 0 {
         let refusal = postcard::from_bytes(payload).map_err(|_| CallError::Malformed)?;
         return Err(CallError::Refused(refusal));
@@ -82,10 +79,7 @@ pub struct Reply {
 
 impl Default for Reply {
     fn default() -> Self {
-        Self {
-            bytes: [0; PAYLOAD],
-            length: 0,
-        }
+        Self { bytes: [0; PAYLOAD], length: 0 }
     }
 }
 
@@ -109,12 +103,7 @@ impl Reply {
     /// The header that goes with the payload in answer to `key`.
     pub fn header(&self, key: u64, refused: bool) -> Header {
         let flags = if refused { ERROR } else { 0 };
-        Header {
-            key,
-            length: self.length as u16,
-            flags,
-            ..Header::default()
-        }
+        Header { key, length: self.length as u16, flags, ..Header::default() }
     }
 }
 
@@ -127,25 +116,15 @@ mod tests {
     fn every_status_of_a_call_has_one_consequence() {
         assert_eq!(after(Some(Status::Ok), 0), Next::Read);
         assert_eq!(after(Some(Status::Dead), 7), Next::Renew(7));
-        assert_eq!(
-            after(Some(Status::Timeout), 0),
-            Next::Fail(CallError::Timeout)
-        );
+        assert_eq!(after(Some(Status::Timeout), 0), Next::Fail(CallError::Timeout));
         assert_eq!(after(Some(Status::Gone), 0), Next::Fail(CallError::Gone));
-        assert_eq!(
-            after(Some(Status::Notified), 0),
-            Next::Fail(CallError::Malformed)
-        );
+        assert_eq!(after(Some(Status::Notified), 0), Next::Fail(CallError::Malformed));
         assert_eq!(after(None, 0), Next::Fail(CallError::Malformed));
     }
 
     #[test]
     fn a_reply_reads_back_and_a_refusal_is_told_apart() {
-        let healthy = Healthy {
-            generation: 3,
-            state_version: 1,
-            served: 900,
-        };
+        let healthy = Healthy { generation: 3, state_version: 1, served: 900 };
         let mut reply = Reply::default();
         reply.put(&healthy);
         let header = reply.header(Health::KEY, false);
@@ -160,15 +139,9 @@ mod tests {
     #[test]
     fn a_payload_that_does_not_decode_is_refused_as_malformed() {
         use portcullis_ipc::proto::link::ConsoleRead;
-        let call = Incoming {
-            header: Header::default(),
-            payload: &[],
-        };
+        let call = Incoming { header: Header::default(), payload: &[] };
         assert_eq!(call.decode::<ConsoleRead>(), Err(Refusal::Malformed));
-        assert_eq!(
-            read_reply::<Healthy>(&Header::default(), &[]),
-            Err(CallError::Malformed)
-        );
+        assert_eq!(read_reply::<Healthy>(&Header::default(), &[]), Err(CallError::Malformed));
     }
 
     #[test]

@@ -16,10 +16,7 @@ impl<'a> Info<'a> {
         let most = portcullis_ipc::layout::PAGE - CONFIG_OFFSET;
         let length = (page.config_bytes as usize).min(most).min(config.len());
         let text = config.get(..length).unwrap_or_default();
-        Self {
-            page,
-            config: core::str::from_utf8(text).unwrap_or_default(),
-        }
+        Self { page, config: core::str::from_utf8(text).unwrap_or_default() }
     }
 
     /// The page itself.
@@ -34,8 +31,7 @@ impl<'a> Info<'a> {
 
     /// The capability of this name and [`kind`](portcullis_ipc::image::kind).
     pub fn slot(&self, name: &str, kind: u8) -> Option<&'a SlotName> {
-        self.slots()
-            .find(|slot| slot.kind == kind && text(&slot.name) == name)
+        self.slots().find(|slot| slot.kind == kind && text(&slot.name) == name)
     }
 
     /// The value of a configuration key, without surrounding blanks.
@@ -66,10 +62,7 @@ impl<'a> Info<'a> {
 
 /// The text of a name field: up to its first zero; empty when it is not UTF-8.
 pub fn text(name: &[u8]) -> &str {
-    let end = name
-        .iter()
-        .position(|&byte| byte == 0)
-        .unwrap_or(name.len());
+    let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
     core::str::from_utf8(name.get(..end).unwrap_or_default()).unwrap_or_default()
 }
 
@@ -110,14 +103,8 @@ mod tests {
     fn a_capability_is_found_by_name_and_kind_and_only_within_the_count() {
         let page = page("");
         let info = Info::new(&page, b"");
-        assert_eq!(
-            info.slot("com1", kind::PORTS).map(|slot| slot.slot),
-            Some(3)
-        );
-        assert_eq!(
-            info.slot("com1", kind::INTERRUPT).map(|slot| slot.slot),
-            Some(4)
-        );
+        assert_eq!(info.slot("com1", kind::PORTS).map(|slot| slot.slot), Some(3));
+        assert_eq!(info.slot("com1", kind::INTERRUPT).map(|slot| slot.slot), Some(4));
         assert!(info.slot("com1", kind::TIMER).is_none());
         assert!(info.slot("beyond", kind::NONE).is_none());
     }

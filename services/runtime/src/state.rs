@@ -57,13 +57,7 @@ impl<W: Words> StateRegion<W> {
         for (to, from) in name.iter_mut().zip(service.bytes()) {
             *to = from;
         }
-        let mut region = Self {
-            words,
-            service: name,
-            version,
-            schema,
-            current: (0, 0),
-        };
+        let mut region = Self { words, service: name, version, schema, current: (0, 0) };
         for slot in 0..2 {
             if let Some(envelope) = region.valid(slot)
                 && envelope.commit > region.current.1
@@ -92,11 +86,7 @@ impl<W: Words> StateRegion<W> {
             return None;
         }
         let envelope = self.envelope(slot);
-        let saved = Saved {
-            version: envelope.version,
-            schema: envelope.schema,
-            length: envelope.length as usize,
-        };
+        let saved = Saved { version: envelope.version, schema: envelope.schema, length: envelope.length as usize };
         let target = buffer.get_mut(..saved.length)?;
         self.copy_out(slot, target);
         Some((saved, target))
@@ -105,9 +95,7 @@ impl<W: Words> StateRegion<W> {
     /// Makes `bytes` the state.
     pub fn commit(&mut self, bytes: &[u8]) -> Result<(), TooLarge> {
         if HEAD + bytes.len() > self.slot_words() * 8 {
-            return Err(TooLarge {
-                capacity: self.capacity(),
-            });
+            return Err(TooLarge { capacity: self.capacity() });
         }
         let (slot, count) = match self.current {
             (_, 0) => (0, 0),
@@ -119,8 +107,7 @@ impl<W: Words> StateRegion<W> {
             for (to, from) in word.iter_mut().zip(chunk) {
                 *to = *from;
             }
-            self.words
-                .store(first + HEAD / 8 + index, u64::from_le_bytes(word));
+            self.words.store(first + HEAD / 8 + index, u64::from_le_bytes(word));
         }
         let envelope = Envelope {
             magic: MAGIC,
@@ -176,8 +163,7 @@ impl<W: Words> StateRegion<W> {
         let envelope = self.envelope(slot);
         let fits = envelope.length as usize <= self.capacity();
         let ours = envelope.magic == MAGIC && envelope.service == self.service && fits;
-        (ours && self.checksum(slot, envelope.length as usize) == envelope.checksum)
-            .then_some(envelope)
+        (ours && self.checksum(slot, envelope.length as usize) == envelope.checksum).then_some(envelope)
     }
 
     fn checksum(&self, slot: usize, length: usize) -> u32 {
@@ -208,20 +194,14 @@ mod tests {
 
     impl Recorded {
         fn new(bytes: usize) -> Self {
-            Self {
-                words: vec![0; bytes / 8],
-                stores: Vec::new(),
-            }
+            Self { words: vec![0; bytes / 8], stores: Vec::new() }
         }
         fn replay(words: &[u64], stores: &[(usize, u64)]) -> Self {
             let mut words = words.to_vec();
             for &(index, value) in stores {
                 words[index] = value;
             }
-            Self {
-                words,
-                stores: Vec::new(),
-            }
+            Self { words, stores: Vec::new() }
         }
     }
 
@@ -286,17 +266,7 @@ mod tests {
         region.commit(b"abc").unwrap();
         let mut buffer = [0; 8];
         let (saved, bytes) = region.read(&mut buffer).unwrap();
-        assert_eq!(
-            (saved, bytes),
-            (
-                Saved {
-                    version: 7,
-                    schema: 9,
-                    length: 3
-                },
-                &b"abc"[..]
-            )
-        );
+        assert_eq!((saved, bytes), (Saved { version: 7, schema: 9, length: 3 }, &b"abc"[..]));
         assert_eq!(region.commits(), 1);
     }
 

@@ -62,11 +62,7 @@ impl Config {
             Entry::Real16 => (0x500, "a paragraph address from 0x500 to 0x9fff0"),
             _ => (0x1_0000, "an address from 0x10000 to 0xfffffff0"),
         };
-        let most = if entry == Entry::Real16 {
-            0x9_fff0
-        } else {
-            0xffff_fff0
-        };
+        let most = if entry == Entry::Real16 { 0x9_fff0 } else { 0xffff_fff0 };
         if !(least..=most).contains(&load) || load % 16 != 0 {
             return Err(Bad("guest.load", wanted));
         }
@@ -92,12 +88,7 @@ mod tests {
     use super::*;
 
     fn read(lines: &[(&'static str, &'static str)]) -> Result<Config, Bad> {
-        Config::read(|key| {
-            lines
-                .iter()
-                .find(|(name, _)| *name == key)
-                .map(|(_, value)| *value)
-        })
+        Config::read(|key| lines.iter().find(|(name, _)| *name == key).map(|(_, value)| *value))
     }
 
     #[test]
@@ -126,10 +117,7 @@ mod tests {
     #[test]
     fn switches_are_off_unless_they_are_on() {
         let plain = read(&[("guest.entry", "long64")]).unwrap();
-        assert_eq!(
-            (plain.identity, plain.port, plain.xcr0, plain.exit_port),
-            (false, false, 1, None)
-        );
+        assert_eq!((plain.identity, plain.port, plain.xcr0, plain.exit_port), (false, false, 1, None));
         let lines = [
             ("guest.entry", "long64"),
             ("vm.identity", "true"),
@@ -138,9 +126,6 @@ mod tests {
             ("guest.exit-port", "0xf4"),
         ];
         let full = read(&lines).unwrap();
-        assert_eq!(
-            (full.identity, full.port, full.xcr0, full.exit_port),
-            (true, true, 7, Some(0xf4))
-        );
+        assert_eq!((full.identity, full.port, full.xcr0, full.exit_port), (true, true, 7, Some(0xf4)));
     }
 }

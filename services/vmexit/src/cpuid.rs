@@ -34,11 +34,7 @@ const EXTENDED: u32 = 0x8000_0008;
 /// First and last of VMware's leaves.
 const VMWARE: u32 = 0x4000_0000;
 const VMWARE_LAST: u32 = 0x4000_0010;
-const SIGNATURE: [u32; 3] = [
-    u32::from_le_bytes(*b"VMwa"),
-    u32::from_le_bytes(*b"reVM"),
-    u32::from_le_bytes(*b"ware"),
-];
+const SIGNATURE: [u32; 3] = [u32::from_le_bytes(*b"VMwa"), u32::from_le_bytes(*b"reVM"), u32::from_le_bytes(*b"ware")];
 
 const fn bits<const N: usize>(list: [u32; N]) -> u32 {
     let (mut mask, mut index) = (0, 0);
@@ -58,9 +54,7 @@ const OSXSAVE: u32 = 1 << 27;
 const HYPERVISOR: u32 = 1 << 31;
 /// FPU, VME, DE, PSE, TSC, MSR, PAE, CX8, SEP, PGE, CMOV, PAT, PSE-36, CLFLUSH, MMX, FXSR, SSE, SSE2.
 /// Not MCE, MCA, MTRR and APIC, which are not emulated.
-const LEAF1_EDX: u32 = bits([
-    0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 19, 23, 24, 25, 26,
-]);
+const LEAF1_EDX: u32 = bits([0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 19, 23, 24, 25, 26]);
 const HTT: u32 = 1 << 28;
 /// FSGSBASE, BMI1, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB, SHA.
 const LEAF7_EBX: u32 = bits([0, 3, 7, 8, 9, 18, 19, 20, 23, 24, 29]);
@@ -79,9 +73,7 @@ const LEAF13_1_EAX: u32 = bits([0, 1, 2]);
 /// LAHF, LZCNT, SSE4A, misaligned SSE, PREFETCHW.
 const EXT1_ECX: u32 = bits([0, 5, 6, 7, 8]);
 /// The standard ones AMD repeats, SYSCALL, NX, MMX extensions, FFXSR, 1 GiB pages, RDTSCP, long mode.
-const EXT1_EDX: u32 = bits([
-    0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 20, 22, 23, 24, 25, 26, 27, 29,
-]);
+const EXT1_EDX: u32 = bits([0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 20, 22, 23, 24, 25, 26, 27, 29]);
 /// Invariant TSC.
 const EXT7_EDX: u32 = bits([8]);
 /// AVX in XCR0.
@@ -91,13 +83,7 @@ const XSAVE_LEGACY: u32 = 576;
 
 impl Identity {
     /// The answer to `leaf` and `subleaf`. `host` asks the processor.
-    pub fn answer(
-        &self,
-        leaf: u32,
-        subleaf: u32,
-        asker: &Asker,
-        host: impl Fn(u32, u32) -> [u32; 4],
-    ) -> [u32; 4] {
+    pub fn answer(&self, leaf: u32, subleaf: u32, asker: &Asker, host: impl Fn(u32, u32) -> [u32; 4]) -> [u32; 4] {
         match leaf {
             0..=0x3fff_ffff => self.standard(leaf, subleaf, asker, host),
             VMWARE..=0x7fff_ffff => self.vmware(leaf),
@@ -119,29 +105,17 @@ impl Identity {
         if condition { mask } else { 0 }
     }
 
-    fn standard(
-        &self,
-        leaf: u32,
-        subleaf: u32,
-        asker: &Asker,
-        host: impl Fn(u32, u32) -> [u32; 4],
-    ) -> [u32; 4] {
+    fn standard(&self, leaf: u32, subleaf: u32, asker: &Asker, host: impl Fn(u32, u32) -> [u32; 4]) -> [u32; 4] {
         let [eax, ebx, ecx, edx] = host(leaf, subleaf);
         match leaf {
             0 => [eax.min(STANDARD), ebx, ecx, edx],
             1 => {
-                let mut features =
-                    ecx & (LEAF1_ECX | Self::when(self.avx(), LEAF1_ECX_AVX)) | HYPERVISOR;
+                let mut features = ecx & (LEAF1_ECX | Self::when(self.avx(), LEAF1_ECX_AVX)) | HYPERVISOR;
                 features |= ecx & Self::when(self.xsave(), XSAVE);
                 features |= Self::when(features & XSAVE != 0 && asker.osxsave, OSXSAVE);
                 let several = self.vcpus > 1;
                 let places = ebx & 0xff00 | asker.vcpu << 24 | self.vcpus.min(255) << 16;
-                [
-                    eax,
-                    places,
-                    features,
-                    edx & LEAF1_EDX | Self::when(several, HTT),
-                ]
+                [eax, places, features, edx & LEAF1_EDX | Self::when(several, HTT)]
             }
             2 => [eax, ebx, ecx, edx],
             // One thread a core and one core a package share each cache.
@@ -158,28 +132,14 @@ impl Identity {
         }
     }
 
-    fn extended_state(
-        &self,
-        subleaf: u32,
-        asker: &Asker,
-        host: impl Fn(u32, u32) -> [u32; 4],
-    ) -> [u32; 4] {
+    fn extended_state(&self, subleaf: u32, asker: &Asker, host: impl Fn(u32, u32) -> [u32; 4]) -> [u32; 4] {
         let [eax, ..] = host(0xd, subleaf);
         let [size, offset, ..] = host(0xd, 2);
         let area = |mask: u64| {
-            if mask & XCR0_AVX != 0 {
-                size + offset
-            } else {
-                XSAVE_LEGACY
-            }
+            if mask & XCR0_AVX != 0 { size + offset } else { XSAVE_LEGACY }
         };
         match subleaf {
-            0 => [
-                eax & self.xcr0_mask as u32,
-                area(asker.xcr0),
-                area(self.xcr0_mask),
-                0,
-            ],
+            0 => [eax & self.xcr0_mask as u32, area(asker.xcr0), area(self.xcr0_mask), 0],
             1 => [eax & LEAF13_1_EAX, 0, 0, 0],
             2 if self.avx() => [size, offset, 0, 0],
             _ => [0; 4],
@@ -232,27 +192,15 @@ pub fn cr4_allowed(identity: &Identity, host: impl Fn(u32, u32) -> [u32; 4]) -> 
         (ebx7, 20, 21),
     ];
     // PCE (bit 8) stays out: RDPMC is not offered.
-    features.iter().fold(0, |mask, (register, from, to)| {
-        mask | u64::from(register >> from & 1) << to
-    })
+    features.iter().fold(0, |mask, (register, from, to)| mask | u64::from(register >> from & 1) << to)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const VM: Identity = Identity {
-        vmware: true,
-        xcr0_mask: 7,
-        vcpus: 2,
-        tsc_khz: 2_500_000,
-        lapic_khz: 1_000_000,
-    };
-    const ASKER: Asker = Asker {
-        vcpu: 1,
-        osxsave: true,
-        xcr0: 3,
-    };
+    const VM: Identity = Identity { vmware: true, xcr0_mask: 7, vcpus: 2, tsc_khz: 2_500_000, lapic_khz: 1_000_000 };
+    const ASKER: Asker = Asker { vcpu: 1, osxsave: true, xcr0: 3 };
 
     /// A host with every feature bit set.
     fn everything(leaf: u32, subleaf: u32) -> [u32; 4] {
@@ -270,18 +218,12 @@ mod tests {
 
     #[test]
     fn vmware_is_named_at_the_base_leaf_and_promises_no_hypercall() {
-        assert_eq!(
-            ask(&VM, 0x4000_0000),
-            [0x4000_0010, 0x6177_4d56, 0x4d56_6572, 0x6572_6177]
-        );
+        assert_eq!(ask(&VM, 0x4000_0000), [0x4000_0010, 0x6177_4d56, 0x4d56_6572, 0x6572_6177]);
         assert_eq!(ask(&VM, 0x4000_0010), [2_500_000, 1_000_000, 0, 0]);
         for leaf in (0x4000_0001..0x4000_0010).chain([0x4000_0011, 0x4000_0100, 0x7fff_ffff]) {
             assert_eq!(ask(&VM, leaf), [0; 4], "{leaf:#x}");
         }
-        let plain = Identity {
-            vmware: false,
-            ..VM
-        };
+        let plain = Identity { vmware: false, ..VM };
         assert_eq!(ask(&plain, 0x4000_0000), [0; 4]);
         assert_ne!(ask(&plain, 1)[2] & HYPERVISOR, 0);
     }
@@ -290,13 +232,7 @@ mod tests {
     fn what_is_not_emulated_is_hidden_even_if_the_host_has_it() {
         let [_, ebx, ecx, edx] = ask(&VM, 1);
         assert_eq!(ebx >> 16, 0x0102);
-        for (name, bit) in [
-            ("MONITOR", 3),
-            ("VMX", 5),
-            ("PCID", 17),
-            ("x2APIC", 21),
-            ("deadline", 24),
-        ] {
+        for (name, bit) in [("MONITOR", 3), ("VMX", 5), ("PCID", 17), ("x2APIC", 21), ("deadline", 24)] {
             assert_eq!(ecx >> bit & 1, 0, "{name}");
         }
         for (name, bit) in [("MCE", 7), ("APIC", 9), ("MTRR", 12), ("MCA", 14)] {
@@ -347,10 +283,7 @@ mod tests {
 
     #[test]
     fn osxsave_mirrors_cr4() {
-        let off = Asker {
-            osxsave: false,
-            ..ASKER
-        };
+        let off = Asker { osxsave: false, ..ASKER };
         assert_eq!(VM.answer(1, 0, &off, everything)[2] & OSXSAVE, 0);
         assert_ne!(ask(&VM, 1)[2] & OSXSAVE, 0);
     }

@@ -9,10 +9,7 @@ const PAGE: u64 = 4096;
 /// The two pieces of an access of `length` bytes (at most 4096) at `address`: address and length.
 fn pieces(address: u64, length: usize) -> [(u64, usize); 2] {
     let first = ((PAGE - address % PAGE) as usize).min(length);
-    [
-        (address, first),
-        (address.wrapping_add(first as u64), length - first),
-    ]
+    [(address, first), (address.wrapping_add(first as u64), length - first)]
 }
 
 /// Translates both pieces before anything is moved, so that a fault changes nothing.
@@ -98,19 +95,9 @@ mod tests {
         let mut memory = Plain::new(0x4000);
         memory.put(0x1000, &0x2003u32.to_le_bytes());
         memory.put(0x2004, &0x3003u32.to_le_bytes());
-        let paged = Translation {
-            cr0: 1 << 31,
-            cr3: 0x1000,
-            ..Default::default()
-        };
+        let paged = Translation { cr0: 1 << 31, cr3: 0x1000, ..Default::default() };
         let result = write(&paged, &mut memory, 0x1ffe, &[1, 2, 3, 4]);
-        assert_eq!(
-            result,
-            Err(PageFault {
-                address: 0x2000,
-                error: 2
-            })
-        );
+        assert_eq!(result, Err(PageFault { address: 0x2000, error: 2 }));
         assert_eq!(memory.0[0x3ffe..], [0, 0]);
     }
 }

@@ -6,6 +6,7 @@ use crate::host::{Host, Note};
 use crate::machine::Machine;
 use crate::memory::GuestMemory;
 use crate::saved::{Durable, MOST, SCHEMA, VERSION};
+use core::mem::MaybeUninit;
 use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::layout::{EXIT_PAGES, GUEST_BASE, PAGE};
 use portcullis_ipc::limits::PAYLOAD;
@@ -18,8 +19,9 @@ use portcullis_runtime::pages::{RegionWords, info, platform, state_region};
 use portcullis_runtime::serve::{Service, serve};
 use portcullis_runtime::start::Start;
 use portcullis_runtime::state::StateRegion;
-use portcullis_runtime::syscall;
 use portcullis_runtime::time::{ticks, tsc};
+use portcullis_runtime::{heap, syscall};
+use spin::{Mutex, MutexGuard};
 
 portcullis_runtime::entry!(main);
 
@@ -28,10 +30,16 @@ const LINE_WAIT: u64 = 20_000;
 /// Notes of one instance that reach the log; the guest can cause any number.
 const NOTES: u32 = 64;
 
+/// Bytes of the decoder's tables and of what building them takes: 104 KB, measured, and some room.
+const DECODER: usize = 128 * 1024;
+
+/// Memory for the decoder's tables: needed whatever heap the manifest gives.
+static TABLES: Mutex<[MaybeUninit<u8>; DECODER]> = Mutex::new([MaybeUninit::uninit(); DECODER]);
+
 fn main(start: Start) -> ! {
-    let Some(vm) = Vm::find("vm") else {
-        missing("vm")
-    };
+    let tables: &mut [_; DECODER] = MutexGuard::leak(TABLES.lock());
+    heap::add(tables);
+    let Some(vm) = Vm::find("vm") else { missing("vm") };
     let info = info();
     let config = match Config::read(|key| info.config(key)) {
         Ok(config) => config,
@@ -48,17 +56,11 @@ fn main(start: Start) -> ! {
     };
     let region = state_region("vmexit", VERSION, SCHEMA, 0);
     let mut buffer = [0; MOST];
-    let saved = region
-        .read(&mut buffer)
-        .filter(|(head, _)| head.version == VERSION);
-    let durable = saved
-        .and_then(|(_, bytes)| Durable::decode(bytes))
-        .unwrap_or_default();
+    let saved = region.read(&mut buffer).filter(|(head, _)| head.version == VERSION);
+    let durable = saved.and_then(|(_, bytes)| Durable::decode(bytes)).unwrap_or_default();
     let host = Core {
         vm,
-        memory: Memory {
-            bytes: info.page().guest_bytes,
-        },
+        memory: Memory { bytes: info.page().guest_bytes },
         link: endpoint("link"),
         timer: Timer::find("uart"),
         line_wait: ticks(LINE_WAIT),
@@ -66,10 +68,7 @@ fn main(start: Start) -> ! {
         region,
         notes: 0,
     };
-    let mut desk = Desk {
-        vm,
-        machine: Machine::new(host, config, identity, durable),
-    };
+    let mut desk = Desk { vm, machine: Machine::new(host, config, identity, durable) };
     defmt::info!("vmexit ready, generation {=u32}", start.generation);
     desk.machine.flush();
     desk.start_guest();
@@ -172,9 +171,7 @@ impl Host for Core {
 
     fn console_read(&mut self, buffer: &mut [u8]) -> usize {
         let Some(link) = &mut self.link else { return 0 };
-        let request = ConsoleRead {
-            most: buffer.len() as u8,
-        };
+        let request = ConsoleRead { most: buffer.len() as u8 };
         let mut reply = [0; PAYLOAD];
         let Ok(header) = link.transfer(&request, &[], &mut reply) else {
             return 0;
@@ -207,9 +204,7 @@ impl Host for Core {
     }
 
     fn load_guest(&mut self, address: u64) -> bool {
-        let Some(blob) = portcullis_runtime::pages::info().blob("guest") else {
-            missing("guest")
-        };
+        let Some(blob) = portcullis_runtime::pages::info().blob("guest") else { missing("guest") };
         let image = core::ptr::with_exposed_provenance::<u8>(blob.address as usize);
         // SAFETY: the core maps the blob read-only at this address for the life of the instance.
         let image = unsafe { core::slice::from_raw_parts(image, blob.bytes as usize) };
@@ -225,12 +220,7 @@ impl Host for Core {
                 defmt::warn!("{=u32} notes: the guest causes no more", NOTES)
             }
             Note::Stopped(why, rip, detail) => {
-                defmt::error!(
-                    "vCPU stopped at {=u64:#x}: {=str}, {=u64:#x}",
-                    rip,
-                    why,
-                    detail
-                );
+                defmt::error!("vCPU stopped at {=u64:#x}: {=str}, {=u64:#x}", rip, why, detail);
             }
             Note::Reset => defmt::info!("the guest resets its machine"),
             Note::TestExit(value) => defmt::info!("guest exit code {=u32:#x}", value),

@@ -1,9 +1,7 @@
 //! Events on their way into the guest: reinjection, the double-fault rules, and events that an exit
 //! interrupted in delivery.
 
-use portcullis_ipc::exit::event::{
-    EXCEPTION, SOFTWARE, TYPE, TYPE_SHIFT, VALID, VECTOR, exception,
-};
+use portcullis_ipc::exit::event::{EXCEPTION, SOFTWARE, TYPE, TYPE_SHIFT, VALID, VECTOR, exception};
 use portcullis_ipc::exit::{ExitPage, group};
 
 /// Vectors.
@@ -66,8 +64,7 @@ pub fn combine(first: u64, second: u8, error: Option<u32>) -> Combined {
     match (class((first & VECTOR) as u8), class(second)) {
         (Class::DoubleFault, Class::Benign) => alone,
         (Class::DoubleFault, _) => Combined::Shutdown,
-        (Class::Contributory, Class::Contributory)
-        | (Class::PageFault, Class::Contributory | Class::PageFault) => {
+        (Class::Contributory, Class::Contributory) | (Class::PageFault, Class::Contributory | Class::PageFault) => {
             Combined::Deliver(exception(vector::DOUBLE_FAULT, Some(0)))
         }
         _ => alone,
@@ -77,8 +74,7 @@ pub fn combine(first: u64, second: u8, error: Option<u32>) -> Combined {
 /// The event to deliver again after an exit interrupted the delivery of `event`. Software interrupts and
 /// INT3 and INTO are not: RIP still stands at their instruction, which the guest runs again.
 pub fn again(event: u64) -> Option<u64> {
-    let software =
-        kind(event) == SOFTWARE || kind(event) == EXCEPTION && matches!(event & VECTOR, 3 | 4);
+    let software = kind(event) == SOFTWARE || kind(event) == EXCEPTION && matches!(event & VECTOR, 3 | 4);
     (event & VALID != 0 && !software).then_some(event)
 }
 
@@ -125,14 +121,8 @@ mod tests {
             (Some(8), 1, None, deliver(1, None)),
         ];
         for (first, second, error, expected) in table {
-            let first = first.map_or(0, |vector| {
-                exception(vector, has_error(vector).then_some(0))
-            });
-            assert_eq!(
-                combine(first, second, error),
-                expected,
-                "{first:#x} then {second}"
-            );
+            let first = first.map_or(0, |vector| exception(vector, has_error(vector).then_some(0)));
+            assert_eq!(combine(first, second, error), expected, "{first:#x} then {second}");
         }
     }
 
@@ -148,12 +138,7 @@ mod tests {
     #[test]
     fn an_interrupted_event_comes_again_unless_its_instruction_does() {
         let nmi = VALID | NMI << TYPE_SHIFT | 2;
-        for event in [
-            interrupt(0x20),
-            nmi,
-            exception(14, Some(2)),
-            exception(1, None),
-        ] {
+        for event in [interrupt(0x20), nmi, exception(14, Some(2)), exception(1, None)] {
             assert_eq!(again(event), Some(event));
         }
         let int3 = exception(3, None);

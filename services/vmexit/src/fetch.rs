@@ -27,11 +27,7 @@ impl Bytes {
         let code_bits = bits(page);
         let start = linear(page, segment::CS, page.rip, code_bits);
         let first = (PAGE - start % PAGE).min(LONGEST as u64) as usize;
-        let mut bytes = Self {
-            buffer: [0; LONGEST],
-            length: first,
-            bits: code_bits,
-        };
+        let mut bytes = Self { buffer: [0; LONGEST], length: first, bits: code_bits };
         let (head, tail) = bytes.buffer.split_at_mut(first);
         let physical = translation.translate(memory, start, Access::Fetch)?;
         if !memory.read(physical, head) {
@@ -39,12 +35,7 @@ impl Bytes {
             return Ok(bytes);
         }
         if !tail.is_empty() {
-            let next = linear(
-                page,
-                segment::CS,
-                page.rip.wrapping_add(first as u64),
-                code_bits,
-            );
+            let next = linear(page, segment::CS, page.rip.wrapping_add(first as u64), code_bits);
             let physical = translation.translate(memory, next, Access::Fetch);
             if physical.is_ok_and(|physical| memory.read(physical, tail)) {
                 bytes.length = LONGEST;
@@ -110,18 +101,13 @@ expected! {
 /// Length of the current instruction if it is one of `candidates`, and which. The plain form is compared
 /// byte by byte; anything else, prefixes above all, goes through the decoder.
 pub fn length(bytes: &Bytes, rip: u64, candidates: &[Expected]) -> Option<(usize, Mnemonic)> {
-    let plain = candidates
-        .iter()
-        .find(|one| !one.opcode.is_empty() && bytes.as_slice().starts_with(one.opcode));
+    let plain = candidates.iter().find(|one| !one.opcode.is_empty() && bytes.as_slice().starts_with(one.opcode));
     if let Some(plain) = plain {
         return Some((plain.opcode.len(), plain.mnemonic));
     }
     let instruction = bytes.decode(rip)?;
     let mnemonic = instruction.mnemonic();
-    candidates
-        .iter()
-        .any(|one| one.mnemonic == mnemonic)
-        .then_some((instruction.len(), mnemonic))
+    candidates.iter().any(|one| one.mnemonic == mnemonic).then_some((instruction.len(), mnemonic))
 }
 
 #[cfg(test)]
@@ -158,18 +144,11 @@ mod tests {
         ];
         for (code, candidates, expected) in table {
             let bytes = at(0x1000, code);
-            assert_eq!(
-                length(&bytes, 0x1000, candidates).map(|found| found.0),
-                expected,
-                "{code:x?}"
-            );
+            assert_eq!(length(&bytes, 0x1000, candidates).map(|found| found.0), expected, "{code:x?}");
         }
         let mut longest = vec![0x3e; 13];
         longest.extend([0x0f, 0xa2]);
-        assert_eq!(
-            length(&at(0x1000, &longest), 0x1000, &[CPUID]).map(|found| found.0),
-            Some(15)
-        );
+        assert_eq!(length(&at(0x1000, &longest), 0x1000, &[CPUID]).map(|found| found.0), Some(15));
     }
 
     #[test]
@@ -177,12 +156,7 @@ mod tests {
         assert_eq!(at(0x1fff, &[0x0f, 0xa2]).as_slice()[..2], [0x0f, 0xa2]);
         assert_eq!(at(0x2ffe, &[0x0f, 0xa2]).as_slice(), [0x0f, 0xa2]);
         let mut memory = Plain::new(0x1000);
-        assert!(
-            Bytes::fetch(&mut memory, &real_mode(0x5000))
-                .unwrap()
-                .as_slice()
-                .is_empty()
-        );
+        assert!(Bytes::fetch(&mut memory, &real_mode(0x5000)).unwrap().as_slice().is_empty());
     }
 
     proptest! {

@@ -31,12 +31,7 @@ const EFER_LONG: u64 = 1 << 8 | 1 << 10;
 const PAT: u64 = 0x0007_0406_0007_0406;
 
 fn flat(selector: u16, attributes: u16, limit: u32) -> Segment {
-    Segment {
-        selector,
-        attributes,
-        limit,
-        base: 0,
-    }
+    Segment { selector, attributes, limit, base: 0 }
 }
 
 /// Writes what a guest of this entry mode finds in memory besides its image; `false` when memory is too
@@ -45,30 +40,17 @@ pub fn prepare(memory: &mut impl GuestMemory, entry: Entry) -> bool {
     if entry == Entry::Real16 {
         return true;
     }
-    let code: u64 = if entry == Entry::Long64 {
-        0x00af_9b00_0000_ffff
-    } else {
-        0x00cf_9b00_0000_ffff
-    };
+    let code: u64 = if entry == Entry::Long64 { 0x00af_9b00_0000_ffff } else { 0x00cf_9b00_0000_ffff };
     let mut done = true;
     for (index, descriptor) in [0, code, 0x00cf_9300_0000_ffff].into_iter().enumerate() {
-        done &= memory.write(
-            DESCRIPTORS + index as u64 * 8,
-            &u64::to_le_bytes(descriptor),
-        );
+        done &= memory.write(DESCRIPTORS + index as u64 * 8, &u64::to_le_bytes(descriptor));
     }
     if entry == Entry::Long64 {
         let (directory_pointers, directories) = (TABLES + 0x1000, TABLES + 0x2000);
-        done &= memory.write(
-            TABLES,
-            &(directory_pointers | PRESENT_WRITABLE).to_le_bytes(),
-        );
+        done &= memory.write(TABLES, &(directory_pointers | PRESENT_WRITABLE).to_le_bytes());
         for gib in 0..MAPPED {
             let table = directories + gib * 0x1000;
-            done &= memory.write(
-                directory_pointers + gib * 8,
-                &(table | PRESENT_WRITABLE).to_le_bytes(),
-            );
+            done &= memory.write(directory_pointers + gib * 8, &(table | PRESENT_WRITABLE).to_le_bytes());
             for index in 0..512 {
                 let leaf = (gib << 30 | index << 21) | PRESENT_WRITABLE | LARGE;
                 done &= memory.write(table + index * 8, &leaf.to_le_bytes());
@@ -85,13 +67,7 @@ pub fn start(page: &mut ExitPage, entry: Entry, load: u64, memory_bytes: u64) {
     page.rflags = 2;
     (page.cr2, page.cr3, page.xcr0) = (0, 0, 1);
     (page.dr, page.dr6, page.dr7) = ([0; 4], 0xffff_0ff0, 0x400);
-    (
-        page.star,
-        page.lstar,
-        page.cstar,
-        page.sfmask,
-        page.kernel_gs_base,
-    ) = (0, 0, 0, 0, 0);
+    (page.star, page.lstar, page.cstar, page.sfmask, page.kernel_gs_base) = (0, 0, 0, 0, 0);
     (page.sysenter_cs, page.sysenter_esp, page.sysenter_eip) = (0, 0, 0);
     (page.pat, page.tsc_aux) = (PAT, 0);
     (page.event, page.shadow, page.windows) = (0, 0, 0);
@@ -106,35 +82,19 @@ pub fn start(page: &mut ExitPage, entry: Entry, load: u64, memory_bytes: u64) {
         (page.cr0, page.cr4, page.efer) = (0x10, 0, 0);
         page.segments = [flat(0, data, 0xffff); 8];
         // Below 64 KiB code runs at 0:load, as firmware starts a boot sector.
-        let paragraph = if load <= 0xffff {
-            0
-        } else {
-            (load >> 4) as u16
-        };
-        page.segments[segment::CS] = Segment {
-            selector: paragraph,
-            attributes: code,
-            limit: 0xffff,
-            base: u64::from(paragraph) << 4,
-        };
+        let paragraph = if load <= 0xffff { 0 } else { (load >> 4) as u16 };
+        page.segments[segment::CS] =
+            Segment { selector: paragraph, attributes: code, limit: 0xffff, base: u64::from(paragraph) << 4 };
         page.rip = load - (u64::from(paragraph) << 4);
         page.registers[gpr::RSP] = 0x7c00;
         page.idtr.limit = 0x3ff;
     } else {
         let long = entry == Entry::Long64;
-        (page.cr0, page.cr4, page.efer) = if long {
-            (CR0_LONG, CR4_LONG, EFER_LONG)
-        } else {
-            (CR0_PROTECTED, 0, 0)
-        };
+        (page.cr0, page.cr4, page.efer) = if long { (CR0_LONG, CR4_LONG, EFER_LONG) } else { (CR0_PROTECTED, 0, 0) };
         page.cr3 = if long { TABLES } else { 0 };
         page.segments = [flat(DATA, data, u32::MAX); 8];
         page.segments[segment::CS] = flat(CODE, code, u32::MAX);
-        page.gdtr = Segment {
-            limit: 23,
-            base: DESCRIPTORS,
-            ..Segment::default()
-        };
+        page.gdtr = Segment { limit: 23, base: DESCRIPTORS, ..Segment::default() };
         page.rip = load;
         page.registers[gpr::RSP] = STACK;
     }
@@ -184,16 +144,9 @@ mod tests {
         let page = started(Entry::Long64, 0x10_0000);
         let translation = Translation::of(&page);
         for address in [0, 0x10_0000, 0x3fff_ffff, 0x1_0000_0000 - 1] {
-            assert_eq!(
-                translation.translate(&mut memory, address, Access::Write),
-                Ok(address)
-            );
+            assert_eq!(translation.translate(&mut memory, address, Access::Write), Ok(address));
         }
-        assert!(
-            translation
-                .translate(&mut memory, 0x1_0000_0000, Access::Read)
-                .is_err()
-        );
+        assert!(translation.translate(&mut memory, 0x1_0000_0000, Access::Read).is_err());
     }
 
     #[test]

@@ -53,16 +53,7 @@ impl<H: Host> Machine<H> {
     /// A machine with the state that an instance before left behind, or the default.
     pub fn new(host: H, config: Config, identity: Identity, durable: Durable) -> Self {
         let cr4_allowed = cr4_allowed(&identity, |leaf, subleaf| host.cpuid(leaf, subleaf));
-        Self {
-            host,
-            config,
-            identity,
-            cr4_allowed,
-            durable,
-            more_input: true,
-            recalled: 0,
-            buffer: [0; MOST],
-        }
+        Self { host, config, identity, cr4_allowed, durable, more_input: true, recalled: 0, buffer: [0; MOST] }
     }
 
     /// Loads the guest and fills the page of vCPU 0 with its first state; `false` when it does not fit.
@@ -117,16 +108,10 @@ impl<H: Host> Machine<H> {
             CONTROL_REGISTER => self.control_register(vcpu, page),
             XSETBV => self.xsetbv(vcpu, page),
             RDTSC | RDTSCP => self.rdtsc(vcpu, page),
-            PAUSE => self
-                .skip(vcpu, page, &[crate::fetch::PAUSE])
-                .map(|_| Resume::YIELD),
+            PAUSE => self.skip(vcpu, page, &[crate::fetch::PAUSE]).map(|_| Resume::YIELD),
             INVLPG => self.skip(vcpu, page, &[crate::fetch::INVLPG]),
             WBINVD => {
-                let candidates = [
-                    crate::fetch::WBINVD,
-                    crate::fetch::WBNOINVD,
-                    crate::fetch::INVD,
-                ];
+                let candidates = [crate::fetch::WBINVD, crate::fetch::WBNOINVD, crate::fetch::INVD];
                 self.skip(vcpu, page, &candidates)
             }
             RDPMC => self.refuse(page),
@@ -137,16 +122,8 @@ impl<H: Host> Machine<H> {
             RECALL => self.recalled(vcpu, page),
             INTERRUPT_WINDOW | NMI_WINDOW | IRET | SYSTEM_SIGNAL => self.redeliver(page),
             SHUTDOWN => self.stop(page, "triple fault", 0),
-            TASK_SWITCH => self.stop(
-                page,
-                "task switch, which is not emulated",
-                page.qualification[0],
-            ),
-            BAD_STATE => self.stop(
-                page,
-                "guest state that the processor refuses",
-                page.qualification[0],
-            ),
+            TASK_SWITCH => self.stop(page, "task switch, which is not emulated", page.qualification[0]),
+            BAD_STATE => self.stop(page, "guest state that the processor refuses", page.qualification[0]),
             reason => self.stop(page, "exit that is not served", reason.into()),
         };
         step.unwrap_or_else(|word| word)
@@ -156,12 +133,7 @@ impl<H: Host> Machine<H> {
     ///
     /// An instruction that is none of them was changed after the exit: the guest runs what stands there
     /// now.
-    pub(crate) fn next(
-        &mut self,
-        vcpu: u16,
-        page: &mut ExitPage,
-        candidates: &[Expected],
-    ) -> Step<(u64, Mnemonic)> {
+    pub(crate) fn next(&mut self, vcpu: u16, page: &mut ExitPage, candidates: &[Expected]) -> Step<(u64, Mnemonic)> {
         if let ([only], true) = (candidates, page.next_rip != 0) {
             return Ok((page.next_rip, only.mnemonic));
         }
@@ -172,8 +144,7 @@ impl<H: Host> Machine<H> {
 
     /// The bytes of the current instruction; makes the groups CONTROL and SEGMENTS valid.
     pub(crate) fn bytes(&mut self, vcpu: u16, page: &mut ExitPage) -> Step<Bytes> {
-        self.host
-            .fetch(vcpu, page, group::CONTROL | group::SEGMENTS);
+        self.host.fetch(vcpu, page, group::CONTROL | group::SEGMENTS);
         match Bytes::fetch(self.host.memory(), page) {
             Ok(bytes) => Ok(bytes),
             Err(fault) => Err(self.page_fault(page, fault)),
@@ -250,11 +221,7 @@ impl<H: Host> Machine<H> {
         if vcpu != 0 {
             return Ok(Resume::STOP);
         }
-        if self.boot(page) {
-            Ok(Resume::ENTER)
-        } else {
-            self.stop(page, "guest does not fit its memory", 0)
-        }
+        if self.boot(page) { Ok(Resume::ENTER) } else { self.stop(page, "guest does not fit its memory", 0) }
     }
 
     /// Saves the durable state. Called after every effect, before the vCPU goes on.
@@ -296,14 +263,9 @@ impl<H: Host> Machine<H> {
             return;
         }
         let mut bytes = [0; crate::uart::RECEIVE];
-        let taken = self
-            .host
-            .console_read(bytes.get_mut(..room).unwrap_or_default());
+        let taken = self.host.console_read(bytes.get_mut(..room).unwrap_or_default());
         self.more_input = taken == room;
-        self.durable
-            .uart
-            .receive
-            .extend(bytes.into_iter().take(taken.min(room)));
+        self.durable.uart.receive.extend(bytes.into_iter().take(taken.min(room)));
         if taken > 0 {
             self.commit();
         }

@@ -12,13 +12,10 @@
 //! nowhere. The notification that `link` sends tells of console input. Blob `guest`: the guest's image,
 //! whose first byte is its first instruction. Configuration: `guest.entry` (real16, protected32 or
 //! long64), `guest.load` (0x7c00, else 0x100000), `guest.exit-port` (none); `vm.identity`, `vm.port` and
-//! `vm.xcr0` come from the VM's own table in the manifest. It needs 16 KiB of stack, 192 KiB of heap for
-//! the decoder's tables, and a state region of one page.
+//! `vm.xcr0` come from the VM's own table in the manifest. It needs 16 KiB of stack and a state region of
+//! one page; memory for the decoder's tables it brings itself.
 #![cfg_attr(target_os = "none", no_std, no_main)]
-#![cfg_attr(
-    not(target_os = "none"),
-    allow(dead_code, reason = "used by the bare-metal part")
-)]
+#![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "used by the bare-metal part"))]
 
 mod config;
 mod cpuid;

@@ -14,20 +14,12 @@ pub trait GuestMemory {
 pub fn load<const N: usize>(memory: &impl GuestMemory, address: u64) -> u64 {
     let mut bytes = [0; 8];
     let (low, _) = bytes.split_at_mut(N.min(8));
-    if memory.read(address, low) {
-        u64::from_le_bytes(bytes)
-    } else {
-        all_ones(N)
-    }
+    if memory.read(address, low) { u64::from_le_bytes(bytes) } else { all_ones(N) }
 }
 
 /// A value of `width` bytes (1 to 8) with every bit set.
 pub const fn all_ones(width: usize) -> u64 {
-    if width >= 8 {
-        u64::MAX
-    } else {
-        (1 << (width * 8)) - 1
-    }
+    if width >= 8 { u64::MAX } else { (1 << (width * 8)) - 1 }
 }
 
 #[cfg(test)]

@@ -19,15 +19,7 @@ pub mod number {
 
 /// Registers that kernels read and write without asking whether they exist: they read 0 and ignore
 /// writes. Microcode level, miscellaneous enable, HWCR, SYSCFG, OSVW length and status, DE_CFG.
-const QUIET: [u32; 7] = [
-    0x8b,
-    0x1a0,
-    0xc001_0015,
-    0xc001_0010,
-    0xc001_0140,
-    0xc001_0141,
-    0xc001_1029,
-];
+const QUIET: [u32; 7] = [0x8b, 0x1a0, 0xc001_0015, 0xc001_0010, 0xc001_0140, 0xc001_0141, 0xc001_1029];
 
 /// SCE, LME, NXE, FFXSR.
 const EFER_WRITABLE: u64 = 1 | 1 << 8 | 1 << 11 | 1 << 14;
@@ -66,22 +58,11 @@ pub fn read(page: &ExitPage, vcpu: u16, msr: u32, tsc: u64) -> Result<u64, Refus
 }
 
 /// Writes a register of `vcpu`; changes nothing when it refuses.
-pub fn write(
-    page: &mut ExitPage,
-    vcpu: u16,
-    msr: u32,
-    value: u64,
-    tsc: u64,
-) -> Result<(), Refused> {
+pub fn write(page: &mut ExitPage, vcpu: u16, msr: u32, value: u64, tsc: u64) -> Result<(), Refused> {
     match msr {
         number::TSC => page.tsc_offset = value.wrapping_sub(tsc),
         number::APIC_BASE if Ok(value) == read(page, vcpu, msr, tsc) => {}
-        number::PAT
-            if value
-                .to_le_bytes()
-                .iter()
-                .all(|kind| matches!(kind, 0 | 1 | 4..=7)) =>
-        {
+        number::PAT if value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7)) => {
             page.pat = value;
         }
         number::TSC_AUX if value >> 32 == 0 => page.tsc_aux = value,
@@ -145,19 +126,7 @@ mod tests {
     #[test]
     fn machine_check_mtrr_and_the_virtualization_registers_are_not_there() {
         let page = ExitPage::new_zeroed();
-        for msr in [
-            0x179,
-            0x17a,
-            0xfe,
-            0x2ff,
-            0x3a,
-            0x3b,
-            0x49,
-            0x6e0,
-            0x800,
-            0xc001_0114,
-            0xc001_0117,
-        ] {
+        for msr in [0x179, 0x17a, 0xfe, 0x2ff, 0x3a, 0x3b, 0x49, 0x6e0, 0x800, 0xc001_0114, 0xc001_0117] {
             assert_eq!(read(&page, 0, msr, 0), Err(Refused), "{msr:#x}");
         }
     }

@@ -83,39 +83,18 @@ impl Translation {
 
     fn shape(&self) -> Shape {
         match (self.cr4 & CR4_PAE != 0, self.efer & EFER_LMA != 0) {
-            (_, true) => Shape {
-                levels: 4,
-                index_bits: 9,
-                entry: 8,
-            },
-            (true, false) => Shape {
-                levels: 3,
-                index_bits: 9,
-                entry: 8,
-            },
-            (false, false) => Shape {
-                levels: 2,
-                index_bits: 10,
-                entry: 4,
-            },
+            (_, true) => Shape { levels: 4, index_bits: 9, entry: 8 },
+            (true, false) => Shape { levels: 3, index_bits: 9, entry: 8 },
+            (false, false) => Shape { levels: 2, index_bits: 10, entry: 4 },
         }
     }
 
     /// Translates `linear` for `access`.
-    pub fn translate(
-        &self,
-        memory: &mut impl GuestMemory,
-        linear: u64,
-        access: Access,
-    ) -> Result<u64, PageFault> {
+    pub fn translate(&self, memory: &mut impl GuestMemory, linear: u64, access: Access) -> Result<u64, PageFault> {
         if self.cr0 & CR0_PG == 0 {
             return Ok(linear & 0xffff_ffff);
         }
-        let linear = if self.efer & EFER_LMA != 0 {
-            linear
-        } else {
-            linear & 0xffff_ffff
-        };
+        let linear = if self.efer & EFER_LMA != 0 { linear } else { linear & 0xffff_ffff };
         let shape = self.shape();
         let nx_counts = self.efer & EFER_NXE != 0 && shape.entry == 8;
         let mut table = match shape.levels {
@@ -129,17 +108,9 @@ impl Translation {
             let shift = 12 + (level - 1) * shape.index_bits;
             let index = linear >> shift & ((1 << shape.index_bits) - 1);
             // The root of the three-level form has four entries.
-            let index = if shape.levels == 3 && level == 3 {
-                index & 3
-            } else {
-                index
-            };
+            let index = if shape.levels == 3 && level == 3 { index & 3 } else { index };
             let at = table + index * shape.entry;
-            let entry = if shape.entry == 8 {
-                load::<8>(memory, at)
-            } else {
-                load::<4>(memory, at)
-            };
+            let entry = if shape.entry == 8 { load::<8>(memory, at) } else { load::<4>(memory, at) };
             if entry & PRESENT == 0 {
                 return Err(self.fault(linear, access, 0, nx_counts));
             }
@@ -165,11 +136,7 @@ impl Translation {
             if !root_of_three {
                 mark(memory, at, entry, ACCESSED, shape.entry);
             }
-            table = if shape.entry == 8 {
-                entry & FRAME
-            } else {
-                entry & 0xffff_f000
-            };
+            table = if shape.entry == 8 { entry & FRAME } else { entry & 0xffff_f000 };
             level -= 1;
         }
     }
@@ -182,21 +149,14 @@ impl Translation {
         }
     }
 
-    fn reserved(
-        &self,
-        entry: u64,
-        level: u32,
-        leaf: bool,
-        root: bool,
-        shape: &Shape,
-        nx: bool,
-    ) -> bool {
+    fn reserved(&self, entry: u64, level: u32, leaf: bool, root: bool, shape: &Shape, nx: bool) -> bool {
         if shape.entry == 4 {
             // Bit 21 of a 4 MiB entry; bits 13 to 20 hold the upper address bits.
             return leaf && level == 2 && entry & 1 << 21 != 0;
         }
         if root {
-            return entry & 0xfff0_0000_0000_01e6 != 0;
+            // Its low bits were checked when CR3 was loaded, or this processor does not care.
+            return entry & 0xfff0_0000_0000_0000 != 0;
         }
         let no_nx = !nx && entry & NO_EXECUTE != 0;
         let no_such_large = !leaf && entry & LARGE != 0;
@@ -234,10 +194,7 @@ impl Translation {
             Access::Fetch if nx_counts || smep => 1 << 4,
             Access::Fetch => 0,
         };
-        PageFault {
-            address,
-            error: error | kind | u32::from(self.user) << 2,
-        }
+        PageFault { address, error: error | kind | u32::from(self.user) << 2 }
     }
 }
 
@@ -301,48 +258,25 @@ mod tests {
     #[test]
     fn four_levels_translate_small_and_large_pages_and_mark_them() {
         let mut memory = long_memory(ALL);
-        assert_eq!(
-            long().translate(&mut memory, 0x40_0123, Access::Write),
-            Ok(0x5123)
-        );
+        assert_eq!(long().translate(&mut memory, 0x40_0123, Access::Write), Ok(0x5123));
         assert_eq!(load::<8>(&memory, 0x4000), 0x5000 | ALL | ACCESSED | DIRTY);
         assert_eq!(load::<8>(&memory, 0x1000), 0x2000 | ALL | ACCESSED);
-        assert_eq!(
-            long().translate(&mut memory, 0x3f_ffff, Access::Read),
-            Ok(0x3f_ffff)
-        );
+        assert_eq!(long().translate(&mut memory, 0x3f_ffff, Access::Read), Ok(0x3f_ffff));
     }
 
     #[test]
     fn rights_follow_the_processor() {
-        let user = Translation {
-            user: true,
-            ..long()
-        };
-        let smap = Translation {
-            cr4: CR4_PAE | CR4_SMAP | CR4_SMEP,
-            ..long()
-        };
-        let stac = Translation {
-            alignment_check: true,
-            ..smap
-        };
-        let no_wp = Translation {
-            cr0: CR0_PG | 1,
-            ..long()
-        };
+        let user = Translation { user: true, ..long() };
+        let smap = Translation { cr4: CR4_PAE | CR4_SMAP | CR4_SMEP, ..long() };
+        let stac = Translation { alignment_check: true, ..smap };
+        let no_wp = Translation { cr0: CR0_PG | 1, ..long() };
         let table: [(Translation, u64, Access, Option<u32>); 12] = [
             (long(), PRESENT, Access::Read, None),
             (long(), PRESENT, Access::Write, Some(0b0_0011)),
             (no_wp, PRESENT, Access::Write, None),
             (user, PRESENT | WRITABLE, Access::Read, Some(0b0_0101)),
             (user, PRESENT | USER, Access::Write, Some(0b0_0111)),
-            (
-                user,
-                PRESENT | USER | NO_EXECUTE,
-                Access::Fetch,
-                Some(0b1_0101),
-            ),
+            (user, PRESENT | USER | NO_EXECUTE, Access::Fetch, Some(0b1_0101)),
             (user, PRESENT | USER, Access::Fetch, None),
             (long(), 0, Access::Write, Some(0b0_0010)),
             (smap, ALL, Access::Read, Some(0b0_0001)),
@@ -352,31 +286,17 @@ mod tests {
         ];
         for (translation, leaf, access, error) in table {
             let result = translation.translate(&mut long_memory(leaf), 0x40_0000, access);
-            let expected = error.map_or(Ok(0x5000), |error| {
-                Err(PageFault {
-                    address: 0x40_0000,
-                    error,
-                })
-            });
+            let expected = error.map_or(Ok(0x5000), |error| Err(PageFault { address: 0x40_0000, error }));
             assert_eq!(result, expected, "{leaf:#x} {access:?} {translation:?}");
         }
     }
 
     #[test]
     fn a_table_outside_memory_raises_a_reserved_bit_fault() {
-        let far = Translation {
-            cr3: 0x8000_0000,
-            ..long()
-        };
+        let far = Translation { cr3: 0x8000_0000, ..long() };
         let result = far.translate(&mut long_memory(ALL), 0, Access::Read);
         // All ones has the large bit set where none may be.
-        assert_eq!(
-            result,
-            Err(PageFault {
-                address: 0,
-                error: 0b1001
-            })
-        );
+        assert_eq!(result, Err(PageFault { address: 0, error: 0b1001 }));
     }
 
     #[test]
@@ -385,21 +305,10 @@ mod tests {
         memory.put(0x1000, &(0x2000u32 | ALL as u32).to_le_bytes());
         memory.put(0x1004, &(0x80_0000u32 | (ALL | LARGE) as u32).to_le_bytes());
         memory.put(0x2004, &(0x7000u32 | ALL as u32).to_le_bytes());
-        let legacy = Translation {
-            cr0: CR0_PG,
-            cr3: 0x1000,
-            cr4: CR4_PSE,
-            ..Default::default()
-        };
-        assert_eq!(
-            legacy.translate(&mut memory, 0x1fff, Access::Write),
-            Ok(0x7fff)
-        );
+        let legacy = Translation { cr0: CR0_PG, cr3: 0x1000, cr4: CR4_PSE, ..Default::default() };
+        assert_eq!(legacy.translate(&mut memory, 0x1fff, Access::Write), Ok(0x7fff));
         assert_eq!(load::<4>(&memory, 0x2004), 0x7000 | ALL | ACCESSED | DIRTY);
-        assert_eq!(
-            legacy.translate(&mut memory, 0x40_1234, Access::Read),
-            Ok(0x80_1234)
-        );
+        assert_eq!(legacy.translate(&mut memory, 0x40_1234, Access::Read), Ok(0x80_1234));
     }
 
     #[test]
@@ -408,12 +317,7 @@ mod tests {
         put64(&mut memory, 0x1020, 0x2000 | PRESENT);
         put64(&mut memory, 0x2000, 0x3000 | ALL);
         put64(&mut memory, 0x3008, 0x9000 | ALL);
-        let pae = Translation {
-            cr0: CR0_PG,
-            cr3: 0x1020,
-            cr4: CR4_PAE,
-            ..Default::default()
-        };
+        let pae = Translation { cr0: CR0_PG, cr3: 0x1020, cr4: CR4_PAE, ..Default::default() };
         assert_eq!(pae.translate(&mut memory, 0x1010, Access::Read), Ok(0x9010));
         assert_eq!(load::<8>(&memory, 0x1020), 0x2000 | PRESENT);
     }

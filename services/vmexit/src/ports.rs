@@ -52,14 +52,8 @@ mod tests {
     use super::*;
     use crate::config::Entry;
 
-    const CONFIG: Config = Config {
-        entry: Entry::Real16,
-        load: 0x7c00,
-        identity: false,
-        port: false,
-        xcr0: 1,
-        exit_port: Some(0xf4),
-    };
+    const CONFIG: Config =
+        Config { entry: Entry::Real16, load: 0x7c00, identity: false, port: false, xcr0: 1, exit_port: Some(0xf4) };
 
     #[test]
     fn each_port_has_its_owner() {
@@ -83,18 +77,11 @@ mod tests {
             (0xffff, 4, None, Claim::None),
         ];
         for (port, width, write, expected) in table {
-            assert_eq!(
-                claim(&CONFIG, port, width, write),
-                expected,
-                "{port:#x} {width} {write:?}"
-            );
+            assert_eq!(claim(&CONFIG, port, width, write), expected, "{port:#x} {width} {write:?}");
             let may = may_be_claimed(&CONFIG, port, width);
             assert!(may || expected == Claim::None, "{port:#x}");
         }
-        let plain = Config {
-            exit_port: None,
-            ..CONFIG
-        };
+        let plain = Config { exit_port: None, ..CONFIG };
         assert_eq!(claim(&plain, 0xf4, 1, Some(0)), Claim::None);
     }
 
@@ -105,10 +92,7 @@ mod tests {
                 let claimed = [None, Some(0xfe), Some(0xff)]
                     .iter()
                     .any(|write| claim(&CONFIG, port, width, *write) != Claim::None);
-                assert!(
-                    !claimed || may_be_claimed(&CONFIG, port, width),
-                    "{port:#x}"
-                );
+                assert!(!claimed || may_be_claimed(&CONFIG, port, width), "{port:#x}");
             }
         }
     }

@@ -111,12 +111,7 @@ mod tests {
     #[test]
     fn writing_part_of_a_register_keeps_or_clears_the_rest() {
         let old = 0x1122_3344_5566_7788;
-        let table = [
-            (1, 0x1122_3344_5566_77ff),
-            (2, 0x1122_3344_5566_ffff),
-            (4, 0xffff_ffff),
-            (8, u64::MAX),
-        ];
+        let table = [(1, 0x1122_3344_5566_77ff), (2, 0x1122_3344_5566_ffff), (4, 0xffff_ffff), (8, u64::MAX)];
         for (width, expected) in table {
             assert_eq!(merge(old, width, u64::MAX), expected);
         }
@@ -141,12 +136,9 @@ mod tests {
     #[test]
     fn a_next_address_wraps_at_the_width_of_the_code() {
         let mut page = ExitPage::new_zeroed();
-        for (rip, code_bits, expected) in [
-            (0xffff, 16, 1),
-            (0x1_fffe, 16, 0x2_0000),
-            (0xffff_ffff, 32, 1),
-            (0xffff_ffff, 64, 0x1_0000_0001),
-        ] {
+        for (rip, code_bits, expected) in
+            [(0xffff, 16, 1), (0x1_fffe, 16, 0x2_0000), (0xffff_ffff, 32, 1), (0xffff_ffff, 64, 0x1_0000_0001)]
+        {
             page.rip = rip;
             assert_eq!(after(&page, 2, code_bits), expected);
         }

@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Version of the state.
 pub const VERSION: u32 = 1;
 /// Schema hash of the state.
-pub const SCHEMA: u64 =
-    u64::from_le_bytes(Key::for_path::<State<'static>>("vmexit/state").to_bytes());
+pub const SCHEMA: u64 = u64::from_le_bytes(Key::for_path::<State<'static>>("vmexit/state").to_bytes());
 /// Bytes that the state takes at most.
 pub const MOST: usize = 64 + 144 + VCPUS_PER_VM * 16;
 
@@ -90,10 +89,7 @@ impl Durable {
             transmit,
             sequence: state.sequence,
         };
-        Some(Self {
-            uart,
-            records: state.records,
-        })
+        Some(Self { uart, records: state.records })
     }
 }
 
@@ -106,17 +102,11 @@ mod tests {
         let mut state = Durable::default();
         state.uart.write(7, 0x55);
         state.uart.write(3, 3);
-        b"login: "
-            .iter()
-            .for_each(|&byte| state.uart.write(0, byte));
+        b"login: ".iter().for_each(|&byte| state.uart.write(0, byte));
         state.uart.sequence = 300;
         state.uart.fix_message();
         state.uart.receive.extend(*b"ro");
-        state.records[1] = Record {
-            sequence: 70_000,
-            value: 0xff,
-            cr8: 2,
-        };
+        state.records[1] = Record { sequence: 70_000, value: 0xff, cr8: 2 };
         state
     }
 
@@ -144,15 +134,8 @@ mod tests {
             sending: 128,
             sequence: u64::MAX,
         };
-        let record = Record {
-            sequence: u64::MAX,
-            value: u32::MAX,
-            cr8: 255,
-        };
-        let state = Durable {
-            uart,
-            records: [record; VCPUS_PER_VM],
-        };
+        let record = Record { sequence: u64::MAX, value: u32::MAX, cr8: 255 };
+        let state = Durable { uart, records: [record; VCPUS_PER_VM] };
         let mut buffer = [0; MOST];
         assert_eq!(Durable::decode(state.encode(&mut buffer)), Some(state));
     }

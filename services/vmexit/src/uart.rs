@@ -51,29 +51,18 @@ impl Uart {
         let value = match offset {
             0 if divisor => self.divisor[0],
             0 => {
-                return self
-                    .receive
-                    .pop_at(0)
-                    .map_or((0, false), |byte| (byte, true));
+                return self.receive.pop_at(0).map_or((0, false), |byte| (byte, true));
             }
             1 if divisor => self.divisor[1],
             1 => self.interrupts,
-            2 => {
-                1 | if self.fifo & FIFO_ENABLE != 0 {
-                    0xc0
-                } else {
-                    0
-                }
-            }
+            2 => 1 | if self.fifo & FIFO_ENABLE != 0 { 0xc0 } else { 0 },
             3 => self.line,
             4 => self.modem,
             5 => {
                 let room = if self.transmit.is_full() { 0 } else { 0x60 };
                 room | u8::from(!self.receive.is_empty())
             }
-            6 if self.modem & LOOPBACK != 0 => {
-                (self.modem & 2) << 3 | (self.modem & 1) << 5 | (self.modem & 0xc) << 4
-            }
+            6 if self.modem & LOOPBACK != 0 => (self.modem & 2) << 3 | (self.modem & 1) << 5 | (self.modem & 0xc) << 4,
             // Carrier, data set ready, clear to send.
             6 => 0xb0,
             _ => self.scratch,
@@ -136,18 +125,8 @@ impl Uart {
 
     /// Puts the registers into their reset state; what the guest wrote before is still sent.
     pub fn reset(&mut self) {
-        let Self {
-            transmit,
-            sending,
-            sequence,
-            ..
-        } = core::mem::take(self);
-        *self = Self {
-            transmit,
-            sending,
-            sequence,
-            ..Self::default()
-        };
+        let Self { transmit, sending, sequence, .. } = core::mem::take(self);
+        *self = Self { transmit, sending, sequence, ..Self::default() };
     }
 }
 
@@ -203,10 +182,7 @@ mod tests {
         let mut uart = Uart::default();
         uart.receive.extend(*b"hi");
         assert_eq!(uart.read(5).0 & 1, 1);
-        assert_eq!(
-            [uart.read(0), uart.read(0), uart.read(0)],
-            [(b'h', true), (b'i', true), (0, false)]
-        );
+        assert_eq!([uart.read(0), uart.read(0), uart.read(0)], [(b'h', true), (b'i', true), (0, false)]);
     }
 
     /// The probe of Linux' 8250 driver.

@@ -23,10 +23,7 @@ impl Endpoint {
     /// The endpoint in `slot`. Every partition starts with generation 1; a newer one is learnt from the
     /// first call.
     pub const fn new(slot: u16) -> Self {
-        Self {
-            slot,
-            generation: 1,
-        }
+        Self { slot, generation: 1 }
     }
 
     /// Calls once.
@@ -40,10 +37,7 @@ impl Endpoint {
     {
         let mut buffer = [0; PAYLOAD];
         let header = self.transfer(request, &[], &mut buffer)?;
-        read_reply(
-            &header,
-            buffer.get(..header.length.into()).unwrap_or_default(),
-        )
+        read_reply(&header, buffer.get(..header.length.into()).unwrap_or_default())
     }
 
     /// Calls, and again with each new instance, up to [`REPEATS`] times: for requests whose repetition

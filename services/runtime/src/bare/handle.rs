@@ -13,20 +13,13 @@ use portcullis_ipc::syscall::{Id, Status, VcpuId, control};
 
 /// Gives up because the manifest does not grant what the service cannot do without.
 pub fn missing(name: &str) -> ! {
-    defmt::error!(
-        "no capability \"{=str}\": add it to this partition in the manifest",
-        name
-    );
+    defmt::error!("no capability \"{=str}\": add it to this partition in the manifest", name);
     syscall::abort(reason::MISSING_CAPABILITY)
 }
 
 /// Gives up because of a configuration value.
 pub fn bad_config(key: &str, wanted: &str) -> ! {
-    defmt::error!(
-        "configuration \"{=str}\": wanted {=str}; correct the manifest",
-        key,
-        wanted
-    );
+    defmt::error!("configuration \"{=str}\": wanted {=str}; correct the manifest", key, wanted);
     syscall::abort(reason::BAD_CONFIG)
 }
 
@@ -72,10 +65,7 @@ impl Timer {
     /// The timer of this name.
     pub fn find(name: &str) -> Option<Self> {
         let found = slot(name, kind::TIMER)?;
-        Some(Self {
-            slot: found.slot,
-            bits: found.detail.into(),
-        })
+        Some(Self { slot: found.slot, bits: found.detail.into() })
     }
 
     /// Arms it for an absolute TSC value; 0 disarms it.
@@ -96,10 +86,7 @@ impl Interrupt {
     /// The interrupt of this name.
     pub fn find(name: &str) -> Option<Self> {
         let found = slot(name, kind::INTERRUPT)?;
-        Some(Self {
-            slot: found.slot,
-            bits: found.detail.into(),
-        })
+        Some(Self { slot: found.slot, bits: found.detail.into() })
     }
 
     /// Unmasks the line after its cause was served.
@@ -119,11 +106,7 @@ impl Notifier {
     /// The notification of this name; it sets the bits that the manifest grants.
     pub fn find(name: &str) -> Option<Self> {
         let found = slot(name, kind::NOTIFICATION)?;
-        Some(Self {
-            slot: found.slot,
-            generation: 1,
-            bits: found.detail.into(),
-        })
+        Some(Self { slot: found.slot, generation: 1, bits: found.detail.into() })
     }
 
     /// Notifies, and once more when the instance it knew is dead.
@@ -165,10 +148,7 @@ impl Vm {
     /// The VM of this name.
     pub fn find(name: &str) -> Option<Self> {
         let found = slot(name, kind::VM)?;
-        Some(Self {
-            slot: found.slot,
-            vcpus: found.detail as u16,
-        })
+        Some(Self { slot: found.slot, vcpus: found.detail as u16 })
     }
 
     /// Slot of the capability.
@@ -195,10 +175,7 @@ impl Partition {
     /// All partitions that this one controls, in the order of the manifest.
     pub fn all() -> impl Iterator<Item = Self> {
         let slots = info().slots().filter(|slot| slot.kind == kind::PARTITION);
-        slots.map(|slot| Self {
-            slot: slot.slot,
-            name: text(&slot.name),
-        })
+        slots.map(|slot| Self { slot: slot.slot, name: text(&slot.name) })
     }
 
     /// Its state and last fault record.

@@ -14,9 +14,7 @@ pub struct Borrowed {
 impl Borrowed {
     /// Lease `index` of the call with this header; `None` when the call carries fewer.
     pub fn of(header: &Header, index: u8) -> Option<Self> {
-        (index < header.leases).then(|| Self {
-            id: lease_id(index.into(), header.sequence),
-        })
+        (index < header.leases).then(|| Self { id: lease_id(index.into(), header.sequence) })
     }
 
     /// Copies from the lease, starting `offset` bytes into it, until `buffer` is full.
@@ -28,14 +26,7 @@ impl Borrowed {
         let mut at = offset;
         for piece in buffer.chunks_mut(LEASE_COPY) {
             let length = piece.len() as u64;
-            syscall4(
-                Call::LeaseRead,
-                self.id,
-                at,
-                piece.as_mut_ptr() as u64,
-                length,
-            )
-            .done()?;
+            syscall4(Call::LeaseRead, self.id, at, piece.as_mut_ptr() as u64, length).done()?;
             at += length;
         }
         Ok(())

@@ -50,22 +50,14 @@ pub fn received(length: usize, buffer: &mut [u8; PAYLOAD]) -> &[u8] {
 pub fn leases(table: &[Lease]) {
     for (index, lease) in table.iter().take(LEASES).enumerate() {
         // SAFETY: entry `index` lies inside the lease table of the mapped page, which is aligned.
-        unsafe {
-            at(LEASE_TABLE + index * size_of::<Lease>())
-                .cast::<Lease>()
-                .write(*lease)
-        }
+        unsafe { at(LEASE_TABLE + index * size_of::<Lease>()).cast::<Lease>().write(*lease) }
     }
 }
 
 /// Writes log bytes at `position` of the log frame; what would pass the frame is left out.
 #[inline(always)]
 pub fn log_out(position: usize, bytes: &[u8]) {
-    copy_in(
-        LOG_OUT + position.min(LOG_FRAME),
-        bytes,
-        LOG_FRAME.saturating_sub(position),
-    );
+    copy_in(LOG_OUT + position.min(LOG_FRAME), bytes, LOG_FRAME.saturating_sub(position));
 }
 
 /// Copies the log records that `log_read` delivered.

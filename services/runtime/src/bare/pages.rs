@@ -61,12 +61,7 @@ impl Words for RegionWords {
 
 /// The state region of this partition, opened as the state of `service` with `version` and `schema`.
 /// Its last `counters` words are left to [`counters`].
-pub fn state_region(
-    service: &str,
-    version: u32,
-    schema: u64,
-    counters: usize,
-) -> StateRegion<RegionWords> {
+pub fn state_region(service: &str, version: u32, schema: u64, counters: usize) -> StateRegion<RegionWords> {
     let words = (info().page().state_bytes as usize / 8).saturating_sub(counters);
     StateRegion::open(RegionWords { first: 0, words }, service, version, schema)
 }
@@ -75,8 +70,5 @@ pub fn state_region(
 pub fn counters(count: usize) -> RegionWords {
     let words = info().page().state_bytes as usize / 8;
     let count = count.min(words);
-    RegionWords {
-        first: words - count,
-        words: count,
-    }
+    RegionWords { first: words - count, words: count }
 }

@@ -88,16 +88,11 @@ impl Desk {
             });
             None
         } else {
-            service
-                .called(&Incoming { header, payload }, &mut self.reply)
-                .err()
+            service.called(&Incoming { header, payload }, &mut self.reply).err()
         };
         if let Some(refusal) = refusal {
             self.reply.put(&refusal);
         }
-        message::send(
-            &self.reply.header(header.key, refusal.is_some()),
-            self.reply.payload(),
-        );
+        message::send(&self.reply.header(header.key, refusal.is_some()), self.reply.payload());
     }
 }

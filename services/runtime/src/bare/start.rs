@@ -40,11 +40,7 @@ extern "C" fn first(generation: u64, cause: u64, cpu: u64) -> ! {
         syscall::abort(reason::NO_INFO_PAGE);
     }
     heap::start(info.page());
-    portcullis_main(Start {
-        generation: generation as u32,
-        cause: cause as u8,
-        cpu: cpu as u16,
-    })
+    portcullis_main(Start { generation: generation as u32, cause: cause as u8, cpu: cpu as u16 })
 }
 
 /// Names the function that runs after the runtime has started: `fn(Start) -> !`.

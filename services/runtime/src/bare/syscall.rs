@@ -121,13 +121,7 @@ pub fn vm_answer(slot: u16, entry: u64) -> Returned {
 #[inline(always)]
 pub fn port_io(slot: u16, port: u16, width: u8, write: Option<u32>) -> Returned {
     let how = u64::from(width) | u64::from(write.is_some()) << 8;
-    syscall4(
-        Call::PortIo,
-        slot.into(),
-        port.into(),
-        write.unwrap_or(0).into(),
-        how,
-    )
+    syscall4(Call::PortIo, slot.into(), port.into(), write.unwrap_or(0).into(), how)
 }
 
 /// Unmasks an interrupt after it was served.

@@ -30,19 +30,11 @@ impl PortForm {
         let input = opcode & 2 == 0;
         match opcode {
             0xec | 0xee => {
-                return Some(Self {
-                    width: 1,
-                    input,
-                    length,
-                });
+                return Some(Self { width: 1, input, length });
             }
             0xed | 0xef => {
                 let width = if (bytes.bits == 16) == prefixed { 4 } else { 2 };
-                return Some(Self {
-                    width,
-                    input,
-                    length,
-                });
+                return Some(Self { width, input, length });
             }
             _ => {}
         }
@@ -57,14 +49,8 @@ impl PortForm {
             Code::Out_DX_EAX => (4, false),
             _ => return None,
         };
-        debug_assert!(
-            [instruction.op0_register(), instruction.op1_register()].contains(&Register::DX)
-        );
-        Some(Self {
-            width,
-            input,
-            length,
-        })
+        debug_assert!([instruction.op0_register(), instruction.op1_register()].contains(&Register::DX));
+        Some(Self { width, input, length })
     }
 }
 
@@ -96,8 +82,7 @@ impl<H: Host> Machine<H> {
         if !self.config.port || page.cpl != 3 || in_delivery || port != PORT || magic != MAGIC {
             return None;
         }
-        self.host
-            .fetch(vcpu, page, group::CONTROL | group::SEGMENTS);
+        self.host.fetch(vcpu, page, group::CONTROL | group::SEGMENTS);
         // Bytes that cannot be fetched any more are no access: the guest gets its #GP.
         let bytes = Bytes::fetch(self.host.memory(), page).ok()?;
         PortForm::of(&bytes, page.rip)

@@ -17,50 +17,28 @@ impl<H: Host> Machine<H> {
     pub(crate) fn nested_fault(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
         let [address, how, _] = page.qualification;
         if address < self.host.memory().size() {
-            return self.stop(
-                page,
-                "access to guest memory that its protection refuses",
-                address,
-            );
+            return self.stop(page, "access to guest memory that its protection refuses", address);
         }
         if page.event & event::VALID != 0 {
-            return self.stop(
-                page,
-                "event delivered through memory that is not there",
-                address,
-            );
+            return self.stop(page, "event delivered through memory that is not there", address);
         }
         let bytes = self.bytes(vcpu, page)?;
-        if bytes.as_slice().is_empty() || how & access::FETCH != 0 && how & access::GUEST_WALK == 0
-        {
+        if bytes.as_slice().is_empty() || how & access::FETCH != 0 && how & access::GUEST_WALK == 0 {
             return self.stop(page, "instruction fetch where there is no memory", address);
         }
         let Some(instruction) = bytes.decode(page.rip) else {
-            return self.stop(
-                page,
-                "unknown instruction on memory that is not there",
-                address,
-            );
+            return self.stop(page, "unknown instruction on memory that is not there", address);
         };
         if !self.emulate(page, &instruction, bytes.bits)? {
             let code = instruction.mnemonic() as u64;
-            return self.stop(
-                page,
-                "instruction that is not emulated on memory that is not there",
-                code,
-            );
+            return self.stop(page, "instruction that is not emulated on memory that is not there", code);
         }
         finish(page, after(page, instruction.len(), bytes.bits));
         Ok(Resume::ENTER)
     }
 
     /// Does the instruction; `false` when it is none of those that are emulated.
-    fn emulate(
-        &mut self,
-        page: &mut ExitPage,
-        instruction: &Instruction,
-        code_bits: u32,
-    ) -> Step<bool> {
+    fn emulate(&mut self, page: &mut ExitPage, instruction: &Instruction, code_bits: u32) -> Step<bool> {
         let loads = instruction.op1_kind() == OpKind::Memory;
         let stores = instruction.op0_kind() == OpKind::Memory;
         let length = instruction.memory_size().size();
@@ -68,9 +46,7 @@ impl<H: Host> Machine<H> {
             return Ok(false);
         }
         let signed = match (instruction.mnemonic(), loads) {
-            (Mnemonic::Mov | Mnemonic::Movzx, true) | (Mnemonic::Mov | Mnemonic::Movnti, false) => {
-                false
-            }
+            (Mnemonic::Mov | Mnemonic::Movzx, true) | (Mnemonic::Mov | Mnemonic::Movnti, false) => false,
             (Mnemonic::Movsx | Mnemonic::Movsxd, true) => true,
             _ => return Ok(false),
         };
@@ -93,31 +69,17 @@ impl<H: Host> Machine<H> {
         read.map_err(|fault| self.page_fault(page, fault))?;
         let unused = 64 - 8 * length as u32;
         let value = u64::from_le_bytes(buffer);
-        let value = if signed {
-            ((value << unused) as i64 >> unused) as u64
-        } else {
-            value
-        };
+        let value = if signed { ((value << unused) as i64 >> unused) as u64 } else { value };
         Ok(put(page, instruction.op0_register(), value))
     }
 
     /// The linear address of the memory operand, or the exception that its segment raises.
-    fn address(
-        &mut self,
-        page: &mut ExitPage,
-        instruction: &Instruction,
-        length: u32,
-        code_bits: u32,
-    ) -> Step<u64> {
+    fn address(&mut self, page: &mut ExitPage, instruction: &Instruction, length: u32, code_bits: u32) -> Step<u64> {
         let index = segment_index(instruction.memory_segment());
         let operand = u32::from(instruction.op0_kind() != OpKind::Memory);
         let offset = instruction.virtual_address(operand, 0, |register, _, _| {
             // The segment's base is added below, with the rules of the mode.
-            Some(if register.is_segment_register() {
-                0
-            } else {
-                get(page, register).unwrap_or(0)
-            })
+            Some(if register.is_segment_register() { 0 } else { get(page, register).unwrap_or(0) })
         });
         let offset = offset.unwrap_or(0);
         if let Some(fault) = segment_fault(page, index, offset, length, code_bits) {
@@ -134,11 +96,7 @@ fn get(page: &ExitPage, register: Register) -> Option<u64> {
         return Some(page.rip);
     }
     let full = page.registers.get(register.full_register().number())?;
-    let shifted = if is_high_byte(register) {
-        full >> 8
-    } else {
-        *full
-    };
+    let shifted = if is_high_byte(register) { full >> 8 } else { *full };
     Some(shifted & crate::memory::all_ones(register.size()))
 }
 
@@ -160,26 +118,20 @@ fn put(page: &mut ExitPage, register: Register, value: u64) -> bool {
 }
 
 fn is_high_byte(register: Register) -> bool {
-    matches!(
-        register,
-        Register::AH | Register::CH | Register::DH | Register::BH
-    )
+    matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
 }
 
 /// What a move stores: a register or a constant.
 fn source(page: &ExitPage, instruction: &Instruction) -> Option<u64> {
     match instruction.op1_kind() {
-        OpKind::Register if instruction.op1_register().is_gpr() => {
-            get(page, instruction.op1_register())
-        }
+        OpKind::Register if instruction.op1_register().is_gpr() => get(page, instruction.op1_register()),
         OpKind::Register if instruction.op1_register().is_segment_register() => {
             let index = segment_index(instruction.op1_register());
             page.segments.get(index).map(|one| u64::from(one.selector))
         }
-        OpKind::Immediate8
-        | OpKind::Immediate16
-        | OpKind::Immediate32
-        | OpKind::Immediate32to64 => Some(instruction.immediate(1)),
+        OpKind::Immediate8 | OpKind::Immediate16 | OpKind::Immediate32 | OpKind::Immediate32to64 => {
+            Some(instruction.immediate(1))
+        }
         _ => None,
     }
 }

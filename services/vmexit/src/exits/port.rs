@@ -68,14 +68,7 @@ impl<H: Host> Machine<H> {
 
     /// An access that touches the serial port, byte by byte as the bus splits it. An exit that was
     /// served before is answered from its record.
-    fn serial(
-        &mut self,
-        vcpu: u16,
-        sequence: u64,
-        port: u16,
-        width: u32,
-        write: Option<u32>,
-    ) -> Step<u32> {
+    fn serial(&mut self, vcpu: u16, sequence: u64, port: u16, width: u32, write: Option<u32>) -> Step<u32> {
         let number = usize::from(vcpu);
         if let Some(record) = self.durable.records.get(number)
             && record.sequence == sequence
@@ -102,10 +95,7 @@ impl<H: Host> Machine<H> {
                 continue;
             }
             match write {
-                Some(bytes) => self
-                    .durable
-                    .uart
-                    .write(offset as u16, (bytes >> shift) as u8),
+                Some(bytes) => self.durable.uart.write(offset as u16, (bytes >> shift) as u8),
                 None => {
                     let (read, changed) = self.durable.uart.read(offset as u16);
                     value |= u32::from(read) << shift;
@@ -115,11 +105,7 @@ impl<H: Host> Machine<H> {
         }
         if effect {
             if let Some(record) = self.durable.records.get_mut(number) {
-                *record = Record {
-                    sequence,
-                    value,
-                    ..*record
-                };
+                *record = Record { sequence, value, ..*record };
             }
             self.commit();
         }

@@ -31,22 +31,13 @@ fn set_pair(page: &mut ExitPage, value: u64) {
 impl<H: Host> Machine<H> {
     pub(crate) fn cpuid(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
         let (next, _) = self.next(vcpu, page, &[fetch::CPUID])?;
-        let (leaf, subleaf) = (
-            page.registers[gpr::RAX] as u32,
-            page.registers[gpr::RCX] as u32,
-        );
+        let (leaf, subleaf) = (page.registers[gpr::RAX] as u32, page.registers[gpr::RCX] as u32);
         if matches!(leaf, 1 | 0xd) && page.valid & group::CONTROL == 0 {
             self.host.fetch(vcpu, page, group::CONTROL);
         }
-        let asker = Asker {
-            vcpu: vcpu.into(),
-            osxsave: page.cr4 & CR4_OSXSAVE != 0,
-            xcr0: page.xcr0,
-        };
+        let asker = Asker { vcpu: vcpu.into(), osxsave: page.cr4 & CR4_OSXSAVE != 0, xcr0: page.xcr0 };
         let host = &self.host;
-        let values = self
-            .identity
-            .answer(leaf, subleaf, &asker, |leaf, sub| host.cpuid(leaf, sub));
+        let values = self.identity.answer(leaf, subleaf, &asker, |leaf, sub| host.cpuid(leaf, sub));
         let [eax, ebx, ecx, edx] = values.map(u64::from);
         page.registers[gpr::RAX] = eax;
         page.registers[gpr::RBX] = ebx;
@@ -59,11 +50,7 @@ impl<H: Host> Machine<H> {
 
     pub(crate) fn msr(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
         let write = page.qualification[0] == 1;
-        let candidates = if write {
-            [fetch::WRMSR]
-        } else {
-            [fetch::RDMSR]
-        };
+        let candidates = if write { [fetch::WRMSR] } else { [fetch::RDMSR] };
         let (next, _) = self.next(vcpu, page, &candidates)?;
         let number = page.registers[gpr::RCX] as u32;
         // EFER's rules need CR0 beside it; both are in one group.
@@ -121,11 +108,7 @@ impl<H: Host> Machine<H> {
         let (control, general) = if write { (to, from) } else { (from, to) };
         let register = general.full_register().number();
         let place = page.registers.get(register).copied().ok_or(Resume::ENTER)?;
-        let value = if bytes.bits == 64 {
-            place
-        } else {
-            place & 0xffff_ffff
-        };
+        let value = if bytes.bits == 64 { place } else { place & 0xffff_ffff };
         let next = after(page, instruction.len(), bytes.bits);
         match (control, write) {
             (Register::CR4, true) => {

@@ -47,21 +47,10 @@ impl StringIo {
             OpKind::MemorySegRSI | OpKind::MemoryESRDI => 8,
             _ => return None,
         };
-        let segment = if input {
-            segment::ES
-        } else {
-            segment_index(instruction.memory_segment())
-        };
+        let segment = if input { segment::ES } else { segment_index(instruction.memory_segment()) };
         let repeat = instruction.has_rep_prefix() || instruction.has_repne_prefix();
         let index = if input { gpr::RDI } else { gpr::RSI };
-        Some(Self {
-            width,
-            input,
-            repeat,
-            address_bytes,
-            segment,
-            index,
-        })
+        Some(Self { width, input, repeat, address_bytes, segment, index })
     }
 
     fn mask(&self) -> u64 {
@@ -82,18 +71,8 @@ pub(super) fn segment_index(register: Register) -> usize {
 }
 
 /// The exception that an access of `length` bytes at `offset` of a segment raises before any translation.
-pub(super) fn segment_fault(
-    page: &ExitPage,
-    index: usize,
-    offset: u64,
-    length: u32,
-    code_bits: u32,
-) -> Option<u8> {
-    let fault = if index == segment::SS {
-        vector::STACK
-    } else {
-        vector::PROTECTION
-    };
+pub(super) fn segment_fault(page: &ExitPage, index: usize, offset: u64, length: u32, code_bits: u32) -> Option<u8> {
+    let fault = if index == segment::SS { vector::STACK } else { vector::PROTECTION };
     if code_bits == 64 {
         let address = linear(page, index, offset, 64);
         let canonical = |address: u64| (address as i64) << 16 >> 16 == address as i64;
@@ -112,11 +91,7 @@ impl<H: Host> Machine<H> {
         let string = StringIo::of(&instruction).ok_or(Resume::ENTER)?;
         let port = page.registers[gpr::RDX] as u16;
         let mask = string.mask();
-        let total = if string.repeat {
-            page.registers[gpr::RCX] & mask
-        } else {
-            1
-        };
+        let total = if string.repeat { page.registers[gpr::RCX] & mask } else { 1 };
         // At a claimed port each element is an exit of its own, so that it has a record of its own.
         let claimed = may_be_claimed(&self.config, port, string.width);
         let most = total.min(if claimed { 1 } else { AT_ONCE });
@@ -165,9 +140,7 @@ impl<H: Host> Machine<H> {
         if string.input {
             let probe = data::probe(&translation, self.host.memory(), address, length);
             probe.map_err(|fault| self.page_fault(page, fault))?;
-            let value = self
-                .transfer(vcpu, page, port, string.width, None)?
-                .to_le_bytes();
+            let value = self.transfer(vcpu, page, port, string.width, None)?.to_le_bytes();
             for (to, from) in bytes.iter_mut().zip(value) {
                 *to = from;
             }
@@ -176,13 +149,7 @@ impl<H: Host> Machine<H> {
         }
         let read = data::read(&translation, self.host.memory(), address, bytes);
         read.map_err(|fault| self.page_fault(page, fault))?;
-        self.transfer(
-            vcpu,
-            page,
-            port,
-            string.width,
-            Some(u32::from_le_bytes(buffer)),
-        )?;
+        self.transfer(vcpu, page, port, string.width, Some(u32::from_le_bytes(buffer)))?;
         Ok(())
     }
 }
