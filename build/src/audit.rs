@@ -38,11 +38,7 @@ pub struct Args {
 pub fn command(args: &Args) -> anyhow::Result<()> {
     setup::ensure(&[setup::Need::Qemu])?;
     let image = image::make(&args.manifest, None, "info")?;
-    let machine = Machine {
-        boot: session::pvh(&image, None),
-        memory_mib: args.memory,
-        icount: false,
-    };
+    let machine = Machine { boot: session::pvh(&image, None), memory_mib: args.memory, icount: false };
     let run = Duration::from_secs(args.seconds);
     let mut session = Session::start(&machine, &image, run + Duration::from_secs(60))?;
     let until = Instant::now() + run;
@@ -54,14 +50,8 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
     }
     let snapshot = session.snapshot()?;
     let found = inspect(session.emulator(), snapshot, &image)?;
-    let rules::Extent {
-        spaces,
-        mappings,
-        tables,
-    } = found.extent;
-    println!(
-        "looked at {spaces} address spaces and nested tables, {mappings} mappings, {tables} table pages"
-    );
+    let rules::Extent { spaces, mappings, tables } = found.extent;
+    println!("looked at {spaces} address spaces and nested tables, {mappings} mappings, {tables} table pages");
     for breach in &found.breaches {
         println!("{breach}");
     }
@@ -73,10 +63,7 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
 
 /// The machine does not run any more, so there is no point in waiting.
 fn ended(said: &Said) -> bool {
-    matches!(
-        said,
-        Said::Event(Event::Exit(_) | Event::Stopped(_) | Event::Gone)
-    )
+    matches!(said, Said::Event(Event::Exit(_) | Event::Stopped(_) | Event::Gone))
 }
 
 #[cfg(test)]
@@ -104,10 +91,7 @@ pub mod fixture {
     impl Image {
         /// `pages` pages of zeros.
         pub fn new(pages: usize) -> Self {
-            Self {
-                bytes: vec![0; pages << 12],
-                next: 0,
-            }
+            Self { bytes: vec![0; pages << 12], next: 0 }
         }
 
         /// A new table.

@@ -29,11 +29,7 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn command(args: &Args) -> anyhow::Result<()> {
-    let systems = if args.manifests.is_empty() {
-        manifests()?
-    } else {
-        args.manifests.clone()
-    };
+    let systems = if args.manifests.is_empty() { manifests()? } else { args.manifests.clone() };
     let measured = measure(&systems, Duration::from_secs(args.seconds))?;
     let (text, over) = figures::table(&measured);
     print!("{text}");
@@ -46,23 +42,13 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
 /// The systems that measure.
 pub fn manifests() -> anyhow::Result<Vec<PathBuf>> {
     let directory = workspace::root().join("systems/tests");
-    let entries = std::fs::read_dir(&directory)
-        .with_context(|| format!("{} cannot be read", workspace::display(&directory)))?;
-    let mut paths: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
-    let name = |path: &Path| {
-        path.file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
+    let entries =
+        std::fs::read_dir(&directory).with_context(|| format!("{} cannot be read", workspace::display(&directory)))?;
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     paths.retain(|path| name(path).starts_with("bench") && name(path).ends_with(".toml"));
     if paths.is_empty() {
-        bail!(
-            "{} holds no bench*.toml, so there is nothing to measure",
-            workspace::display(&directory)
-        );
+        bail!("{} holds no bench*.toml, so there is nothing to measure", workspace::display(&directory));
     }
     paths.sort();
     Ok(paths)
@@ -84,11 +70,7 @@ pub fn measure(manifests: &[PathBuf], limit: Duration) -> anyhow::Result<BTreeMa
 }
 
 fn one(image: &image::Image, limit: Duration) -> anyhow::Result<BTreeMap<String, u64>> {
-    let machine = Machine {
-        boot: session::pvh(image, None),
-        memory_mib: MEMORY_MIB,
-        icount: true,
-    };
+    let machine = Machine { boot: session::pvh(image, None), memory_mib: MEMORY_MIB, icount: true };
     let mut session = Session::start(&machine, image, limit)?;
     let mut figures = BTreeMap::new();
     let mut com1 = Vec::new();
@@ -98,13 +80,8 @@ fn one(image: &image::Image, limit: Duration) -> anyhow::Result<BTreeMap<String,
                 Said::Com1(bytes) => com1.extend_from_slice(&bytes),
                 Said::Log(line) => figures.extend(figures::parse(&line.text)),
                 Said::Event(Event::Exit(EXIT_PASS)) => return Ok(all(figures, &com1)),
-                Said::Event(
-                    event @ (Event::Exit(_) | Event::Stopped(_) | Event::Gone | Event::Deadline),
-                ) => {
-                    bail!(
-                        "{event:?} before the measurement was done:\n{}",
-                        String::from_utf8_lossy(&com1)
-                    );
+                Said::Event(event @ (Event::Exit(_) | Event::Stopped(_) | Event::Gone | Event::Deadline)) => {
+                    bail!("{event:?} before the measurement was done:\n{}", String::from_utf8_lossy(&com1));
                 }
                 _ => {}
             }
@@ -116,11 +93,7 @@ fn one(image: &image::Image, limit: Duration) -> anyhow::Result<BTreeMap<String,
 }
 
 fn all(mut figures: BTreeMap<String, u64>, com1: &[u8]) -> BTreeMap<String, u64> {
-    figures.extend(
-        String::from_utf8_lossy(com1)
-            .lines()
-            .filter_map(figures::parse),
-    );
+    figures.extend(String::from_utf8_lossy(com1).lines().filter_map(figures::parse));
     figures
 }
 

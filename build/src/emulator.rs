@@ -116,12 +116,8 @@ impl Emulator {
             .map_err(host("make a directory for the emulator's sockets"))?;
         let sockets = command::Sockets::in_directory(directory.path());
         let listen = |path: &PathBuf| line::listen(path).map_err(host("listen for the emulator"));
-        let listeners = [
-            listen(&sockets.com1)?,
-            listen(&sockets.com2)?,
-            listen(&sockets.exit)?,
-            listen(&sockets.monitor)?,
-        ];
+        let listeners =
+            [listen(&sockets.com1)?, listen(&sockets.com2)?, listen(&sockets.exit)?, listen(&sockets.monitor)?];
         let mut child = command::qemu(machine, &sockets, directory.path())?
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -137,16 +133,8 @@ impl Emulator {
             }
         };
         let deadline = Instant::now() + limit;
-        let mut emulator = Self {
-            child,
-            monitor,
-            com1,
-            com2,
-            events,
-            deadline,
-            memory_mib: machine.memory_mib,
-            directory,
-        };
+        let mut emulator =
+            Self { child, monitor, com1, com2, events, deadline, memory_mib: machine.memory_mib, directory };
         // The machine was started frozen, so that it cannot end before all lines are open.
         emulator.monitor.run("cont")?;
         Ok(emulator)
@@ -188,8 +176,7 @@ impl Emulator {
         self.monitor.run("stop")?;
         let registers = self.monitor.human("info registers -a")?;
         let file = self.directory.path().join("memory");
-        self.monitor
-            .save_memory(0, u64::from(self.memory_mib) << 20, &file)?;
+        self.monitor.save_memory(0, u64::from(self.memory_mib) << 20, &file)?;
         let memory = std::fs::read(&file).map_err(host("read the memory dump"))?;
         std::fs::remove_file(&file).map_err(host("remove the memory dump"))?;
         Ok(Snapshot { registers, memory })
@@ -212,37 +199,23 @@ impl Drop for Emulator {
 
 type Lines = (Line, Line, Monitor);
 
-fn open(
-    child: &mut Child,
-    listeners: &[line::Listener; 4],
-    events: &Sender<Event>,
-) -> Result<Lines, Error> {
+fn open(child: &mut Child, listeners: &[line::Listener; 4], events: &Sender<Event>) -> Result<Lines, Error> {
     let deadline = Instant::now() + START_LIMIT;
     let mut accept = |listener: &line::Listener| {
         while Instant::now() < deadline {
-            if let Some(stream) = listener
-                .accept()
-                .map_err(host("take the emulator's line"))?
-            {
+            if let Some(stream) = listener.accept().map_err(host("take the emulator's line"))? {
                 return Ok(stream);
             }
             if let Some(status) = child.try_wait().map_err(host("watch QEMU"))? {
-                return Err(Error::Died {
-                    status: status.to_string(),
-                    message: last_words(child),
-                });
+                return Err(Error::Died { status: status.to_string(), message: last_words(child) });
             }
             std::thread::sleep(Duration::from_millis(2));
         }
         Err(Error::Silent)
     };
     let [com1, com2, exit, control] = listeners;
-    let com1 = Line::new(accept(com1)?, events.clone(), |bytes| {
-        vec![Event::Com1(bytes.to_vec())]
-    });
-    let com2 = Line::new(accept(com2)?, events.clone(), |bytes| {
-        vec![Event::Com2(bytes.to_vec())]
-    });
+    let com1 = Line::new(accept(com1)?, events.clone(), |bytes| vec![Event::Com1(bytes.to_vec())]);
+    let com2 = Line::new(accept(com2)?, events.clone(), |bytes| vec![Event::Com2(bytes.to_vec())]);
     let to_exits = |bytes: &[u8]| bytes.iter().copied().map(Event::Exit).collect();
     Line::new(accept(exit)?, events.clone(), to_exits).map_err(host("read the exit port"))?;
     let control = accept(control)?;
@@ -250,11 +223,7 @@ fn open(
     let monitor = Monitor::new(control, move |event| {
         let _ = sink.send(event.map_or(Event::Gone, Event::Stopped));
     })?;
-    Ok((
-        com1.map_err(host("read COM1"))?,
-        com2.map_err(host("read COM2"))?,
-        monitor,
-    ))
+    Ok((com1.map_err(host("read COM1"))?, com2.map_err(host("read COM2"))?, monitor))
 }
 
 /// A start that failed because QEMU ended is told in QEMU's own words.
@@ -266,10 +235,7 @@ fn quoted(child: &mut Child, error: Error) -> Error {
     // The socket closes a moment before the process is gone.
     std::thread::sleep(Duration::from_millis(200));
     match child.try_wait() {
-        Ok(Some(status)) => Error::Died {
-            status: status.to_string(),
-            message: last_words(child),
-        },
+        Ok(Some(status)) => Error::Died { status: status.to_string(), message: last_words(child) },
         _ => {
             end(child);
             error
@@ -283,12 +249,7 @@ fn last_words(child: &mut Child) -> String {
         // The process has ended, so the pipe ends too; what cannot be read is not worth an error of its own.
         let _ = stderr.read_to_string(&mut text);
     }
-    text.lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or("it said nothing")
-        .trim()
-        .to_owned()
+    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").trim().to_owned()
 }
 
 fn end(child: &mut Child) {

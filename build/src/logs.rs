@@ -36,8 +36,7 @@ pub struct Args {
 
 /// Runs the verb.
 pub fn command(args: &Args) -> anyhow::Result<()> {
-    let bytes = std::fs::read(&args.file)
-        .with_context(|| format!("cannot read {}", args.file.display()))?;
+    let bytes = std::fs::read(&args.file).with_context(|| format!("cannot read {}", args.file.display()))?;
     let captured = read(&bytes);
     if captured.records.is_empty() && captured.epitaph.is_none() {
         bail!(
@@ -67,11 +66,7 @@ pub struct Captured {
 /// Reads a captured line or a dump; which of the two it is, its content says.
 pub fn read(bytes: &[u8]) -> Captured {
     if let Some(ring) = dump::find(bytes) {
-        return Captured {
-            records: ring.records,
-            damaged: 0,
-            epitaph: ring.epitaph,
-        };
+        return Captured { records: ring.records, damaged: 0, epitaph: ring.epitaph };
     }
     let mut captured = Captured::default();
     let mut reader = frames::Reader::default();
@@ -91,11 +86,7 @@ fn show(captured: &Captured, symbols: &Path) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     let renderer = render::Renderer::new(out.is_terminal(), crate::workspace::root());
     let mut decoder = decode::Decoder::new(symbols::Store::new(symbols));
-    for line in captured
-        .records
-        .iter()
-        .flat_map(|record| decoder.record(record))
-    {
+    for line in captured.records.iter().flat_map(|record| decoder.record(record)) {
         writeln!(out, "{}", renderer.line(&line))?;
     }
     if captured.damaged > 0 {
@@ -110,25 +101,18 @@ fn show(captured: &Captured, symbols: &Path) -> anyhow::Result<()> {
 /// The raw defmt stream of one partition's newest ELF, and that ELF's build id.
 pub fn stream_of(records: &[Record], name: &str) -> Option<(records::BuildId, Vec<u8>)> {
     let start = records.iter().rev().find_map(|record| match record.body() {
-        Body::Start {
-            build_id,
-            name: said,
-        } => {
+        Body::Start { build_id, name: said } => {
             let is_it = said == name || (name == "core" && record.head.partition == CORE);
             is_it.then_some((record.head, build_id))
         }
         _ => None,
     });
     let (head, build_id) = start?;
-    let same =
-        |r: &&Record| r.head.partition == head.partition && r.head.generation == head.generation;
-    let frames = records
-        .iter()
-        .filter(same)
-        .filter_map(|record| match record.body() {
-            Body::Defmt(frame) => Some(frame),
-            _ => None,
-        });
+    let same = |r: &&Record| r.head.partition == head.partition && r.head.generation == head.generation;
+    let frames = records.iter().filter(same).filter_map(|record| match record.body() {
+        Body::Defmt(frame) => Some(frame),
+        _ => None,
+    });
     Some((build_id, frames.flatten().copied().collect()))
 }
 
@@ -136,15 +120,9 @@ fn export(records: &[Record], name: &str, output: &Path, symbols: &Path) -> anyh
     let Some((build_id, stream)) = stream_of(records, name) else {
         bail!("no instance of `{name}` started in this capture, so its ELF is unknown");
     };
-    std::fs::write(output, &stream)
-        .with_context(|| format!("cannot write {}", output.display()))?;
+    std::fs::write(output, &stream).with_context(|| format!("cannot write {}", output.display()))?;
     let elf = symbols::Store::new(symbols).path(&build_id);
-    println!(
-        "{} bytes; read them with: defmt-print -e {} < {}",
-        stream.len(),
-        elf.display(),
-        output.display()
-    );
+    println!("{} bytes; read them with: defmt-print -e {} < {}", stream.len(), elf.display(), output.display());
     Ok(())
 }
 
@@ -152,9 +130,7 @@ fn export(records: &[Record], name: &str, output: &Path, symbols: &Path) -> anyh
 mod fixture {
     //! ELFs and payloads for the tests of this directory.
     use object::write::{Object, Symbol, SymbolSection};
-    use object::{
-        Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
-    };
+    use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
 
     /// An ELF whose defmt table holds the strings (tag, format), with indices from 1.
     pub fn elf(strings: &[(&str, &str)]) -> Vec<u8> {
@@ -180,11 +156,7 @@ mod fixture {
             let name = serde_json::json!({
                 "package": "p", "tag": tag, "data": format, "disambiguator": index.to_string(), "crate_name": "c",
             });
-            symbol(
-                name.to_string(),
-                index as u64 + 1,
-                SymbolSection::Section(section),
-            );
+            symbol(name.to_string(), index as u64 + 1, SymbolSection::Section(section));
         }
         object.write().unwrap()
     }
@@ -203,17 +175,9 @@ mod tests {
 
     fn line(payloads: &[Vec<u8>]) -> Vec<u8> {
         let frame = |(n, payload): (usize, &Vec<u8>)| {
-            frames::encode(&frames::Frame {
-                channel: channel::LOG,
-                sequence: n as u32,
-                payload: payload.clone(),
-            })
+            frames::encode(&frames::Frame { channel: channel::LOG, sequence: n as u32, payload: payload.clone() })
         };
-        payloads
-            .iter()
-            .enumerate()
-            .flat_map(|p| frame(p).unwrap())
-            .collect()
+        payloads.iter().enumerate().flat_map(|p| frame(p).unwrap()).collect()
     }
 
     #[test]
@@ -222,30 +186,15 @@ mod tests {
         let second = record(0, DEFMT, 1, &[2, 0]);
         let mut captured = line(&[bytes(&first), bytes(&second)]);
         captured.extend_from_slice(&[3, 3, 3, 0]);
-        let expected = Captured {
-            records: vec![first, second],
-            damaged: 1,
-            epitaph: None,
-        };
+        let expected = Captured { records: vec![first, second], damaged: 1, epitaph: None };
         assert_eq!(read(&captured), expected);
     }
 
     #[test]
     fn a_dump_gives_the_ring_and_the_epitaph() {
         let first = record(0, DEFMT, 1, &[1, 0]);
-        let captured = read(&dump::fixture::ring(
-            512,
-            std::slice::from_ref(&first),
-            "why",
-        ));
-        assert_eq!(
-            captured,
-            Captured {
-                records: vec![first],
-                damaged: 0,
-                epitaph: Some("why".into())
-            }
-        );
+        let captured = read(&dump::fixture::ring(512, std::slice::from_ref(&first), "why"));
+        assert_eq!(captured, Captured { records: vec![first], damaged: 0, epitaph: Some("why".into()) });
     }
 
     #[test]

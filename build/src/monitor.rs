@@ -45,18 +45,11 @@ pub struct Monitor {
 impl Monitor {
     /// Takes the connection over. `on_event` is told the reason when the machine shuts down, resets or
     /// crashes, and `None` when the emulator is gone.
-    pub fn new(
-        stream: UnixStream,
-        on_event: impl Fn(Option<String>) + Send + 'static,
-    ) -> Result<Self, Error> {
+    pub fn new(stream: UnixStream, on_event: impl Fn(Option<String>) + Send + 'static) -> Result<Self, Error> {
         let (sender, answers) = channel();
         let reader = BufReader::new(stream.try_clone()?);
         std::thread::spawn(move || {
-            for message in reader
-                .lines()
-                .map_while(Result::ok)
-                .filter_map(|line| parse(&line))
-            {
+            for message in reader.lines().map_while(Result::ok).filter_map(|line| parse(&line)) {
                 match message {
                     Message::Answer(value) => {
                         // Nobody waits after a time-out; the answer is then worth nothing.
@@ -93,24 +86,13 @@ impl Monitor {
     fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, Error> {
         let message = json!({ "execute": command, "arguments": arguments });
         writeln!(self.stream, "{message}")?;
-        let mut answer = self
-            .answers
-            .recv_timeout(ANSWER_LIMIT)
-            .map_err(|error| match error {
-                RecvTimeoutError::Timeout => Error::Silent {
-                    command: command.into(),
-                },
-                RecvTimeoutError::Disconnected => Error::Ended(command.into()),
-            })?;
+        let mut answer = self.answers.recv_timeout(ANSWER_LIMIT).map_err(|error| match error {
+            RecvTimeoutError::Timeout => Error::Silent { command: command.into() },
+            RecvTimeoutError::Disconnected => Error::Ended(command.into()),
+        })?;
         if let Some(error) = answer.get("error") {
-            let reason = error["desc"]
-                .as_str()
-                .unwrap_or("without a reason")
-                .to_owned();
-            return Err(Error::Refused {
-                command: command.into(),
-                reason,
-            });
+            let reason = error["desc"].as_str().unwrap_or("without a reason").to_owned();
+            return Err(Error::Refused { command: command.into(), reason });
         }
         Ok(answer["return"].take())
     }
@@ -130,12 +112,7 @@ fn parse(line: &str) -> Option<Message> {
         return Some(Message::Answer(value));
     }
     Some(match value["event"].as_str() {
-        Some("SHUTDOWN") => Message::Stopped(
-            value["data"]["reason"]
-                .as_str()
-                .unwrap_or("shutdown")
-                .to_owned(),
-        ),
+        Some("SHUTDOWN") => Message::Stopped(value["data"]["reason"].as_str().unwrap_or("shutdown").to_owned()),
         Some("GUEST_PANICKED") => Message::Stopped("guest-panic".into()),
         _ => Message::Other,
     })
@@ -163,9 +140,6 @@ mod tests {
         theirs.write_all(text.as_bytes()).unwrap();
         let mut monitor = Monitor::new(ours, |_| ()).unwrap();
         let error = monitor.run("dance").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "QEMU's monitor refused `dance`: no such thing"
-        );
+        assert_eq!(error.to_string(), "QEMU's monitor refused `dance`: no such thing");
     }
 }

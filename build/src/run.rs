@@ -62,11 +62,7 @@ const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 pub fn command(args: &Args) -> anyhow::Result<()> {
     setup::ensure(&[setup::Need::Qemu])?;
     let image = image::make(&args.system, None, &args.log_level)?;
-    let machine = Machine {
-        boot: boot(args, &image)?,
-        memory_mib: args.memory,
-        icount: args.icount,
-    };
+    let machine = Machine { boot: boot(args, &image)?, memory_mib: args.memory, icount: args.icount };
     let limit = args.seconds.map_or(LONGEST, Duration::from_secs);
     let mut session = Session::start(&machine, &image, limit)?;
     forward_input(&mut session)?;
@@ -88,10 +84,7 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
 }
 
 fn boot(args: &Args, image: &image::Image) -> anyhow::Result<Boot> {
-    let line = args
-        .command_line
-        .as_ref()
-        .unwrap_or(&image.system.command_line);
+    let line = args.command_line.as_ref().unwrap_or(&image.system.command_line);
     Ok(match args.boot {
         By::Pvh => session::pvh(image, args.command_line.as_deref()),
         By::Bios => Boot::IsoBios(image::iso(image, line)?),
@@ -120,9 +113,9 @@ fn forward_input(session: &mut Session) -> anyhow::Result<()> {
 
 fn end_of_run(said: &Said) -> Option<Event> {
     match said {
-        Said::Event(
-            event @ (Event::Exit(_) | Event::Stopped(_) | Event::Gone | Event::Deadline),
-        ) => Some(event.clone()),
+        Said::Event(event @ (Event::Exit(_) | Event::Stopped(_) | Event::Gone | Event::Deadline)) => {
+            Some(event.clone())
+        }
         _ => None,
     }
 }
@@ -163,11 +156,7 @@ impl Screen {
     fn new() -> Self {
         let out = io::stdout();
         let renderer = Renderer::new(out.is_terminal(), workspace::root());
-        Self {
-            out,
-            renderer,
-            at_line_start: true,
-        }
+        Self { out, renderer, at_line_start: true }
     }
 
     fn show(&mut self, said: &Said) -> io::Result<()> {

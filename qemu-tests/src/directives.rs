@@ -75,11 +75,7 @@ pub fn read(manifest: &str) -> Result<Directives, Unknown> {
     let mut directives = Directives::default();
     for (index, line) in manifest.lines().enumerate() {
         if let Some(text) = line.trim().strip_prefix("# test:").map(str::trim) {
-            take(&mut directives, text).map_err(|fix| Unknown {
-                line: index + 1,
-                text: text.into(),
-                fix,
-            })?;
+            take(&mut directives, text).map_err(|fix| Unknown { line: index + 1, text: text.into(), fix })?;
         }
     }
     Ok(directives)

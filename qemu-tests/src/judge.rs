@@ -32,19 +32,10 @@ impl Judge {
     /// The judge for a system with these directives.
     pub fn new(directives: &Directives) -> Self {
         let mut forbid = directives.forbid.clone();
-        if !directives
-            .expect
-            .iter()
-            .any(|text| text.contains(LAST_WORDS))
-        {
+        if !directives.expect.iter().any(|text| text.contains(LAST_WORDS)) {
             forbid.push(LAST_WORDS.to_owned());
         }
-        Self {
-            missing: directives.expect.clone(),
-            forbid,
-            expects: !directives.expect.is_empty(),
-            said_pass: false,
-        }
+        Self { missing: directives.expect.clone(), forbid, expects: !directives.expect.is_empty(), said_pass: false }
     }
 
     /// Takes a line of COM1 or of the log; `Some` ends the trial.
@@ -72,22 +63,13 @@ impl Judge {
             return Verdict::Fail(format!("the system ended itself with value {value:#x}"));
         }
         self.said_pass = true;
-        self.passed()
-            .unwrap_or_else(|| self.unfinished("the system ended itself"))
+        self.passed().unwrap_or_else(|| self.unfinished("the system ended itself"))
     }
 
     /// The trial is over without a verdict; `why` says how.
     pub fn unfinished(&self, why: &str) -> Verdict {
-        let missing: Vec<String> = self
-            .missing
-            .iter()
-            .map(|text| format!("`{text}`"))
-            .collect();
-        let what = if missing.is_empty() {
-            "`TEST PASS`".to_owned()
-        } else {
-            missing.join(", ")
-        };
+        let missing: Vec<String> = self.missing.iter().map(|text| format!("`{text}`")).collect();
+        let what = if missing.is_empty() { "`TEST PASS`".to_owned() } else { missing.join(", ") };
         Verdict::Fail(format!("{why} before {what} came"))
     }
 
@@ -126,11 +108,7 @@ mod tests {
 
     fn judge(expect: &[&str], forbid: &[&str]) -> Judge {
         let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
-        Judge::new(&Directives {
-            expect: texts(expect),
-            forbid: texts(forbid),
-            ..Directives::default()
-        })
+        Judge::new(&Directives { expect: texts(expect), forbid: texts(forbid), ..Directives::default() })
     }
 
     fn fails(verdict: Option<Verdict>, part: &str) {
@@ -143,20 +121,11 @@ mod tests {
     #[test]
     fn without_expectations_the_system_says_itself_how_it_ended() {
         assert_eq!(judge(&[], &[]).line("hello"), None);
-        assert_eq!(
-            judge(&[], &[]).line("[kill] TEST PASS"),
-            Some(Verdict::Pass)
-        );
-        fails(
-            judge(&[], &[]).line("TEST FAIL the callee is deaf"),
-            "FAIL the callee is deaf",
-        );
+        assert_eq!(judge(&[], &[]).line("[kill] TEST PASS"), Some(Verdict::Pass));
+        fails(judge(&[], &[]).line("TEST FAIL the callee is deaf"), "FAIL the callee is deaf");
         assert_eq!(judge(&[], &[]).exit(0x10), Verdict::Pass);
         fails(Some(judge(&[], &[]).exit(0x11)), "0x11");
-        fails(
-            Some(judge(&[], &[]).unfinished("the time was over")),
-            "before `TEST PASS` came",
-        );
+        fails(Some(judge(&[], &[]).unfinished("the time was over")), "before `TEST PASS` came");
     }
 
     #[test]
@@ -164,10 +133,7 @@ mod tests {
         let mut judge = judge(&["one", "two"], &[]);
         assert_eq!(judge.line("here is two"), None);
         assert_eq!(judge.line("TEST PASS"), None);
-        fails(
-            Some(judge.unfinished("the time was over")),
-            "before `one` came",
-        );
+        fails(Some(judge.unfinished("the time was over")), "before `one` came");
         assert_eq!(judge.line("and one"), Some(Verdict::Pass));
     }
 
@@ -178,14 +144,8 @@ mod tests {
 
     #[test]
     fn forbidden_texts_failed_checks_and_last_words_fail_at_once() {
-        fails(
-            judge(&["x"], &["oops"]).line("x oops"),
-            "forbidden text `oops`",
-        );
-        fails(
-            judge(&["x"], &[]).line("guest port64: FAIL mask: 3"),
-            "a check inside failed",
-        );
+        fails(judge(&["x"], &["oops"]).line("x oops"), "forbidden text `oops`");
+        fails(judge(&["x"], &[]).line("guest port64: FAIL mask: 3"), "a check inside failed");
         fails(judge(&[], &[]).line("portcullis: stop: pool"), "forbidden");
         let asked_for = judge(&["portcullis: stop: pool"], &[]).line("portcullis: stop: pool");
         assert_eq!(asked_for, Some(Verdict::Pass));

@@ -20,50 +20,23 @@ const HEAD: usize = size_of::<ImageHead>();
 
 /// All ways.
 pub const ALL: [Spoiled; 8] = [
-    Spoiled {
-        name: "truncated",
-        spoil: |image| image.truncate(image.len() - 4096),
-        refusal: "image: truncated",
-    },
-    Spoiled {
-        name: "head-only",
-        spoil: |image| image.truncate(HEAD),
-        refusal: "image: truncated",
-    },
-    Spoiled {
-        name: "wrong-magic",
-        spoil: |image| image[0] ^= 0x20,
-        refusal: "not a Portcullis image",
-    },
+    Spoiled { name: "truncated", spoil: |image| image.truncate(image.len() - 4096), refusal: "image: truncated" },
+    Spoiled { name: "head-only", spoil: |image| image.truncate(HEAD), refusal: "image: truncated" },
+    Spoiled { name: "wrong-magic", spoil: |image| image[0] ^= 0x20, refusal: "not a Portcullis image" },
     Spoiled {
         name: "wrong-version",
         spoil: |image| image[offset_of!(ImageHead, version)] = 99,
         refusal: "image: format version 99",
     },
-    Spoiled {
-        name: "flipped-bit",
-        spoil: |image| flip_last(image),
-        refusal: "image: checksum",
-    },
+    Spoiled { name: "flipped-bit", spoil: |image| flip_last(image), refusal: "image: checksum" },
     Spoiled {
         name: "unknown-mandatory-record",
-        spoil: |image| {
-            change_first(image, |head| RecordHead {
-                kind: 900,
-                flags: MANDATORY,
-                ..head
-            })
-        },
+        spoil: |image| change_first(image, |head| RecordHead { kind: 900, flags: MANDATORY, ..head }),
         refusal: "unknown mandatory kind 900",
     },
     Spoiled {
         name: "record-over-the-end",
-        spoil: |image| {
-            change_first(image, |head| RecordHead {
-                length: u32::MAX - 7,
-                ..head
-            })
-        },
+        spoil: |image| change_first(image, |head| RecordHead { length: u32::MAX - 7, ..head }),
         refusal: "image: record 0 is malformed",
     },
     Spoiled {
@@ -109,11 +82,7 @@ mod tests {
             let sound = image.clone();
             (spoiled.spoil)(&mut image);
             let differing = sound.iter().zip(&image).filter(|(a, b)| a != b).count();
-            let most = if image.len() == sound.len() {
-                1..=12
-            } else {
-                0..=0
-            };
+            let most = if image.len() == sound.len() { 1..=12 } else { 0..=0 };
             assert!(most.contains(&differing), "{}: {differing}", spoiled.name);
         }
     }

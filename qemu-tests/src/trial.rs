@@ -20,13 +20,30 @@ pub struct Report {
     pub transcript: Vec<String>,
 }
 
+/// Lines of the transcript that a failure shows; all of them are in the file.
+const SHOWN: usize = 60;
+
+impl Report {
+    /// The trial's outcome; a failure shows the end of what was said. The whole is written beside the
+    /// image, as `said.txt`.
+    pub fn outcome(&self, image: &Image) -> anyhow::Result<()> {
+        let file = image.bundle.with_file_name("said.txt");
+        let text = self.transcript.join("\n") + "\n";
+        std::fs::write(&file, text).context("the transcript cannot be written")?;
+        let Verdict::Fail(why) = &self.verdict else {
+            return Ok(());
+        };
+        let left_out = self.transcript.len().saturating_sub(SHOWN);
+        let shown = self.transcript[left_out..].join("\n");
+        let file = workspace::display(&file);
+        anyhow::bail!("{why}\n... {left_out} lines before are in {file}\n{shown}\n{why}")
+    }
+}
+
 /// Boots `image` as the directives say and judges it. An error is one of the harness, not of the system.
 pub fn run(image: &Image, directives: &Directives) -> anyhow::Result<Report> {
-    let machine = Machine {
-        boot: boot(image, directives)?,
-        memory_mib: directives.memory_mib,
-        icount: directives.icount,
-    };
+    let machine =
+        Machine { boot: boot(image, directives)?, memory_mib: directives.memory_mib, icount: directives.icount };
     let mut session = Session::start(&machine, image, directives.limit)?;
     let mut listener = Listener::new(directives);
     let verdict = loop {
@@ -37,13 +54,8 @@ pub fn run(image: &Image, directives: &Directives) -> anyhow::Result<Report> {
     };
     let verdict = after(&mut session, image, directives, &mut listener, verdict)?;
     let rest = listener.com1.rest();
-    listener
-        .transcript
-        .extend((!rest.is_empty()).then_some(rest));
-    Ok(Report {
-        verdict,
-        transcript: listener.transcript,
-    })
+    listener.transcript.extend((!rest.is_empty()).then_some(rest));
+    Ok(Report { verdict, transcript: listener.transcript })
 }
 
 fn boot(image: &Image, directives: &Directives) -> anyhow::Result<Boot> {
@@ -64,16 +76,12 @@ fn after(
     listener: &mut Listener,
     verdict: Verdict,
 ) -> anyhow::Result<Verdict> {
-    let snapshot = session
-        .snapshot()
-        .context("the machine could not be captured afterwards")?;
+    let snapshot = session.snapshot().context("the machine could not be captured afterwards")?;
     let (lines, epitaph) = session.left_behind(&snapshot.memory);
     for line in lines {
         let _ = listener.hear(Said::Log(line));
     }
-    listener
-        .transcript
-        .extend(epitaph.map(|text| format!("the core stopped: {text}")));
+    listener.transcript.extend(epitaph.map(|text| format!("the core stopped: {text}")));
     if !directives.audit || verdict != Verdict::Pass {
         return Ok(verdict);
     }
@@ -81,14 +89,8 @@ fn after(
     if breaches.is_empty() {
         return Ok(Verdict::Pass);
     }
-    listener
-        .transcript
-        .extend(breaches.iter().map(|breach| format!("audit: {breach}")));
-    Ok(Verdict::Fail(format!(
-        "the audit found {} breaches, the first: {}",
-        breaches.len(),
-        breaches[0]
-    )))
+    listener.transcript.extend(breaches.iter().map(|breach| format!("audit: {breach}")));
+    Ok(Verdict::Fail(format!("the audit found {} breaches, the first: {}", breaches.len(), breaches[0])))
 }
 
 struct Listener {
@@ -134,10 +136,7 @@ impl Listener {
         match event {
             Event::Exit(value) => Some(self.judge.exit(*value)),
             Event::Deadline => Some(self.judge.unfinished("the trial's time was over")),
-            Event::Stopped(why) => Some(
-                self.judge
-                    .unfinished(&format!("the machine stopped ({why})")),
-            ),
+            Event::Stopped(why) => Some(self.judge.unfinished(&format!("the machine stopped ({why})"))),
             Event::Gone => Some(self.judge.unfinished("QEMU was gone")),
             Event::Com1(_) | Event::Com2(_) | Event::Quiet => None,
         }

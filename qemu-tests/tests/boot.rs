@@ -5,7 +5,6 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use portcullis_build::image::{self, Image};
 use portcullis_build::{setup, workspace};
 use portcullis_qemu_tests::directives::{By, Directives};
-use portcullis_qemu_tests::judge::Verdict;
 use portcullis_qemu_tests::spoil::{self, Spoiled};
 use portcullis_qemu_tests::trial;
 use std::process::ExitCode;
@@ -33,30 +32,13 @@ type Run = Box<dyn Fn(&Image) -> anyhow::Result<()> + Send>;
 
 fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
     let image = if arguments.list { None } else { Some(demo()?) };
-    let ways = [
-        ("pvh", By::Pvh),
-        ("multiboot2-bios", By::Bios),
-        ("multiboot2-uefi", By::Uefi),
-    ];
-    let boot = |(name, by)| -> (String, Run) {
-        (
-            format!("boot::{name}"),
-            Box::new(move |image| boots(image, by)),
-        )
-    };
+    let ways = [("pvh", By::Pvh), ("multiboot2-bios", By::Bios), ("multiboot2-uefi", By::Uefi)];
+    let boot = |(name, by)| -> (String, Run) { (format!("boot::{name}"), Box::new(move |image| boots(image, by))) };
     let refusal = |one: &'static Spoiled| -> (String, Run) {
-        (
-            format!("refuse::{}", one.name),
-            Box::new(move |image| refuses(image, one)),
-        )
+        (format!("refuse::{}", one.name), Box::new(move |image| refuses(image, one)))
     };
-    let all = ways
-        .into_iter()
-        .map(boot)
-        .chain(spoil::ALL.iter().map(refusal));
-    Ok(all
-        .map(|(name, run)| trial(name, image.clone(), run))
-        .collect())
+    let all = ways.into_iter().map(boot).chain(spoil::ALL.iter().map(refusal));
+    Ok(all.map(|(name, run)| trial(name, image.clone(), run)).collect())
 }
 
 /// `image` is `None` where trials are only listed.
@@ -68,12 +50,7 @@ fn trial(name: String, image: Option<Image>, run: Run) -> Trial {
 }
 
 fn demo() -> anyhow::Result<Image> {
-    setup::ensure(&[
-        setup::Need::Toolchain,
-        setup::Need::Qemu,
-        setup::Need::Ovmf,
-        setup::Need::Grub,
-    ])?;
+    setup::ensure(&[setup::Need::Toolchain, setup::Need::Qemu, setup::Need::Ovmf, setup::Need::Grub])?;
     let out = workspace::out_dir().join("tests").join("boot");
     image::make(&workspace::demo_manifest(), Some(&out), "info")
 }
@@ -87,10 +64,7 @@ fn boots(image: &Image, boot: By) -> anyhow::Result<()> {
         ..Directives::default()
     };
     // The two ISO trials write the same tree, so each has a copy of the image of its own.
-    judged(
-        &copy(image, &format!("boot-{boot:?}"), |_| ())?,
-        &directives,
-    )
+    judged(&copy(image, &format!("boot-{boot:?}"), |_| ())?, &directives)
 }
 
 fn refuses(image: &Image, spoiled: &Spoiled) -> anyhow::Result<()> {
@@ -100,10 +74,7 @@ fn refuses(image: &Image, spoiled: &Spoiled) -> anyhow::Result<()> {
         audit: false,
         ..Directives::default()
     };
-    judged(
-        &copy(image, &format!("refuse-{}", spoiled.name), spoiled.spoil)?,
-        &directives,
-    )
+    judged(&copy(image, &format!("refuse-{}", spoiled.name), spoiled.spoil)?, &directives)
 }
 
 /// A copy of the image in a directory of its own, changed.
@@ -115,17 +86,9 @@ fn copy(image: &Image, name: &str, change: impl Fn(&mut Vec<u8>)) -> anyhow::Res
     let (core, path) = (directory.join("core.elf"), directory.join("bundle.img"));
     std::fs::copy(&image.core, &core)?;
     std::fs::write(&path, bundle)?;
-    Ok(Image {
-        core,
-        bundle: path,
-        ..image.clone()
-    })
+    Ok(Image { core, bundle: path, ..image.clone() })
 }
 
 fn judged(image: &Image, directives: &Directives) -> anyhow::Result<()> {
-    let report = trial::run(image, directives)?;
-    match report.verdict {
-        Verdict::Pass => Ok(()),
-        Verdict::Fail(why) => anyhow::bail!("{why}\n{}", report.transcript.join("\n")),
-    }
+    trial::run(image, directives)?.outcome(image)
 }

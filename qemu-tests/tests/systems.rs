@@ -4,7 +4,6 @@
 use anyhow::Context;
 use libtest_mimic::{Arguments, Failed, Trial};
 use portcullis_build::{build, image, manifest, setup, workspace};
-use portcullis_qemu_tests::judge::Verdict;
 use portcullis_qemu_tests::{directives, trial};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -33,14 +32,8 @@ fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
     Ok(trials
         .into_iter()
         .map(|path| {
-            let name = path
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            Trial::test(name, move || {
-                system(&path).map_err(|error| Failed::from(format!("{error:#}")))
-            })
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            Trial::test(name, move || system(&path).map_err(|error| Failed::from(format!("{error:#}"))))
         })
         .collect())
 }
@@ -48,15 +41,12 @@ fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
 /// The manifests in `systems/tests`, by name.
 fn manifests() -> anyhow::Result<Vec<PathBuf>> {
     let directory = workspace::root().join("systems/tests");
-    let entries = std::fs::read_dir(&directory)
-        .with_context(|| format!("{} cannot be read", workspace::display(&directory)))?;
+    let entries =
+        std::fs::read_dir(&directory).with_context(|| format!("{} cannot be read", workspace::display(&directory)))?;
     let mut paths = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "toml")
-        {
+        if path.extension().is_some_and(|extension| extension == "toml") {
             paths.push(path);
         }
     }
@@ -72,9 +62,5 @@ fn system(path: &Path) -> anyhow::Result<()> {
     let name = path.file_stem().unwrap_or_default();
     let out = workspace::out_dir().join("tests").join(name);
     let image = image::assemble(path, system, Some(&out))?;
-    let report = trial::run(&image, &directives)?;
-    match report.verdict {
-        Verdict::Pass => Ok(()),
-        Verdict::Fail(why) => anyhow::bail!("{why}\n{}", report.transcript.join("\n")),
-    }
+    trial::run(&image, &directives)?.outcome(&image)
 }

@@ -26,11 +26,7 @@ const TRIES: u32 = 200;
 
 /// Audits the machine. `snapshot` was taken while it stood still; if a guest ran then, so that the
 /// registers are the guest's, the machine runs on until it is caught outside.
-pub fn inspect(
-    emulator: &mut Emulator,
-    mut snapshot: Snapshot,
-    image: &Image,
-) -> anyhow::Result<Found> {
+pub fn inspect(emulator: &mut Emulator, mut snapshot: Snapshot, image: &Image) -> anyhow::Result<Found> {
     let elf = std::fs::read(workspace::metal_elf(CORE)).context("the core's ELF cannot be read")?;
     let bundle = std::fs::read(&image.bundle).context("the system image cannot be read")?;
     let bundle = Bundle::read(&bundle)?;
@@ -48,17 +44,11 @@ pub fn inspect(
             subject = record::read(&elf, Memory(&snapshot.memory), &bundle)?;
         }
     }
-    bail!(
-        "the machine was caught inside a guest {TRIES} times in a row: its control registers cannot be read"
-    )
+    bail!("the machine was caught inside a guest {TRIES} times in a row: its control registers cannot be read")
 }
 
 /// True when the processor translates with one of the core's host tables.
 fn is_host(subject: &Subject, processor: &Control) -> bool {
-    let host = subject
-        .spaces
-        .iter()
-        .filter(|space| !matches!(space.kind, Kind::Vm(_)));
-    host.into_iter()
-        .any(|space| space.root == processor.cr3 & !0xfff)
+    let host = subject.spaces.iter().filter(|space| !matches!(space.kind, Kind::Vm(_)));
+    host.into_iter().any(|space| space.root == processor.cr3 & !0xfff)
 }

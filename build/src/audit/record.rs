@@ -27,9 +27,7 @@ pub enum Error {
     )]
     Owner(u32),
     /// The core had no room to note all runs.
-    #[error(
-        "the core noted {RUNS} of {0} runs of frames: raise RUNS in kernel/src/audit.rs and here"
-    )]
+    #[error("the core noted {RUNS} of {0} runs of frames: raise RUNS in kernel/src/audit.rs and here")]
     Full(u64),
 }
 
@@ -55,38 +53,21 @@ const LOCAL_APIC: u64 = 0xfee0_0000;
 /// Reads the record.
 pub fn read(elf: &[u8], memory: Memory<'_>, bundle: &Bundle<'_>) -> Result<Subject, Error> {
     let at = symbol(elf, "AUDIT").ok_or(Error::Symbol)?;
-    let names: Vec<String> = bundle
-        .partitions
-        .iter()
-        .map(|partition| name(&partition.record.name))
-        .collect();
+    let names: Vec<String> = bundle.partitions.iter().map(|partition| name(&partition.record.name)).collect();
     let vms: Vec<String> = bundle.vms.iter().map(|vm| name(&vm.record.name)).collect();
-    let vcpus: Vec<u16> = (0..)
-        .zip(&bundle.vms)
-        .flat_map(|(index, vm)| vm.vcpus.iter().map(move |_| index))
-        .collect();
+    let vcpus: Vec<u16> = (0..).zip(&bundle.vms).flat_map(|(index, vm)| vm.vcpus.iter().map(move |_| index)).collect();
     let mut subject = at_address(memory, at, &names, &vms, &vcpus)?;
     subject.vmexit = bundle.vms.iter().map(|vm| vm.record.vmexit).collect();
     Ok(subject)
 }
 
 /// Reads the record at `at`; `vcpus` has the VM of each vCPU of the system.
-fn at_address(
-    memory: Memory<'_>,
-    at: u64,
-    names: &[String],
-    vms: &[String],
-    vcpus: &[u16],
-) -> Result<Subject, Error> {
+fn at_address(memory: Memory<'_>, at: u64, names: &[String], vms: &[String], vcpus: &[u16]) -> Result<Subject, Error> {
     if memory.bytes(at, MAGIC.len()) != Some(MAGIC.as_slice()) {
         return Err(Error::Magic(at));
     }
     let word = |offset: u64| memory.word(at + offset).ok_or(Error::Magic(at));
-    let mut spaces = vec![Space {
-        name: "the core".into(),
-        kind: Kind::Core,
-        root: word(CORE_ROOT)?,
-    }];
+    let mut spaces = vec![Space { name: "the core".into(), kind: Kind::Core, root: word(CORE_ROOT)? }];
     for index in 0..limits::PARTITIONS as u16 {
         let root = word(ROOTS + 8 * u64::from(index))?;
         spaces.push(space(names, index, Kind::Partition(index), root));
@@ -104,25 +85,16 @@ fn at_address(
     for run in (0..count).map(|index| RUN + index * RUN_BYTES) {
         let tail = word(run + 16)?;
         let owner = owner(tail as u32, (tail >> 32) as u16, vcpus)?;
-        owned.push(Owned {
-            start: word(run)?,
-            pages: word(run + 8)?,
-            owner,
-        });
+        owned.push(Owned { start: word(run)?, pages: word(run + 8)?, owner });
     }
     let mut subject = Subject::new(spaces, owned);
     subject.local_apic = LOCAL_APIC;
-    subject.windows = (1..=WINDOWS)
-        .map(|slot| FIXED_MAPS + slot * PAGE as u64)
-        .collect();
+    subject.windows = (1..=WINDOWS).map(|slot| FIXED_MAPS + slot * PAGE as u64).collect();
     Ok(subject)
 }
 
 fn space(names: &[String], index: u16, kind: Kind, root: u64) -> Space {
-    let name = names
-        .get(usize::from(index))
-        .cloned()
-        .unwrap_or_else(|| format!("number {index}"));
+    let name = names.get(usize::from(index)).cloned().unwrap_or_else(|| format!("number {index}"));
     Space { name, kind, root }
 }
 
@@ -143,20 +115,14 @@ fn owner(code: u32, index: u16, vcpus: &[u16]) -> Result<Owner, Error> {
 }
 
 fn name(field: &[u8]) -> String {
-    String::from_utf8_lossy(field)
-        .trim_end_matches('\0')
-        .to_owned()
+    String::from_utf8_lossy(field).trim_end_matches('\0').to_owned()
 }
 
 /// Address of a symbol.
 fn symbol(elf: &[u8], name: &str) -> Option<u64> {
     let file = ElfBytes::<LittleEndian>::minimal_parse(elf).ok()?;
     let (symbols, names) = file.symbol_table().ok()??;
-    let is_it = |symbol: &elf::symbol::Symbol| {
-        names
-            .get(symbol.st_name as usize)
-            .is_ok_and(|found| found == name)
-    };
+    let is_it = |symbol: &elf::symbol::Symbol| names.get(symbol.st_name as usize).is_ok_and(|found| found == name);
     symbols.iter().find(is_it).map(|symbol| symbol.st_value)
 }
 
@@ -176,13 +142,7 @@ mod tests {
     }
 
     fn subject(bytes: &[u8]) -> Result<Subject, Error> {
-        at_address(
-            Memory(bytes),
-            AT,
-            &["link".into()],
-            &["vm0".into()],
-            &[0, 0, 1],
-        )
+        at_address(Memory(bytes), AT, &["link".into()], &["vm0".into()], &[0, 0, 1])
     }
 
     #[test]
@@ -201,11 +161,7 @@ mod tests {
             (RUN + RUN_BYTES + 16, 2),
         ]);
         let subject = subject(&bytes).unwrap();
-        let spaces: Vec<_> = subject
-            .spaces
-            .iter()
-            .map(|space| (space.name.as_str(), space.kind, space.root))
-            .collect();
+        let spaces: Vec<_> = subject.spaces.iter().map(|space| (space.name.as_str(), space.kind, space.root)).collect();
         assert_eq!(
             spaces,
             [
@@ -224,10 +180,7 @@ mod tests {
         assert_eq!(subject(&[0; 0x3000]), Err(Error::Magic(AT)));
         assert_eq!(subject(&MAGIC), Err(Error::Magic(AT)));
         assert_eq!(subject(&record(&[(COUNT, 257)])), Err(Error::Full(257)));
-        assert_eq!(
-            subject(&record(&[(COUNT, 1), (RUN + 16, 77)])),
-            Err(Error::Owner(77))
-        );
+        assert_eq!(subject(&record(&[(COUNT, 1), (RUN + 16, 77)])), Err(Error::Owner(77)));
     }
 
     #[test]

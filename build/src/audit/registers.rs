@@ -20,10 +20,7 @@ pub struct Missing(&'static str);
 
 /// Reads the listing: one entry a CPU.
 pub fn parse(text: &str) -> Result<Vec<Control>, Missing> {
-    let parts: Vec<&str> = text
-        .split("CPU#")
-        .filter(|part| part.contains("CR0="))
-        .collect();
+    let parts: Vec<&str> = text.split("CPU#").filter(|part| part.contains("CR0=")).collect();
     if parts.is_empty() {
         return Err(Missing("CR0"));
     }
@@ -32,18 +29,10 @@ pub fn parse(text: &str) -> Result<Vec<Control>, Missing> {
 
 fn one(text: &str) -> Result<Control, Missing> {
     let value = |name: &'static str| {
-        let hex = text
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-        hex.and_then(|hex| u64::from_str_radix(hex, 16).ok())
-            .ok_or(Missing(name))
+        let hex = text.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        hex.and_then(|hex| u64::from_str_radix(hex, 16).ok()).ok_or(Missing(name))
     };
-    Ok(Control {
-        cr0: value("CR0")?,
-        cr3: value("CR3")?,
-        cr4: value("CR4")?,
-        efer: value("EFER")?,
-    })
+    Ok(Control { cr0: value("CR0")?, cr3: value("CR3")?, cr4: value("CR4")?, efer: value("EFER")? })
 }
 
 /// One bit of one register.
@@ -54,11 +43,7 @@ struct Bit {
 }
 
 const fn bit(name: &'static str, register: fn(&Control) -> u64, bit: u32) -> Bit {
-    Bit {
-        name,
-        register,
-        bit,
-    }
+    Bit { name, register, bit }
 }
 
 /// Bits that must be set while the core or a partition runs.
@@ -98,15 +83,7 @@ EFER=0000000000001d01
     #[test]
     fn the_listing_gives_one_entry_a_cpu() {
         let control = parse(LISTING).unwrap();
-        assert_eq!(
-            control,
-            [Control {
-                cr0: 0x8005_0033,
-                cr3: 0x30_1000,
-                cr4: 0x34_0e20,
-                efer: 0x1d01
-            }]
-        );
+        assert_eq!(control, [Control { cr0: 0x8005_0033, cr3: 0x30_1000, cr4: 0x34_0e20, efer: 0x1d01 }]);
         assert_eq!(parse(&LISTING.repeat(2)).unwrap().len(), 2);
         assert_eq!(parse("nothing"), Err(Missing("CR0")));
     }
@@ -116,56 +93,17 @@ EFER=0000000000001d01
         let sound = parse(LISTING).unwrap()[0];
         assert_eq!(clear_bits(&sound, true), [] as [&str; 0]);
         let cases = [
-            (
-                "CR0.WP",
-                Control {
-                    cr0: sound.cr0 & !(1 << 16),
-                    ..sound
-                },
-            ),
-            (
-                "CR4.SMEP",
-                Control {
-                    cr4: sound.cr4 & !(1 << 20),
-                    ..sound
-                },
-            ),
-            (
-                "CR4.SMAP",
-                Control {
-                    cr4: sound.cr4 & !(1 << 21),
-                    ..sound
-                },
-            ),
-            (
-                "CR4.UMIP",
-                Control {
-                    cr4: sound.cr4 & !(1 << 11),
-                    ..sound
-                },
-            ),
-            (
-                "EFER.NXE",
-                Control {
-                    efer: sound.efer & !(1 << 11),
-                    ..sound
-                },
-            ),
-            (
-                "EFER.SVME",
-                Control {
-                    efer: sound.efer & !(1 << 12),
-                    ..sound
-                },
-            ),
+            ("CR0.WP", Control { cr0: sound.cr0 & !(1 << 16), ..sound }),
+            ("CR4.SMEP", Control { cr4: sound.cr4 & !(1 << 20), ..sound }),
+            ("CR4.SMAP", Control { cr4: sound.cr4 & !(1 << 21), ..sound }),
+            ("CR4.UMIP", Control { cr4: sound.cr4 & !(1 << 11), ..sound }),
+            ("EFER.NXE", Control { efer: sound.efer & !(1 << 11), ..sound }),
+            ("EFER.SVME", Control { efer: sound.efer & !(1 << 12), ..sound }),
         ];
         for (name, control) in cases {
             assert_eq!(clear_bits(&control, true), [name]);
         }
-        let without = Control {
-            efer: sound.efer & !(1 << 12),
-            ..sound
-        };
+        let without = Control { efer: sound.efer & !(1 << 12), ..sound };
         assert_eq!(clear_bits(&without, false), [] as [&str; 0]);
     }
 }

@@ -36,11 +36,7 @@ pub struct Extent {
 
 /// Checks everything; `control` are the processors' registers while the core's own tables were in force.
 pub fn check(memory: Memory<'_>, subject: &Subject, control: &[Control]) -> (Vec<Breach>, Extent) {
-    let trees: Vec<(&Space, Tree)> = subject
-        .spaces
-        .iter()
-        .map(|space| (space, walk(memory, space.root)))
-        .collect();
+    let trees: Vec<(&Space, Tree)> = subject.spaces.iter().map(|space| (space, walk(memory, space.root))).collect();
     let mut report = Report::default();
     for processor in control {
         for bit in registers::clear_bits(processor, !subject.vmexit.is_empty()) {
@@ -57,11 +53,7 @@ pub fn check(memory: Memory<'_>, subject: &Subject, control: &[Control]) -> (Vec
     writable_by_two(subject, &trees, &mut report);
     core_half_alike(&trees, &mut report);
     let sum = |of: fn(&Tree) -> usize| trees.iter().map(|(_, tree)| of(tree)).sum();
-    let extent = Extent {
-        spaces: trees.len(),
-        mappings: sum(|t| t.mappings.len()),
-        tables: sum(|t| t.tables.len()),
-    };
+    let extent = Extent { spaces: trees.len(), mappings: sum(|t| t.mappings.len()), tables: sum(|t| t.tables.len()) };
     (report.breaches(), extent)
 }
 
@@ -75,25 +67,15 @@ struct Report {
 impl Report {
     fn add(&mut self, rule: &'static str, place: &str, frame: Option<u64>) {
         match frame {
-            Some(frame) => self
-                .frames
-                .entry((rule, place.to_owned()))
-                .or_default()
-                .push(frame),
-            None => self.plain.push(Breach {
-                rule,
-                place: place.to_owned(),
-            }),
+            Some(frame) => self.frames.entry((rule, place.to_owned())).or_default().push(frame),
+            None => self.plain.push(Breach { rule, place: place.to_owned() }),
         }
     }
 
     fn breaches(self) -> Vec<Breach> {
         let joined = self.frames.into_iter().map(|((rule, place), frames)| {
             let first = frames.iter().min().copied().unwrap_or(0);
-            Breach {
-                rule,
-                place: format!("{place}, {} frames, the first {first:#x}", frames.len()),
-            }
+            Breach { rule, place: format!("{place}, {} frames, the first {first:#x}", frames.len()) }
         });
         self.plain.into_iter().chain(joined).collect()
     }
@@ -102,11 +84,7 @@ impl Report {
 fn space_rules(subject: &Subject, space: &Space, tree: &Tree, report: &mut Report) {
     for (address, frame) in &tree.missing {
         let place = format!("{}, table {frame:#x} for {address:#x}", space.name);
-        report.add(
-            "a page table lies outside RAM or forms a loop",
-            &place,
-            None,
-        );
+        report.add("a page table lies outside RAM or forms a loop", &place, None);
     }
     for &frame in &tree.tables {
         if !matches!(subject.owner(frame), Some(Owner::Tables | Owner::Core)) {
@@ -118,31 +96,18 @@ fn space_rules(subject: &Subject, space: &Space, tree: &Tree, report: &mut Repor
             let frame = mapping.physical + (page << 12);
             let address = mapping.address + (page << 12);
             if let Some(rule) = page_rule(subject, space, mapping, address, frame) {
-                let owner = subject
-                    .owner(frame)
-                    .map_or("nobody".into(), |owner| owner.to_string());
-                report.add(
-                    rule,
-                    &format!("{} maps a frame of {owner}", space.name),
-                    Some(frame),
-                );
+                let owner = subject.owner(frame).map_or("nobody".into(), |owner| owner.to_string());
+                report.add(rule, &format!("{} maps a frame of {owner}", space.name), Some(frame));
             }
         }
     }
 }
 
-fn page_rule(
-    subject: &Subject,
-    space: &Space,
-    mapping: &Mapping,
-    address: u64,
-    frame: u64,
-) -> Option<&'static str> {
+fn page_rule(subject: &Subject, space: &Space, mapping: &Mapping, address: u64, frame: u64) -> Option<&'static str> {
     let owner = subject.owner(frame);
     let rights = mapping.rights;
     if let Kind::Vm(vm) = space.kind {
-        return (owner != Some(Owner::Guest(vm)))
-            .then_some("a nested table maps what is not its VM's");
+        return (owner != Some(Owner::Guest(vm))).then_some("a nested table maps what is not its VM's");
     }
     if rights.write && rights.execute {
         return Some("a page is writable and executable");
@@ -155,13 +120,7 @@ fn page_rule(
             || frame == subject.local_apic
             || matches!(
                 owner,
-                Some(
-                    Owner::Core
-                        | Owner::Tables
-                        | Owner::Platform
-                        | Owner::Message(_)
-                        | Owner::Exit(_)
-                )
+                Some(Owner::Core | Owner::Tables | Owner::Platform | Owner::Message(_) | Owner::Exit(_))
             );
         return (!allowed).then_some("the core's half maps what R7 does not list");
     }
@@ -183,12 +142,8 @@ fn page_rule(
     (!allowed).then_some("a partition maps what is not its own")
 }
 
-fn host_pages<'a>(
-    trees: &'a [(&'a Space, Tree)],
-) -> impl Iterator<Item = (&'a Space, Mapping, u64)> {
-    let host = trees
-        .iter()
-        .filter(|(space, _)| !matches!(space.kind, Kind::Vm(_)));
+fn host_pages<'a>(trees: &'a [(&'a Space, Tree)]) -> impl Iterator<Item = (&'a Space, Mapping, u64)> {
+    let host = trees.iter().filter(|(space, _)| !matches!(space.kind, Kind::Vm(_)));
     host.flat_map(|(space, tree)| {
         tree.mappings.iter().flat_map(move |mapping| {
             (0..mapping.pages).map(move |page| (*space, *mapping, mapping.physical + (page << 12)))
@@ -221,9 +176,7 @@ fn writable_by_two(subject: &Subject, trees: &[(&Space, Tree)], report: &mut Rep
     for (space, tree) in trees {
         let Kind::Vm(vm) = space.kind else { continue };
         let vmexit = subject.vmexit.get(usize::from(vm)).copied();
-        let own = trees
-            .iter()
-            .find(|(s, _)| vmexit.is_some_and(|p| s.kind == Kind::Partition(p)));
+        let own = trees.iter().find(|(s, _)| vmexit.is_some_and(|p| s.kind == Kind::Partition(p)));
         for mapping in &tree.mappings {
             for frame in (0..mapping.pages).map(|page| mapping.physical + (page << 12)) {
                 let entry = users.entry(frame).or_default();
@@ -236,11 +189,7 @@ fn writable_by_two(subject: &Subject, trees: &[(&Space, Tree)], report: &mut Rep
     for (frame, (writable, names)) in users {
         if writable && names.len() > 1 {
             let names: Vec<&str> = names.into_iter().collect();
-            report.add(
-                "a writable frame is open to two",
-                &names.join(" and "),
-                Some(frame),
-            );
+            report.add("a writable frame is open to two", &names.join(" and "), Some(frame));
         }
     }
 }
@@ -248,15 +197,9 @@ fn writable_by_two(subject: &Subject, trees: &[(&Space, Tree)], report: &mut Rep
 /// Every address space holds the same core half.
 fn core_half_alike(trees: &[(&Space, Tree)], report: &mut Report) {
     let half = |tree: &Tree| -> Vec<Mapping> {
-        tree.mappings
-            .iter()
-            .filter(|mapping| mapping.address < USER_BASE)
-            .copied()
-            .collect()
+        tree.mappings.iter().filter(|mapping| mapping.address < USER_BASE).copied().collect()
     };
-    let mut host = trees
-        .iter()
-        .filter(|(space, _)| !matches!(space.kind, Kind::Vm(_)));
+    let mut host = trees.iter().filter(|(space, _)| !matches!(space.kind, Kind::Vm(_)));
     let Some((first, tree)) = host.next() else {
         return;
     };
@@ -264,11 +207,7 @@ fn core_half_alike(trees: &[(&Space, Tree)], report: &mut Report) {
     for (space, tree) in host {
         if half(tree) != expected {
             let place = format!("{} and {}", first.name, space.name);
-            report.add(
-                "the core's half differs between address spaces",
-                &place,
-                None,
-            );
+            report.add("the core's half differs between address spaces", &place, None);
         }
     }
 }

@@ -103,11 +103,7 @@ impl Subject {
     /// A subject with these roots and owners; the rest is filled in by the caller.
     pub fn new(spaces: Vec<Space>, mut owned: Vec<Owned>) -> Self {
         owned.sort_by_key(|range| range.start);
-        Self {
-            spaces,
-            owned,
-            ..Self::default()
-        }
+        Self { spaces, owned, ..Self::default() }
     }
 
     /// Who owns the frame.
@@ -119,17 +115,11 @@ impl Subject {
 
     /// Pairs of ranges that overlap, in words.
     pub fn overlaps(&self) -> Vec<String> {
-        let pairs = self
-            .owned
-            .windows(2)
-            .filter(|pair| pair[1].start < pair[0].end());
+        let pairs = self.owned.windows(2).filter(|pair| pair[1].start < pair[0].end());
         pairs
             .map(|pair| {
                 let [first, second] = [&pair[0], &pair[1]];
-                format!(
-                    "{} and {} at {:#x}",
-                    first.owner, second.owner, second.start
-                )
+                format!("{} and {} at {:#x}", first.owner, second.owner, second.start)
             })
             .collect()
     }
@@ -141,34 +131,15 @@ mod tests {
 
     #[test]
     fn owners_are_found_by_frame_and_overlaps_are_named() {
-        let range = |start, pages, owner| Owned {
-            start,
-            pages,
-            owner,
-        };
-        let sound = Subject::new(
-            vec![],
-            vec![
-                range(0x5000, 2, Owner::Guest(1)),
-                range(0x1000, 1, Owner::Core),
-            ],
-        );
+        let range = |start, pages, owner| Owned { start, pages, owner };
+        let sound = Subject::new(vec![], vec![range(0x5000, 2, Owner::Guest(1)), range(0x1000, 1, Owner::Core)]);
         assert_eq!(sound.owner(0x1000), Some(Owner::Core));
         assert_eq!(sound.owner(0x2000), None);
         assert_eq!(sound.owner(0x6000), Some(Owner::Guest(1)));
         assert_eq!(sound.owner(0x7000), None);
         assert_eq!(sound.owner(0), None);
         assert_eq!(sound.overlaps(), [] as [String; 0]);
-        let torn = Subject::new(
-            vec![],
-            vec![
-                range(0x1000, 2, Owner::Core),
-                range(0x2000, 1, Owner::State(3)),
-            ],
-        );
-        assert_eq!(
-            torn.overlaps(),
-            ["the core and partition 3 (state region) at 0x2000"]
-        );
+        let torn = Subject::new(vec![], vec![range(0x1000, 2, Owner::Core), range(0x2000, 1, Owner::State(3))]);
+        assert_eq!(torn.overlaps(), ["the core and partition 3 (state region) at 0x2000"]);
     }
 }

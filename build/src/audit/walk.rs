@@ -66,11 +66,7 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Walks the tree below `root` (a CR3 or nCR3).
 pub fn walk(memory: Memory<'_>, root: u64) -> Tree {
     let mut tree = Tree::default();
-    let all = Rights {
-        write: true,
-        user: true,
-        execute: true,
-    };
+    let all = Rights { write: true, user: true, execute: true };
     table(memory, root & ADDRESS, 4, 0, all, &mut tree);
     tree
 }
@@ -98,12 +94,7 @@ fn table(memory: Memory<'_>, frame: u64, level: u32, base: u64, rights: Rights, 
         if leaf {
             let pages = 1u64 << (9 * (level - 1));
             let physical = entry & ADDRESS & !((pages << 12) - 1);
-            tree.mappings.push(Mapping {
-                address,
-                physical,
-                pages,
-                rights,
-            });
+            tree.mappings.push(Mapping { address, physical, pages, rights });
         } else {
             table(memory, entry & ADDRESS, level - 1, address, rights, tree);
         }
@@ -127,17 +118,8 @@ mod tests {
         image.map(root, 0x4000_0000, 0x9000, U | E);
         image.map(root, 0x4000_1000, 0xa000, W | U | NX);
         let tree = walk(image.memory(), root);
-        let rights = |write, user, execute| Rights {
-            write,
-            user,
-            execute,
-        };
-        let leaf = |address, physical, rights| Mapping {
-            address,
-            physical,
-            pages: 1,
-            rights,
-        };
+        let rights = |write, user, execute| Rights { write, user, execute };
+        let leaf = |address, physical, rights| Mapping { address, physical, pages: 1, rights };
         assert_eq!(
             tree.mappings,
             [
@@ -163,18 +145,8 @@ mod tests {
         image.set(second + 8, 0x4000_0000 | P | LARGE);
         image.set(third + 8, 0x20_0000 | P | LARGE | NX);
         let tree = walk(image.memory(), root);
-        let found: Vec<_> = tree
-            .mappings
-            .iter()
-            .map(|m| (m.address, m.physical, m.pages))
-            .collect();
-        assert_eq!(
-            found,
-            [
-                (0xffff_ff80_0020_0000, 0x20_0000, 512),
-                (0xffff_ff80_4000_0000, 0x4000_0000, 512 * 512)
-            ]
-        );
+        let found: Vec<_> = tree.mappings.iter().map(|m| (m.address, m.physical, m.pages)).collect();
+        assert_eq!(found, [(0xffff_ff80_0020_0000, 0x20_0000, 512), (0xffff_ff80_4000_0000, 0x4000_0000, 512 * 512)]);
     }
 
     #[test]

@@ -21,73 +21,36 @@ pub struct Figure {
 }
 
 const fn figure(name: &'static str, what: &'static str, budget: Option<u64>) -> Figure {
-    Figure {
-        name,
-        what,
-        budget,
-        xen: None,
-        kvm: None,
-        kvm_vmm: None,
-    }
+    Figure { name, what, budget, xen: None, kvm: None, kvm_vmm: None }
 }
 
 /// All figures, in the order of the table.
 pub const FIGURES: [Figure; 12] = [
-    figure(
-        "ipc-64",
-        "call and reply, 64 bytes each way, empty server",
-        Some(450),
-    ),
+    figure("ipc-64", "call and reply, 64 bytes each way, empty server", Some(450)),
     figure("ipc-256", "call and reply, 256 bytes each way", None),
     Figure {
         xen: Some(43_637),
         kvm_vmm: Some(3_564),
-        ..figure(
-            "io-unclaimed",
-            "exit served by vmexit: 1-byte IN, ring 0",
-            Some(1_100),
-        )
+        ..figure("io-unclaimed", "exit served by vmexit: 1-byte IN, ring 0", Some(1_100))
     },
     Figure {
         xen: Some(5_358),
         kvm: Some(3_055),
-        ..figure(
-            "cpuid",
-            "exit served by vmexit: CPUID, length decoded",
-            None,
-        )
+        ..figure("cpuid", "exit served by vmexit: CPUID, length decoded", None)
     },
     figure("rdmsr-pat", "exit served by vmexit: RDMSR", None),
-    Figure {
-        kvm_vmm: Some(4_039),
-        ..figure("port-getversion", "0x5658 answered by the core", Some(200))
-    },
-    figure(
-        "port-getversion-ring3",
-        "0x5658 from ring 3, by way of #GP",
-        None,
-    ),
+    Figure { kvm_vmm: Some(4_039), ..figure("port-getversion", "0x5658 answered by the core", Some(200)) },
+    figure("port-getversion-ring3", "0x5658 from ring 3, by way of #GP", None),
     figure("port-unknown", "0x5658 answered by vmport-rpc", None),
     figure("floor", "the measurement itself", None),
     figure("boot", "core entry to services ready", Some(100_000_000)),
-    figure(
-        "restart-p99",
-        "kill of a service to the guest's next instruction",
-        Some(1_000_000),
-    ),
-    figure(
-        "upgrade-p99",
-        "switch to a new service to the guest's next instruction",
-        Some(1_000_000),
-    ),
+    figure("restart-p99", "kill of a service to the guest's next instruction", Some(1_000_000)),
+    figure("upgrade-p99", "switch to a new service to the guest's next instruction", Some(1_000_000)),
 ];
 
 /// Takes a line's figure: `bench NAME VALUE`, wherever in the line it stands.
 pub fn parse(line: &str) -> Option<(String, u64)> {
-    let mut words = line
-        .split_whitespace()
-        .skip_while(|word| *word != "bench")
-        .skip(1);
+    let mut words = line.split_whitespace().skip_while(|word| *word != "bench").skip(1);
     let (name, value) = (words.next()?, words.next()?);
     Some((name.to_owned(), value.parse().ok()?))
 }
@@ -118,16 +81,10 @@ pub fn table(measured: &BTreeMap<String, u64>) -> (String, Vec<String>) {
         if let (Some(value), Some(budget)) = (value, figure.budget)
             && value > budget
         {
-            over.push(format!(
-                "{}: {value} instructions, the budget is {budget}",
-                figure.name
-            ));
+            over.push(format!("{}: {value} instructions, the budget is {budget}", figure.name));
         }
     }
-    for (name, value) in measured
-        .iter()
-        .filter(|(name, _)| FIGURES.iter().all(|f| f.name != *name))
-    {
+    for (name, value) in measured.iter().filter(|(name, _)| FIGURES.iter().all(|f| f.name != *name)) {
         let _ = writeln!(text, "{name:<23} {value:>11}");
     }
     (text, over)
@@ -152,34 +109,18 @@ mod tests {
 
     #[test]
     fn only_a_figure_over_its_budget_is_over() {
-        let measured = [
-            ("ipc-64", 450),
-            ("port-getversion", 201),
-            ("cpuid", 999_999),
-            ("else", 5),
-        ];
-        let measured = measured
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), *value))
-            .collect();
+        let measured = [("ipc-64", 450), ("port-getversion", 201), ("cpuid", 999_999), ("else", 5)];
+        let measured = measured.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
         let (text, over) = table(&measured);
-        assert_eq!(
-            over,
-            ["port-getversion: 201 instructions, the budget is 200"]
-        );
-        assert!(
-            text.lines()
-                .any(|line| line.starts_with("else") && line.ends_with('5')),
-            "{text}"
-        );
+        assert_eq!(over, ["port-getversion: 201 instructions, the budget is 200"]);
+        assert!(text.lines().any(|line| line.starts_with("else") && line.ends_with('5')), "{text}");
         let unmeasured = text.lines().find(|line| line.starts_with("boot")).unwrap();
         assert!(unmeasured.contains(" -   100000000"), "{unmeasured}");
     }
 
     #[test]
     fn names_are_unique() {
-        let names: std::collections::BTreeSet<_> =
-            FIGURES.iter().map(|figure| figure.name).collect();
+        let names: std::collections::BTreeSet<_> = FIGURES.iter().map(|figure| figure.name).collect();
         assert_eq!(names.len(), FIGURES.len());
     }
 }

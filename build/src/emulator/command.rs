@@ -60,12 +60,7 @@ impl Sockets {
     /// The sockets' places in `directory`.
     pub fn in_directory(directory: &Path) -> Self {
         let at = |name| directory.join(name);
-        Self {
-            com1: at("com1"),
-            com2: at("com2"),
-            exit: at("exit"),
-            monitor: at("monitor"),
-        }
+        Self { com1: at("com1"), com2: at("com2"), exit: at("exit"), monitor: at("monitor") }
     }
 }
 
@@ -80,20 +75,14 @@ pub fn qemu(machine: &Machine, sockets: &Sockets, directory: &Path) -> Result<Co
     if machine.icount {
         command.args(["-icount", "shift=0,sleep=off"]);
     }
-    for (name, path) in [
-        ("com1", &sockets.com1),
-        ("com2", &sockets.com2),
-        ("exit", &sockets.exit),
-        ("monitor", &sockets.monitor),
-    ] {
+    for (name, path) in
+        [("com1", &sockets.com1), ("com2", &sockets.com2), ("exit", &sockets.exit), ("monitor", &sockets.monitor)]
+    {
         let path = escaped(path);
         command.args(["-chardev", &format!("socket,id={name},path={path}")]);
     }
     command.args(["-serial", "chardev:com1", "-serial", "chardev:com2"]);
-    command.args([
-        "-device",
-        &format!("isa-debugcon,iobase={EXIT_PORT:#x},chardev=exit"),
-    ]);
+    command.args(["-device", &format!("isa-debugcon,iobase={EXIT_PORT:#x},chardev=exit")]);
     command.args(["-mon", "chardev=monitor,mode=control"]);
     boot(&mut command, &machine.boot, directory)?;
     Ok(command)
@@ -102,11 +91,7 @@ pub fn qemu(machine: &Machine, sockets: &Sockets, directory: &Path) -> Result<Co
 fn boot(command: &mut Command, boot: &Boot, directory: &Path) -> Result<(), Error> {
     const BUILD: &str = "run `cargo xtask image`";
     match boot {
-        Boot::Pvh {
-            core,
-            bundle,
-            command_line,
-        } => {
+        Boot::Pvh { core, bundle, command_line } => {
             present("the core", core, BUILD)?;
             command.arg("-kernel").arg(core);
             if let Some(bundle) = bundle {
@@ -124,11 +109,7 @@ fn boot(command: &mut Command, boot: &Boot, directory: &Path) -> Result<(), Erro
         }
         Boot::IsoUefi(iso) => {
             present("the CD image", iso, BUILD)?;
-            present(
-                "the UEFI firmware",
-                Path::new(OVMF_CODE),
-                "run `cargo xtask setup` (package ovmf)",
-            )?;
+            present("the UEFI firmware", Path::new(OVMF_CODE), "run `cargo xtask setup` (package ovmf)")?;
             let variables = directory.join("vars.fd");
             std::fs::copy(OVMF_VARS, &variables).map_err(host("copy the UEFI variables"))?;
             let drive = |file: &str, rest| format!("if=pflash,format=raw,file={file}{rest}");
@@ -153,11 +134,7 @@ fn present(what: &'static str, path: &Path, fix: &'static str) -> Result<(), Err
     if path.is_file() {
         return Ok(());
     }
-    Err(Error::File {
-        what,
-        path: crate::workspace::display(path),
-        fix,
-    })
+    Err(Error::File { what, path: crate::workspace::display(path), fix })
 }
 
 #[cfg(test)]
@@ -168,26 +145,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let sockets = Sockets::in_directory(Path::new("/s,1"));
         let command = qemu(machine, &sockets, directory.path()).unwrap();
-        command
-            .get_args()
-            .map(|argument| argument.to_string_lossy().into_owned())
-            .collect()
+        command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect()
     }
 
     #[test]
     fn counting_instructions_is_an_option_and_commas_in_paths_are_doubled() {
         let file = tempfile::NamedTempFile::with_suffix("a,b").unwrap();
         let core = file.path().to_path_buf();
-        let boot = Boot::Pvh {
-            core: core.clone(),
-            bundle: Some(core),
-            command_line: "x=1".into(),
-        };
-        let mut machine = Machine {
-            boot,
-            memory_mib: 64,
-            icount: false,
-        };
+        let boot = Boot::Pvh { core: core.clone(), bundle: Some(core), command_line: "x=1".into() };
+        let mut machine = Machine { boot, memory_mib: 64, icount: false };
         let plain = arguments(&machine);
         assert!(!plain.contains(&"-icount".into()));
         assert!(plain.iter().any(|a| a.ends_with("a,,b")));
@@ -198,19 +164,9 @@ mod tests {
 
     #[test]
     fn a_missing_image_is_one_line_with_the_fix() {
-        let machine = Machine {
-            boot: Boot::IsoBios("/no/such.iso".into()),
-            memory_mib: 64,
-            icount: false,
-        };
+        let machine = Machine { boot: Boot::IsoBios("/no/such.iso".into()), memory_mib: 64, icount: false };
         let directory = tempfile::tempdir().unwrap();
-        let error = qemu(
-            &machine,
-            &Sockets::in_directory(directory.path()),
-            directory.path(),
-        )
-        .err()
-        .unwrap();
+        let error = qemu(&machine, &Sockets::in_directory(directory.path()), directory.path()).err().unwrap();
         let text = "the CD image /no/such.iso is not there: run `cargo xtask image`";
         assert_eq!(error.to_string(), text);
     }

@@ -35,20 +35,13 @@ pub struct Line(UnixStream);
 
 impl Line {
     /// Starts the reader; `to_events` says what a piece of input is.
-    pub fn new(
-        stream: UnixStream,
-        events: Sender<Event>,
-        to_events: fn(&[u8]) -> Vec<Event>,
-    ) -> io::Result<Self> {
+    pub fn new(stream: UnixStream, events: Sender<Event>, to_events: fn(&[u8]) -> Vec<Event>) -> io::Result<Self> {
         let mut reader = stream.try_clone()?;
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             // The line ends with the emulator; the monitor reports that.
             while let Ok(count @ 1..) = reader.read(&mut buffer) {
-                if to_events(&buffer[..count])
-                    .into_iter()
-                    .any(|event| events.send(event).is_err())
-                {
+                if to_events(&buffer[..count]).into_iter().any(|event| events.send(event).is_err()) {
                     return;
                 }
             }

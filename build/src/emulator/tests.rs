@@ -21,14 +21,7 @@ fn pvh_elf(code: &[u8]) -> Vec<u8> {
         put(&kind.to_le_bytes());
         put(&5u32.to_le_bytes());
         let address = u64::from(BASE) + offset;
-        for word in [
-            offset,
-            address,
-            address,
-            bytes,
-            bytes,
-            if kind == 1 { 4096 } else { 4 },
-        ] {
+        for word in [offset, address, address, bytes, bytes, if kind == 1 { 4096 } else { 4 }] {
             put(&word.to_le_bytes());
         }
     }
@@ -40,24 +33,12 @@ fn pvh_elf(code: &[u8]) -> Vec<u8> {
 }
 
 /// Starts a machine with that code; `None` where QEMU is not installed.
-fn start(
-    code: &[u8],
-    icount: bool,
-    limit: Duration,
-) -> Option<(Emulator, tempfile::NamedTempFile)> {
+fn start(code: &[u8], icount: bool, limit: Duration) -> Option<(Emulator, tempfile::NamedTempFile)> {
     process::find(command::QEMU)?;
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), pvh_elf(code)).unwrap();
-    let boot = Boot::Pvh {
-        core: file.path().into(),
-        bundle: None,
-        command_line: String::new(),
-    };
-    let machine = Machine {
-        boot,
-        memory_mib: 32,
-        icount,
-    };
+    let boot = Boot::Pvh { core: file.path().into(), bundle: None, command_line: String::new() };
+    let machine = Machine { boot, memory_mib: 32, icount };
     Some((Emulator::start(&machine, limit).unwrap(), file))
 }
 
@@ -78,21 +59,13 @@ fn lines_the_exit_value_and_memory_arrive() {
         while seen.len() < 3 {
             seen.push(emulator.next(Duration::from_secs(30)));
         }
-        for event in [
-            Event::Com1(b"A".into()),
-            Event::Com2(b"B".into()),
-            Event::Exit(0x10),
-        ] {
+        for event in [Event::Com1(b"A".into()), Event::Com2(b"B".into()), Event::Exit(0x10)] {
             assert!(seen.contains(&event), "{event:?} is not in {seen:?}");
         }
         let snapshot = emulator.snapshot().unwrap();
         assert_eq!(snapshot.memory.len(), 32 << 20);
         assert_eq!(&snapshot.memory[0x20_0000..0x20_0004], b"\x7fELF");
-        assert!(
-            snapshot.registers.contains("CR3="),
-            "{}",
-            snapshot.registers
-        );
+        assert!(snapshot.registers.contains("CR3="), "{}", snapshot.registers);
     }
 }
 
@@ -100,8 +73,7 @@ const EXIT: u16 = command::EXIT_PORT;
 
 #[test]
 fn a_machine_that_hangs_ends_at_its_deadline() {
-    let Some((mut emulator, _file)) = start(&[0xeb, 0xfe], false, Duration::from_millis(300))
-    else {
+    let Some((mut emulator, _file)) = start(&[0xeb, 0xfe], false, Duration::from_millis(300)) else {
         return;
     };
     let begun = Instant::now();
@@ -117,10 +89,7 @@ fn a_triple_fault_stops_the_machine_and_leaves_its_memory() {
     let Some((mut emulator, _file)) = start(&code, false, Duration::from_secs(30)) else {
         return;
     };
-    assert_eq!(
-        emulator.next(Duration::from_secs(30)),
-        Event::Stopped("guest-reset".into())
-    );
+    assert_eq!(emulator.next(Duration::from_secs(30)), Event::Stopped("guest-reset".into()));
     assert_eq!(emulator.snapshot().unwrap().memory.len(), 32 << 20);
 }
 
@@ -131,21 +100,8 @@ fn an_emulator_that_refuses_its_arguments_is_quoted() {
     }
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), b"no ELF").unwrap();
-    let boot = Boot::Pvh {
-        core: file.path().into(),
-        bundle: None,
-        command_line: String::new(),
-    };
-    let machine = Machine {
-        boot,
-        memory_mib: 32,
-        icount: false,
-    };
-    let error = Emulator::start(&machine, Duration::from_secs(5))
-        .err()
-        .unwrap();
-    assert!(
-        error.to_string().starts_with("QEMU ended at once"),
-        "{error}"
-    );
+    let boot = Boot::Pvh { core: file.path().into(), bundle: None, command_line: String::new() };
+    let machine = Machine { boot, memory_mib: 32, icount: false };
+    let error = Emulator::start(&machine, Duration::from_secs(5)).err().unwrap();
+    assert!(error.to_string().starts_with("QEMU ended at once"), "{error}");
 }

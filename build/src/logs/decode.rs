@@ -43,24 +43,12 @@ pub struct Decoder {
 impl Decoder {
     /// A decoder that looks ELFs up in `store`.
     pub fn new(store: Store) -> Self {
-        Self {
-            store,
-            instances: HashMap::new(),
-            assumed: HashMap::new(),
-            tsc_hz: 0,
-            next_sequence: None,
-        }
+        Self { store, instances: HashMap::new(), assumed: HashMap::new(), tsc_hz: 0, next_sequence: None }
     }
 
     /// Tells who `partition` is if its START record should be missing, as the system's image has it.
     pub fn assume(&mut self, partition: u8, name: &str, build_id: BuildId) {
-        self.assumed.insert(
-            partition,
-            Instance {
-                name: name.to_owned(),
-                build_id,
-            },
-        );
+        self.assumed.insert(partition, Instance { name: name.to_owned(), build_id });
     }
 
     /// TSC ticks per second, 0 while unknown.
@@ -72,43 +60,25 @@ impl Decoder {
     pub fn record(&mut self, record: &Record) -> Vec<Line> {
         let mut lines = Vec::new();
         let head = &record.head;
-        let lost = self
-            .next_sequence
-            .map_or(0, |next| head.sequence.saturating_sub(next));
+        let lost = self.next_sequence.map_or(0, |next| head.sequence.saturating_sub(next));
         if lost > 0 {
             let text = format!("{lost} records are missing");
-            lines.push(Line {
-                level: Some(Level::Warn),
-                ..self.own_line(record, text)
-            });
+            lines.push(Line { level: Some(Level::Warn), ..self.own_line(record, text) });
         }
         self.next_sequence = Some(head.sequence.saturating_add(1));
         lines.push(match record.body() {
             Body::Clock(hz) => {
                 self.tsc_hz = hz;
-                self.line(
-                    record,
-                    Some(Level::Debug),
-                    format!("the clock runs at {hz} Hz"),
-                )
+                self.line(record, Some(Level::Debug), format!("the clock runs at {hz} Hz"))
             }
             Body::Start { build_id, name } => {
                 let text = format!("started, build {build_id}");
                 let instance = Instance { name, build_id };
-                self.instances
-                    .insert((head.partition, head.generation), instance);
+                self.instances.insert((head.partition, head.generation), instance);
                 self.line(record, Some(Level::Debug), text)
             }
-            Body::Dropped(count) => self.line(
-                record,
-                Some(Level::Warn),
-                format!("{count} records were dropped"),
-            ),
-            Body::Unknown(kind) => self.line(
-                record,
-                Some(Level::Warn),
-                format!("record of unknown kind {kind}"),
-            ),
+            Body::Dropped(count) => self.line(record, Some(Level::Warn), format!("{count} records were dropped")),
+            Body::Unknown(kind) => self.line(record, Some(Level::Warn), format!("record of unknown kind {kind}")),
             Body::Defmt(frame) => self.message(record, frame),
         });
         lines
@@ -117,19 +87,13 @@ impl Decoder {
     fn message(&mut self, record: &Record, frame: &[u8]) -> Line {
         let build_id = self.instance(record).map(|instance| instance.build_id);
         let decoded = match build_id {
-            Some(id) => self
-                .store
-                .get(&id)
-                .and_then(|symbols| symbols.decode(frame)),
+            Some(id) => self.store.get(&id).and_then(|symbols| symbols.decode(frame)),
             None => Err("its START record is missing".into()),
         };
         match decoded {
             Ok(message) => {
                 let line = self.line(record, message.level, message.text);
-                Line {
-                    place: message.place,
-                    ..line
-                }
+                Line { place: message.place, ..line }
             }
             Err(why) => {
                 let text = format!("undecoded ({why}): {}", hex(frame));
@@ -140,9 +104,7 @@ impl Decoder {
 
     fn instance(&self, record: &Record) -> Option<&Instance> {
         let head = &record.head;
-        self.instances
-            .get(&(head.partition, head.generation))
-            .or_else(|| self.assumed.get(&head.partition))
+        self.instances.get(&(head.partition, head.generation)).or_else(|| self.assumed.get(&head.partition))
     }
 
     fn line(&self, record: &Record, level: Option<Level>, text: String) -> Line {
@@ -152,37 +114,17 @@ impl Decoder {
             (_, Some(instance)) => instance.name.clone(),
             (partition, None) => format!("partition {partition}"),
         };
-        let generation = if head.partition == CORE {
-            0
-        } else {
-            head.generation
-        };
+        let generation = if head.partition == CORE { 0 } else { head.generation };
         let seconds = self.seconds(head.tsc);
-        Line {
-            sequence: head.sequence,
-            seconds,
-            origin,
-            generation,
-            level,
-            text,
-            place: None,
-        }
+        Line { sequence: head.sequence, seconds, origin, generation, level, text, place: None }
     }
 
     fn own_line(&self, record: &Record, text: String) -> Line {
-        Line {
-            origin: "log".into(),
-            generation: 0,
-            ..self.line(record, None, text)
-        }
+        Line { origin: "log".into(), generation: 0, ..self.line(record, None, text) }
     }
 
     fn seconds(&self, tsc: u64) -> f64 {
-        if self.tsc_hz == 0 {
-            0.0
-        } else {
-            tsc as f64 / self.tsc_hz as f64
-        }
+        if self.tsc_hz == 0 { 0.0 } else { tsc as f64 / self.tsc_hz as f64 }
     }
 }
 
@@ -208,25 +150,15 @@ mod tests {
     }
 
     fn texts(decoder: &mut Decoder, record: &Record) -> Vec<String> {
-        decoder
-            .record(record)
-            .into_iter()
-            .map(|line| format!("{}: {}", line.origin, line.text))
-            .collect()
+        decoder.record(record).into_iter().map(|line| format!("{}: {}", line.origin, line.text)).collect()
     }
 
     #[test]
     fn the_same_bytes_are_read_with_the_strings_of_the_instance_that_sent_them() {
-        let elves = [
-            ([1; 20], elf(&[("defmt_info", "one {=u8}")])),
-            ([2; 20], elf(&[("defmt_info", "two {=u8}")])),
-        ];
+        let elves = [([1; 20], elf(&[("defmt_info", "one {=u8}")])), ([2; 20], elf(&[("defmt_info", "two {=u8}")]))];
         let (_kept, mut decoder) = decoder(&elves);
         decoder.record(&record(4, START, 0, &start(1, "vmexit")));
-        assert_eq!(
-            texts(&mut decoder, &record(4, DEFMT, 1, &[1, 0, 7])),
-            ["vmexit: one 7"]
-        );
+        assert_eq!(texts(&mut decoder, &record(4, DEFMT, 1, &[1, 0, 7])), ["vmexit: one 7"]);
         let mut restarted = record(4, START, 2, &start(2, "vmexit"));
         restarted.head.generation = 2;
         decoder.record(&restarted);
@@ -242,10 +174,7 @@ mod tests {
         let (_kept, mut decoder) = decoder(&[]);
         decoder.record(&record(CORE, DROPPED, 5, &1u32.to_le_bytes()));
         let lines = texts(&mut decoder, &record(CORE, DROPPED, 9, &2u32.to_le_bytes()));
-        assert_eq!(
-            lines,
-            ["log: 3 records are missing", "core: 2 records were dropped"]
-        );
+        assert_eq!(lines, ["log: 3 records are missing", "core: 2 records were dropped"]);
     }
 
     #[test]

@@ -24,11 +24,7 @@ pub fn find(dump: &[u8]) -> Option<Ring> {
     memchr::memmem::find_iter(dump, &RING_MAGIC)
         .filter_map(|at| Some((at, plausible(&dump[at..])?)))
         .max_by_key(|(_, (head, _))| head.written)
-        .map(|(offset, (head, ring))| Ring {
-            records: read(&head, ring),
-            epitaph: epitaph(&head),
-            offset,
-        })
+        .map(|(offset, (head, ring))| Ring { records: read(&head, ring), epitaph: epitaph(&head), offset })
 }
 
 fn plausible(bytes: &[u8]) -> Option<(RingHead, &[u8])> {
@@ -42,9 +38,7 @@ fn plausible(bytes: &[u8]) -> Option<(RingHead, &[u8])> {
 }
 
 fn epitaph(head: &RingHead) -> Option<String> {
-    let text = head
-        .epitaph
-        .get(..usize::try_from(head.epitaph_length).ok()?)?;
+    let text = head.epitaph.get(..usize::try_from(head.epitaph_length).ok()?)?;
     (!text.is_empty()).then(|| String::from_utf8_lossy(text).into_owned())
 }
 
@@ -52,22 +46,18 @@ fn epitaph(head: &RingHead) -> Option<String> {
 /// them the oldest start from which an unbroken chain of rising sequences leads there.
 fn read(head: &RingHead, ring: &[u8]) -> Vec<Record> {
     let kept = head.written.min(head.capacity);
-    let bytes: Vec<u8> = (head.written - kept..head.written)
-        .map(|position| ring[(position % head.capacity) as usize])
-        .collect();
-    (0..bytes.len())
-        .step_by(8)
-        .find_map(|start| chain(&bytes[start..]))
-        .unwrap_or_default()
+    let bytes: Vec<u8> =
+        (head.written - kept..head.written).map(|position| ring[(position % head.capacity) as usize]).collect();
+    (0..bytes.len()).step_by(8).find_map(|start| chain(&bytes[start..])).unwrap_or_default()
 }
 
 fn chain(mut bytes: &[u8]) -> Option<Vec<Record>> {
     let mut found: Vec<Record> = Vec::new();
     while !bytes.is_empty() {
         let (record, next) = records::first(bytes)?;
-        let follows = found.last().is_none_or(|last| {
-            last.head.sequence < record.head.sequence && last.head.tsc <= record.head.tsc
-        });
+        let follows = found
+            .last()
+            .is_none_or(|last| last.head.sequence < record.head.sequence && last.head.tsc <= record.head.tsc);
         // A zeroed or torn piece reads as an endless row of empty records.
         if !follows || record.payload.is_empty() || next < HEAD || record.head.kind > 3 {
             return None;

@@ -97,16 +97,9 @@ fn decode(encoded: &[u8]) -> Result<Frame, Damage> {
         return Err(Damage::Version(head.version));
     }
     if usize::from(head.length) != there {
-        return Err(Damage::Length {
-            said: head.length.into(),
-            there,
-        });
+        return Err(Damage::Length { said: head.length.into(), there });
     }
-    Ok(Frame {
-        channel: head.channel,
-        sequence: head.sequence,
-        payload: payload.to_vec(),
-    })
+    Ok(Frame { channel: head.channel, sequence: head.sequence, payload: payload.to_vec() })
 }
 
 /// The payload is longer than a frame can carry.
@@ -120,12 +113,7 @@ pub fn encode(frame: &Frame) -> Result<Vec<u8>, TooLong> {
     if length > MAX_PAYLOAD {
         return Err(TooLong(length));
     }
-    let head = Head {
-        channel: frame.channel,
-        version: VERSION,
-        length: length as u16,
-        sequence: frame.sequence,
-    };
+    let head = Head { channel: frame.channel, version: VERSION, length: length as u16, sequence: frame.sequence };
     let mut body = head.as_bytes().to_vec();
     body.extend_from_slice(&frame.payload);
     body.extend_from_slice(&crc32(0, &body).to_le_bytes());
@@ -140,16 +128,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn frame() -> impl Strategy<Value = Frame> {
-        (
-            any::<u8>(),
-            any::<u32>(),
-            proptest::collection::vec(any::<u8>(), 0..=MAX_PAYLOAD),
-        )
-            .prop_map(|(channel, sequence, payload)| Frame {
-                channel,
-                sequence,
-                payload,
-            })
+        (any::<u8>(), any::<u32>(), proptest::collection::vec(any::<u8>(), 0..=MAX_PAYLOAD))
+            .prop_map(|(channel, sequence, payload)| Frame { channel, sequence, payload })
     }
 
     proptest! {
@@ -196,11 +176,7 @@ mod tests {
 
     #[test]
     fn a_payload_that_is_too_long_is_refused() {
-        let frame = Frame {
-            channel: 0,
-            sequence: 0,
-            payload: vec![0; MAX_PAYLOAD + 1],
-        };
+        let frame = Frame { channel: 0, sequence: 0, payload: vec![0; MAX_PAYLOAD + 1] };
         assert_eq!(encode(&frame), Err(TooLong(MAX_PAYLOAD + 1)));
     }
 
@@ -213,25 +189,11 @@ mod tests {
             Reader::default().push(&line)
         };
         assert_eq!(sealed(vec![1, 2]), [Err(Damage::Short(6))]);
-        assert_eq!(
-            sealed(vec![2, 9, 0, 0, 0, 0, 0, 0]),
-            [Err(Damage::Version(9))]
-        );
-        assert_eq!(
-            sealed(vec![2, 1, 3, 0, 0, 0, 0, 0, 7]),
-            [Err(Damage::Length { said: 3, there: 1 })]
-        );
+        assert_eq!(sealed(vec![2, 9, 0, 0, 0, 0, 0, 0]), [Err(Damage::Version(9))]);
+        assert_eq!(sealed(vec![2, 1, 3, 0, 0, 0, 0, 0, 7]), [Err(Damage::Length { said: 3, there: 1 })]);
         assert_eq!(Reader::default().push(&[5, 1, 0]), [Err(Damage::Encoding)]);
-        assert_eq!(
-            Reader::default().push(&[1; MAX_ENCODED + 9]),
-            [Err(Damage::Oversize)]
-        );
-        let mut line = encode(&Frame {
-            channel: 1,
-            sequence: 1,
-            payload: vec![1, 1],
-        })
-        .unwrap();
+        assert_eq!(Reader::default().push(&[1; MAX_ENCODED + 9]), [Err(Damage::Oversize)]);
+        let mut line = encode(&Frame { channel: 1, sequence: 1, payload: vec![1, 1] }).unwrap();
         let at = line.iter().position(|&b| b == 1).unwrap();
         line[at] = 3;
         assert!(Reader::default().push(&line)[0].is_err());

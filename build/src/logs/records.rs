@@ -59,20 +59,12 @@ impl Record {
         let bytes = self.payload.as_slice();
         match self.head.kind {
             payload::DEFMT => Some(Body::Defmt(bytes)),
-            payload::START => bytes
-                .split_first_chunk::<20>()
-                .map(|(id, name)| Body::Start {
-                    build_id: BuildId(*id),
-                    name: String::from_utf8_lossy(name)
-                        .trim_end_matches('\0')
-                        .to_owned(),
-                }),
-            payload::CLOCK => bytes
-                .first_chunk::<8>()
-                .map(|hz| Body::Clock(u64::from_le_bytes(*hz))),
-            payload::DROPPED => bytes
-                .first_chunk::<4>()
-                .map(|n| Body::Dropped(u32::from_le_bytes(*n))),
+            payload::START => bytes.split_first_chunk::<20>().map(|(id, name)| Body::Start {
+                build_id: BuildId(*id),
+                name: String::from_utf8_lossy(name).trim_end_matches('\0').to_owned(),
+            }),
+            payload::CLOCK => bytes.first_chunk::<8>().map(|hz| Body::Clock(u64::from_le_bytes(*hz))),
+            payload::DROPPED => bytes.first_chunk::<4>().map(|n| Body::Dropped(u32::from_le_bytes(*n))),
             _ => None,
         }
         .unwrap_or(Body::Unknown(self.head.kind))
@@ -114,10 +106,7 @@ pub mod fixture {
             sequence,
             tsc: sequence.saturating_mul(1000),
         };
-        Record {
-            head,
-            payload: payload.to_vec(),
-        }
+        Record { head, payload: payload.to_vec() }
     }
 
     /// The record as it stands in the ring.
@@ -161,23 +150,11 @@ mod tests {
         let of = |kind, payload: &[u8]| record(0, kind, 0, payload);
         assert_eq!(
             of(payload::START, &start).body(),
-            Body::Start {
-                build_id: BuildId([7; 20]),
-                name: "vmexit".into()
-            }
+            Body::Start { build_id: BuildId([7; 20]), name: "vmexit".into() }
         );
-        assert_eq!(
-            of(payload::CLOCK, &5u64.to_le_bytes()).body(),
-            Body::Clock(5)
-        );
-        assert_eq!(
-            of(payload::DROPPED, &9u32.to_le_bytes()).body(),
-            Body::Dropped(9)
-        );
-        assert_eq!(
-            of(payload::CLOCK, &[1]).body(),
-            Body::Unknown(payload::CLOCK)
-        );
+        assert_eq!(of(payload::CLOCK, &5u64.to_le_bytes()).body(), Body::Clock(5));
+        assert_eq!(of(payload::DROPPED, &9u32.to_le_bytes()).body(), Body::Dropped(9));
+        assert_eq!(of(payload::CLOCK, &[1]).body(), Body::Unknown(payload::CLOCK));
         assert_eq!(of(200, &[]).body(), Body::Unknown(200));
     }
 

@@ -13,10 +13,7 @@ pub struct Renderer {
 impl Renderer {
     /// `root` is the directory below which source files are shown by their relative path.
     pub fn new(colour: bool, root: impl Into<PathBuf>) -> Self {
-        Self {
-            colour,
-            root: root.into(),
-        }
+        Self { colour, root: root.into() }
     }
 
     /// One line without its end: time, level, origin and generation, text, source place.
@@ -52,25 +49,13 @@ impl Renderer {
     }
 
     fn paint(&self, colour: &str, text: &str) -> String {
-        if self.colour {
-            format!("\x1b[{colour}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.colour { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
 /// The text with control characters replaced: what a partition says must not steer the terminal.
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_control() && c != '\t' {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
-        .collect()
+    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -92,10 +77,7 @@ mod tests {
     #[test]
     fn a_plain_line_holds_time_level_origin_text_and_place() {
         let text = Renderer::new(false, "/src").line(&line());
-        assert_eq!(
-            text,
-            "    1.250000 WARN  vmexit#2       a\u{fffd}[2Jb  (services/vmexit/main.rs:12)"
-        );
+        assert_eq!(text, "    1.250000 WARN  vmexit#2       a\u{fffd}[2Jb  (services/vmexit/main.rs:12)");
     }
 
     #[test]

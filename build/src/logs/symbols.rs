@@ -51,17 +51,11 @@ impl Symbols {
     }
 
     fn decode_trusting(&self, bytes: &[u8]) -> Result<Message, String> {
-        let (frame, used) = self
-            .table
-            .decode(bytes)
-            .map_err(|error| error.to_string())?;
+        let (frame, used) = self.table.decode(bytes).map_err(|error| error.to_string())?;
         if used != bytes.len() {
             return Err(format!("{} bytes too many", bytes.len() - used));
         }
-        let place = self
-            .locations
-            .get(&frame.index())
-            .map(|at| (at.file.clone(), at.line));
+        let place = self.locations.get(&frame.index()).map(|at| (at.file.clone(), at.line));
         let level = frame.level().map(|level| match level.as_str() {
             "trace" => Level::Trace,
             "debug" => Level::Debug,
@@ -69,11 +63,7 @@ impl Symbols {
             "error" => Level::Error,
             _ => Level::Info,
         });
-        Ok(Message {
-            level,
-            text: frame.display_message().to_string(),
-            place,
-        })
+        Ok(Message { level, text: frame.display_message().to_string(), place })
     }
 }
 
@@ -86,10 +76,7 @@ pub struct Store {
 impl Store {
     /// The store in `directory` (`target/symbols`); it need not exist.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self {
-            directory: directory.into(),
-            loaded: HashMap::new(),
-        }
+        Self { directory: directory.into(), loaded: HashMap::new() }
     }
 
     /// Where the ELF with this build id is kept.
@@ -100,16 +87,12 @@ impl Store {
     /// Tables of the ELF with this build id; the error says what is missing.
     pub fn get(&mut self, id: &BuildId) -> Result<Rc<Symbols>, String> {
         let path = self.path(id);
-        self.loaded
-            .entry(*id)
-            .or_insert_with(|| load(&path).map(Rc::new))
-            .clone()
+        self.loaded.entry(*id).or_insert_with(|| load(&path).map(Rc::new)).clone()
     }
 }
 
 fn load(path: &Path) -> Result<Symbols, String> {
-    let bytes =
-        std::fs::read(path).map_err(|_| format!("no symbols: {} is not there", path.display()))?;
+    let bytes = std::fs::read(path).map_err(|_| format!("no symbols: {} is not there", path.display()))?;
     Symbols::parse(&bytes).map_err(|error| format!("no symbols: {}: {error:#}", path.display()))
 }
 
@@ -123,14 +106,7 @@ mod tests {
     fn a_frame_is_decoded_with_the_strings_of_its_own_elf() {
         let symbols = Symbols::parse(&elf(&[("defmt_warn", "slot {=u8} of {=str}")])).unwrap();
         let message = symbols.decode(&[1, 0, 9, 2, 0, 0, 0, b'a', b'b']).unwrap();
-        assert_eq!(
-            message,
-            Message {
-                level: Some(Level::Warn),
-                text: "slot 9 of ab".into(),
-                place: None
-            }
-        );
+        assert_eq!(message, Message { level: Some(Level::Warn), text: "slot 9 of ab".into(), place: None });
     }
 
     #[test]
@@ -138,10 +114,7 @@ mod tests {
         let symbols = Symbols::parse(&elf(&[("defmt_info", "{=u16}")])).unwrap();
         assert!(symbols.decode(&[7, 0]).is_err());
         assert!(symbols.decode(&[1, 0, 5]).is_err());
-        assert_eq!(
-            symbols.decode(&[1, 0, 5, 0, 1]),
-            Err("1 bytes too many".into())
-        );
+        assert_eq!(symbols.decode(&[1, 0, 5, 0, 1]), Err("1 bytes too many".into()));
     }
 
     #[test]

@@ -69,9 +69,7 @@ impl Session {
             Event::Com2(bytes) => {
                 self.com2.extend_from_slice(&bytes);
                 let read = self.reader.push(&bytes);
-                read.into_iter()
-                    .flat_map(|frame| self.frame(frame))
-                    .collect()
+                read.into_iter().flat_map(|frame| self.frame(frame)).collect()
             }
             event => vec![Said::Event(event)],
         }
@@ -85,14 +83,8 @@ impl Session {
         match frame.channel {
             channel::LOG => {
                 let records = records::split(&frame.payload).0;
-                self.last_sequence = records
-                    .last()
-                    .map_or(self.last_sequence, |r| Some(r.head.sequence));
-                records
-                    .iter()
-                    .flat_map(|record| self.decoder.record(record))
-                    .map(Said::Log)
-                    .collect()
+                self.last_sequence = records.last().map_or(self.last_sequence, |r| Some(r.head.sequence));
+                records.iter().flat_map(|record| self.decoder.record(record)).map(Said::Log).collect()
             }
             console if console >= channel::CONSOLE => {
                 vec![Said::Console(console - channel::CONSOLE, frame.payload)]
@@ -128,13 +120,8 @@ impl Session {
             return (Vec::new(), None);
         };
         let last = self.last_sequence;
-        let unseen = ring
-            .records
-            .iter()
-            .filter(|record| last.is_none_or(|last| record.head.sequence > last));
-        let lines = unseen
-            .flat_map(|record| self.decoder.record(record))
-            .collect();
+        let unseen = ring.records.iter().filter(|record| last.is_none_or(|last| record.head.sequence > last));
+        let lines = unseen.flat_map(|record| self.decoder.record(record)).collect();
         (lines, ring.epitaph)
     }
 }
@@ -144,26 +131,19 @@ pub fn pvh(image: &image::Image, command_line: Option<&str>) -> Boot {
     Boot::Pvh {
         core: image.core.clone(),
         bundle: Some(image.bundle.clone()),
-        command_line: command_line
-            .unwrap_or(&image.system.command_line)
-            .to_owned(),
+        command_line: command_line.unwrap_or(&image.system.command_line).to_owned(),
     }
 }
 
 fn assume(decoder: &mut Decoder, image: &image::Image) -> anyhow::Result<()> {
-    let bytes = std::fs::read(&image.bundle)
-        .with_context(|| format!("cannot read {}", image.bundle.display()))?;
+    let bytes = std::fs::read(&image.bundle).with_context(|| format!("cannot read {}", image.bundle.display()))?;
     // An image that is bad on purpose is the core's to refuse.
     let Ok(bundle) = bundle::Bundle::read(&bytes) else {
         return Ok(());
     };
     for (index, partition) in (0u8..).zip(&bundle.partitions) {
         let name = String::from_utf8_lossy(&partition.record.name);
-        decoder.assume(
-            index,
-            name.trim_end_matches('\0'),
-            BuildId(partition.record.build_id),
-        );
+        decoder.assume(index, name.trim_end_matches('\0'), BuildId(partition.record.build_id));
     }
     let core = elf_file::Program::read(&workspace::metal_elf(image::CORE))?;
     decoder.assume(CORE, "core", BuildId(core.build_id));

@@ -5,12 +5,7 @@ use super::super::fixture::{E, Image, NX, U, W};
 use super::super::subject::Owned;
 use super::*;
 
-const SOUND: Control = Control {
-    cr0: 0x8005_0033,
-    cr3: 0,
-    cr4: 0x34_0e20,
-    efer: 0x1d01,
-};
+const SOUND: Control = Control { cr0: 0x8005_0033, cr3: 0, cr4: 0x34_0e20, efer: 0x1d01 };
 const APIC: u64 = 0xfee0_0000;
 const WINDOW: u64 = 0x3fe0_1000;
 
@@ -60,33 +55,17 @@ impl System {
     }
 
     fn subject(&self) -> Subject {
-        let space = |name: &str, kind, root| Space {
-            name: name.into(),
-            kind,
-            root,
-        };
+        let space = |name: &str, kind, root| Space { name: name.into(), kind, root };
         let [first, second, vm] = self.roots;
         let spaces = vec![
             space("first", Kind::Partition(0), first),
             space("second", Kind::Partition(1), second),
             space("vm0", Kind::Vm(0), vm),
         ];
-        let one = |start, owner| Owned {
-            start,
-            pages: 1,
-            owner,
-        };
+        let one = |start, owner| Owned { start, pages: 1, owner };
         let owned = vec![
-            Owned {
-                start: 0,
-                pages: 0x80,
-                owner: Owner::Tables,
-            },
-            Owned {
-                start: CORE_TEXT,
-                pages: 2,
-                owner: Owner::Core,
-            },
+            Owned { start: 0, pages: 0x80, owner: Owner::Tables },
+            Owned { start: CORE_TEXT, pages: 2, owner: Owner::Core },
             one(SEALED, Owner::Image),
             one(PLATFORM, Owner::Platform),
             one(FIRST, Owner::Partition(0)),
@@ -196,21 +175,13 @@ fn a_table_outside_the_pool_is_a_breach() {
     let mut subject = system.subject();
     subject.spaces[1].root = STRANGER;
     let (breaches, _) = check(system.image.memory(), &subject, &[]);
-    assert!(
-        breaches
-            .iter()
-            .any(|breach| breach.rule == "a page table is not in the pool"),
-        "{breaches:?}"
-    );
+    assert!(breaches.iter().any(|breach| breach.rule == "a page table is not in the pool"), "{breaches:?}");
 }
 
 #[test]
 fn a_clear_control_bit_is_a_breach_by_its_name() {
     let system = system();
-    let control = Control {
-        cr4: SOUND.cr4 & !(1 << 21),
-        ..SOUND
-    };
+    let control = Control { cr4: SOUND.cr4 & !(1 << 21), ..SOUND };
     let (breaches, _) = check(system.image.memory(), &system.subject(), &[control]);
     let text: Vec<_> = breaches.iter().map(Breach::to_string).collect();
     assert_eq!(text, ["control bit is clear: CR4.SMAP"]);
