@@ -63,6 +63,7 @@ impl Core {
         let account = &mut self.accounts[self.payer];
         let overdrawn = account.left <= 0;
         account.charge(ticks);
+        let overdrawn = overdrawn && self.serves(self.runner).is_some();
         if let Runner::Thread(index) = self.runner {
             let thread = &mut self.partitions[index].thread;
             thread.used = thread.used.saturating_add(ticks);
@@ -104,15 +105,38 @@ impl Core {
         None
     }
 
-    /// Whether the runner serves somebody else, so that its reserve stands behind the payer's budget.
+    /// The thread that works on the payer's own request, so that its reserve stands behind the payer's budget.
+    /// `None` when the payer pays for itself, or only helps a callee along that still works for another: the
+    /// end of a helper's budget is nobody's fault but its own.
     fn serves(&self, runner: Runner) -> Option<u8> {
-        let Runner::Thread(index) = runner else {
+        let Runner::Thread(index) = runner else { return None };
+        let mut node = self.payer;
+        if usize::from(node) >= limits::PARTITIONS {
+            let vcpu = node.wrapping_sub(limits::PARTITIONS as u8);
+            let vm = &self.vms[self.vcpus[vcpu].vm];
+            let (server, work) = match self.vcpus[vcpu].state {
+                VcpuState::Exited => (vm.vmexit, Work::Exit(vcpu)),
+                VcpuState::Port => (vm.vmport?, Work::Port(vcpu)),
+                _ => return None,
+            };
+            if self.partitions[server].thread.work != work {
+                return None;
+            }
+            node = server;
+        } else if node == index {
             return None;
-        };
-        match self.partitions[index].thread.work {
-            Work::Call(_) | Work::Exit(_) | Work::Port(_) if self.payer != index => Some(index),
-            _ => None,
         }
+        for _ in 0..limits::PARTITIONS {
+            if node == index {
+                return Some(index);
+            }
+            let callee = self.partitions[node].thread.calling?;
+            if self.partitions[callee].thread.work != Work::Call(node) {
+                return None;
+            }
+            node = callee;
+        }
+        None
     }
 
     fn pick(&mut self, now: u64) {
