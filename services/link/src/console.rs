@@ -120,10 +120,7 @@ mod tests {
         console.framed = 1;
         assert!(console.drop_done(1));
         assert_eq!(console.take(9, b"y"), Ok(true));
-        assert_eq!(
-            console.take(10, &[0; CONSOLE_BYTES + 1]),
-            Err(Refusal::Malformed)
-        );
+        assert_eq!(console.take(10, &[0; CONSOLE_BYTES + 1]), Err(Refusal::Malformed));
     }
 
     #[test]

@@ -35,11 +35,7 @@ fn reply<T: Serialize>(key: [u8; 8], refused: bool, value: &T) -> ArrayVec<u8, R
 mod tests {
     use super::*;
 
-    const HEALTHY: Healthy = Healthy {
-        generation: 2,
-        state_version: 1,
-        served: u64::MAX,
-    };
+    const HEALTHY: Healthy = Healthy { generation: 2, state_version: 1, served: u64::MAX };
 
     #[test]
     fn the_health_request_is_answered() {

@@ -18,12 +18,7 @@ pub struct Outgoing {
 impl Outgoing {
     /// No frame. The first byte that leaves is a delimiter, which ends what an instance before was at.
     pub const fn new() -> Self {
-        Self {
-            bytes: [0; MAX_ENCODED],
-            length: 1,
-            sent: 0,
-            raw: [0; RAW],
-        }
+        Self { bytes: [0; MAX_ENCODED], length: 1, sent: 0, raw: [0; RAW] }
     }
 
     /// Whether the last frame has left.
@@ -40,15 +35,8 @@ impl Outgoing {
 
     /// Starts a frame; of a payload longer than [`MAX_PAYLOAD`] only the beginning is sent.
     pub fn start(&mut self, channel: u8, sequence: u32, payload: &[u8]) {
-        let payload = payload
-            .get(..payload.len().min(MAX_PAYLOAD))
-            .unwrap_or_default();
-        let head = Head {
-            channel,
-            version: 1,
-            length: payload.len() as u16,
-            sequence,
-        };
+        let payload = payload.get(..payload.len().min(MAX_PAYLOAD)).unwrap_or_default();
+        let head = Head { channel, version: 1, length: payload.len() as u16, sequence };
         let end = HEAD + payload.len();
         let parts = head.as_bytes().iter().chain(payload);
         for (to, from) in self.raw.iter_mut().zip(parts) {
@@ -60,11 +48,7 @@ impl Outgoing {
         }
         let raw = self.raw.get(..end + 4).unwrap_or_default();
         self.length = cobs::try_encode(raw, &mut self.bytes).map_or(0, |used| used + 1);
-        if let Some(delimiter) = self
-            .length
-            .checked_sub(1)
-            .and_then(|last| self.bytes.get_mut(last))
-        {
+        if let Some(delimiter) = self.length.checked_sub(1).and_then(|last| self.bytes.get_mut(last)) {
             *delimiter = 0;
         }
         self.sent = 0;
@@ -82,11 +66,7 @@ pub struct Receiver {
 impl Receiver {
     /// Nothing arrived yet.
     pub const fn new() -> Self {
-        Self {
-            bytes: [0; MAX_ENCODED],
-            length: 0,
-            frame: [0; MAX_ENCODED],
-        }
+        Self { bytes: [0; MAX_ENCODED], length: 0, frame: [0; MAX_ENCODED] }
     }
 
     /// Takes one byte; returns the frame that it ends. What is too long, cut, damaged or of another
@@ -168,10 +148,7 @@ mod tests {
     fn the_longest_frame_fits_and_holds_its_delimiter_at_the_end() {
         let bytes = encode(1, u32::MAX, &[0xff; MAX_PAYLOAD]);
         assert!(bytes.len() <= MAX_ENCODED);
-        assert_eq!(
-            bytes.iter().position(|&byte| byte == 0),
-            Some(bytes.len() - 1)
-        );
+        assert_eq!(bytes.iter().position(|&byte| byte == 0), Some(bytes.len() - 1));
     }
 
     #[test]

@@ -12,9 +12,7 @@ use arrayvec::ArrayVec;
 use portcullis_ipc::frame::channel;
 use portcullis_ipc::limits::{LOG_READ, VMS};
 use portcullis_ipc::proto::health::Healthy;
-use portcullis_ipc::proto::link::{
-    CONSOLE_BYTES, ConsoleInput, ConsoleRead, ConsoleWrite, ConsoleWritten,
-};
+use portcullis_ipc::proto::link::{CONSOLE_BYTES, ConsoleInput, ConsoleRead, ConsoleWrite, ConsoleWritten};
 use portcullis_ipc::proto::{Refusal, Request};
 use portcullis_runtime::call::{Incoming, Reply};
 use portcullis_runtime::handle::{LogReader, Notifier, Timer, missing};
@@ -38,9 +36,7 @@ const IDLE_TICK: u64 = 10_000;
 const REPLIES: usize = 4;
 
 fn main(start: Start) -> ! {
-    let Some(timer) = Timer::find("tick") else {
-        missing("tick")
-    };
+    let Some(timer) = Timer::find("tick") else { missing("tick") };
     let mut hub = Hub::new(start, timer);
     defmt::info!(
         "link ready, generation {=u32}: com1 {=bool}, com2 {=bool}",
@@ -100,19 +96,9 @@ impl Hub {
             .read(&mut encoded)
             .filter(|(head, _)| head.version == saved::VERSION)
             .map_or_else(Consoles::default, |(_, bytes)| saved::decode(bytes));
-        let plain = plain_counter
-            .load(0)
-            .max(consoles.first().map_or(0, |one| one.base));
-        let names = [
-            "console-0",
-            "console-1",
-            "console-2",
-            "console-3",
-            "console-4",
-            "console-5",
-            "console-6",
-            "console-7",
-        ];
+        let plain = plain_counter.load(0).max(consoles.first().map_or(0, |one| one.base));
+        let names =
+            ["console-0", "console-1", "console-2", "console-3", "console-4", "console-5", "console-6", "console-7"];
         Self {
             com1: Line::open("com1", "com1-irq", 0x3f8),
             com2: Line::open("com2", "com2-irq", 0x2f8),
@@ -134,11 +120,7 @@ impl Hub {
             turn: 0,
             receiver: Box::new(Receiver::new()),
             replies: ArrayVec::new(),
-            healthy: Healthy {
-                generation: start.generation,
-                state_version: saved::VERSION,
-                served: 0,
-            },
+            healthy: Healthy { generation: start.generation, state_version: saved::VERSION, served: 0 },
         }
     }
 
@@ -211,11 +193,7 @@ impl Hub {
         }
         for _ in 0..=VMS {
             self.turn = (self.turn + 1) % (VMS + 1);
-            let started = if self.turn == VMS {
-                self.start_log()
-            } else {
-                self.start_console(self.turn)
-            };
+            let started = if self.turn == VMS { self.start_log() } else { self.start_console(self.turn) };
             if started {
                 return;
             }
@@ -228,19 +206,16 @@ impl Hub {
         if records.is_empty() {
             return false;
         }
-        self.outgoing
-            .start(channel::LOG, self.log_sequence, records);
+        self.outgoing.start(channel::LOG, self.log_sequence, records);
         self.log_sequence = self.log_sequence.wrapping_add(1);
         true
     }
 
     fn start_console(&mut self, number: usize) -> bool {
-        let Some((sequence, bytes)) = self.consoles.get(number).and_then(Console::next_frame)
-        else {
+        let Some((sequence, bytes)) = self.consoles.get(number).and_then(Console::next_frame) else {
             return false;
         };
-        self.outgoing
-            .start(channel::CONSOLE + number as u8, sequence, bytes);
+        self.outgoing.start(channel::CONSOLE + number as u8, sequence, bytes);
         self.source = Source::Console(number);
         true
     }
@@ -256,9 +231,7 @@ impl Hub {
     fn save(&mut self) {
         if core::mem::take(&mut self.unsaved) {
             // A region that is too small was reported at the start.
-            let _ = self
-                .region
-                .commit(saved::encode(&self.consoles, &mut self.encoded));
+            let _ = self.region.commit(saved::encode(&self.consoles, &mut self.encoded));
         }
     }
 
@@ -288,27 +261,15 @@ impl Hub {
                 }
             }
         }
-        for (listener, _) in self
-            .listeners
-            .iter_mut()
-            .zip(heard)
-            .filter(|(_, heard)| *heard)
-        {
+        for (listener, _) in self.listeners.iter_mut().zip(heard).filter(|(_, heard)| *heard) {
             if let Some(listener) = listener {
                 listener.notify();
             }
         }
     }
 
-    fn write(
-        &mut self,
-        number: u32,
-        request: &ConsoleWrite<'_>,
-    ) -> Result<ConsoleWritten, Refusal> {
-        let console = self
-            .consoles
-            .get_mut(number as usize)
-            .ok_or(Refusal::Denied)?;
+    fn write(&mut self, number: u32, request: &ConsoleWrite<'_>) -> Result<ConsoleWritten, Refusal> {
+        let console = self.consoles.get_mut(number as usize).ok_or(Refusal::Denied)?;
         let taken = console.take(request.sequence, request.bytes)?;
         let sequence = console.sequence;
         self.unsaved |= taken;
@@ -343,10 +304,7 @@ impl Service for Hub {
             }
             ConsoleRead::KEY => {
                 let request = call.decode::<ConsoleRead>()?;
-                let input = self
-                    .inputs
-                    .get_mut(number as usize)
-                    .ok_or(Refusal::Denied)?;
+                let input = self.inputs.get_mut(number as usize).ok_or(Refusal::Denied)?;
                 let mut bytes = [0; CONSOLE_BYTES];
                 let most = usize::from(request.most).min(CONSOLE_BYTES);
                 let bytes = input.take(bytes.get_mut(..most).unwrap_or_default());
@@ -362,8 +320,7 @@ impl Service for Hub {
         self.receive(bits);
         let more = self.pump(FILLS_AT_TICK);
         if bits & self.timer.bits != 0 || more {
-            self.timer
-                .set(tsc() + if more { ticks(BUSY_TICK) } else { self.idle });
+            self.timer.set(tsc() + if more { ticks(BUSY_TICK) } else { self.idle });
         }
     }
 }

@@ -15,11 +15,7 @@ pub struct Input {
 impl Input {
     /// An empty queue.
     pub const fn new() -> Self {
-        Self {
-            bytes: [0; CAPACITY],
-            first: 0,
-            length: 0,
-        }
+        Self { bytes: [0; CAPACITY], first: 0, length: 0 }
     }
 
     /// Adds a byte; `false` when the queue is full and the byte is lost.
@@ -38,11 +34,7 @@ impl Input {
     pub fn take<'b>(&mut self, buffer: &'b mut [u8]) -> &'b [u8] {
         let count = self.length.min(buffer.len());
         for (index, to) in buffer.iter_mut().take(count).enumerate() {
-            *to = self
-                .bytes
-                .get((self.first + index) % CAPACITY)
-                .copied()
-                .unwrap_or(0);
+            *to = self.bytes.get((self.first + index) % CAPACITY).copied().unwrap_or(0);
         }
         self.first = (self.first + count) % CAPACITY;
         self.length -= count;
@@ -61,10 +53,7 @@ mod tests {
         for round in 0..10u8 {
             assert!((0..150).all(|byte: u8| input.push(byte ^ round)));
             let taken = input.take(&mut buffer).to_vec();
-            assert_eq!(
-                taken,
-                (0..150).map(|byte: u8| byte ^ round).collect::<Vec<_>>()
-            );
+            assert_eq!(taken, (0..150).map(|byte: u8| byte ^ round).collect::<Vec<_>>());
         }
         assert!(input.take(&mut buffer).is_empty());
     }

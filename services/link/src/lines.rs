@@ -31,10 +31,7 @@ impl Line {
     /// Sets up the line whose ports start at `first`; `None` when the manifest does not grant it.
     pub fn open(ports: &str, interrupt: &str, first: u16) -> Option<Self> {
         let ports = Ports::find(ports)?;
-        let line = Self {
-            uart: Uart(LinePorts { ports, first }),
-            interrupt: Interrupt::find(interrupt),
-        };
+        let line = Self { uart: Uart(LinePorts { ports, first }), interrupt: Interrupt::find(interrupt) };
         line.uart.start();
         // The instance before may have ended between an interrupt and its acknowledgement.
         if let Some(interrupt) = line.interrupt {

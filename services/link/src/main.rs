@@ -12,10 +12,7 @@
 //! endpoint names its console. Configuration: `tick-us`, microseconds between two looks at the log
 //! (10,000). It needs 16 KiB of stack, 32 KiB of heap and a state region of 5 pages or more.
 #![cfg_attr(target_os = "none", no_std, no_main)]
-#![cfg_attr(
-    not(target_os = "none"),
-    allow(dead_code, reason = "used by the bare-metal part")
-)]
+#![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "used by the bare-metal part"))]
 
 extern crate alloc;
 

@@ -33,11 +33,7 @@ struct One<'a> {
 /// Encodes the state of all consoles into `buffer`, which holds [`MOST`] bytes.
 pub fn encode<'b>(consoles: &Consoles, buffer: &'b mut [u8]) -> &'b [u8] {
     let mut used = 0;
-    for (number, console) in consoles
-        .iter()
-        .enumerate()
-        .filter(|(_, one)| one.sequence > 0)
-    {
+    for (number, console) in consoles.iter().enumerate().filter(|(_, one)| one.sequence > 0) {
         let mut flat = arrayvec::ArrayVec::<u8, { WRITES * 129 }>::new();
         for write in &console.writes {
             // The capacity covers the longest writes there can be.
@@ -71,12 +67,7 @@ pub fn decode(mut bytes: &[u8]) -> Consoles {
 }
 
 fn restore(one: &One<'_>) -> Console {
-    let mut console = Console {
-        sequence: one.sequence,
-        frame: one.frame,
-        base: one.base,
-        ..Console::default()
-    };
+    let mut console = Console { sequence: one.sequence, frame: one.frame, base: one.base, ..Console::default() };
     let mut flat = one.writes;
     while let Some((&length, rest)) = flat.split_first() {
         let Some((write, after)) = rest.split_at_checked(length.into()) else {
@@ -105,12 +96,7 @@ mod tests {
         consoles[0].take(1, b"hello\n").unwrap();
         consoles[0].take(2, b"").unwrap();
         consoles[0].framed = 1;
-        consoles[3] = Console {
-            sequence: 900,
-            frame: 77,
-            base: 5000,
-            ..Console::default()
-        };
+        consoles[3] = Console { sequence: 900, frame: 77, base: 5000, ..Console::default() };
         consoles[3].take(901, &[b'x'; 128]).unwrap();
         consoles
     }

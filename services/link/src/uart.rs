@@ -58,11 +58,7 @@ impl<R: Registers> Uart<R> {
 
     /// Bytes that the transmitter takes now: [`FIFO`] or none.
     pub fn room(&self) -> usize {
-        if self.0.read(LINE_STATUS) & TRANSMITTER_READY != 0 {
-            FIFO
-        } else {
-            0
-        }
+        if self.0.read(LINE_STATUS) & TRANSMITTER_READY != 0 { FIFO } else { 0 }
     }
 
     /// Sends one byte; the caller has asked for room.
@@ -88,11 +84,7 @@ mod tests {
 
     impl Registers for Fake {
         fn read(&self, register: u16) -> u8 {
-            if register == LINE_STATUS {
-                self.status
-            } else {
-                b'x'
-            }
+            if register == LINE_STATUS { self.status } else { b'x' }
         }
         fn write(&self, register: u16, value: u8) {
             self.written.borrow_mut().push((register, value));
@@ -100,10 +92,7 @@ mod tests {
     }
 
     fn line(status: u8) -> Uart<Fake> {
-        Uart(Fake {
-            status,
-            written: RefCell::default(),
-        })
+        Uart(Fake { status, written: RefCell::default() })
     }
 
     #[test]
@@ -111,17 +100,9 @@ mod tests {
         let uart = line(TRANSMITTER_IDLE);
         uart.start();
         let written = uart.0.written.borrow();
-        let divisor = [
-            (LINE_CONTROL, DIVISOR_ACCESS),
-            (DATA, 1),
-            (INTERRUPT_ENABLE, 0),
-        ];
+        let divisor = [(LINE_CONTROL, DIVISOR_ACCESS), (DATA, 1), (INTERRUPT_ENABLE, 0)];
         assert_eq!(written[1..4], divisor);
-        assert!(
-            written
-                .iter()
-                .all(|&(register, value)| register != FIFO_CONTROL || value & 4 == 0)
-        );
+        assert!(written.iter().all(|&(register, value)| register != FIFO_CONTROL || value & 4 == 0));
         assert_eq!(written.last(), Some(&(INTERRUPT_ENABLE, RECEIVE_INTERRUPT)));
     }
 

@@ -9,10 +9,7 @@
 //! `backoff`. Configuration, times in microseconds: `restart.base` (10,000), `restart.cap` (5,000,000),
 //! `restart.stable` (10,000,000), `restart.give-up` (restarts in a row; 0, the default, means never).
 #![cfg_attr(target_os = "none", no_std, no_main)]
-#![cfg_attr(
-    not(target_os = "none"),
-    allow(dead_code, reason = "used by the bare-metal part")
-)]
+#![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "used by the bare-metal part"))]
 
 mod policy;
 

@@ -21,10 +21,7 @@ impl Limits {
     pub fn delay(&self, row: u32) -> u64 {
         match row {
             0 => 0,
-            _ => self
-                .base
-                .saturating_mul(1 << (row - 1).min(62))
-                .min(self.cap),
+            _ => self.base.saturating_mul(1 << (row - 1).min(62)).min(self.cap),
         }
     }
 }
@@ -70,11 +67,7 @@ impl Child {
     /// delay, never hurry.
     pub fn found(restarts: u32, now: u64) -> Self {
         let last = (restarts > 0).then_some(now);
-        Self {
-            row: restarts,
-            last,
-            due: None,
-        }
+        Self { row: restarts, last, due: None }
     }
 
     /// Restarts in a row.
@@ -96,10 +89,7 @@ impl Child {
         let due = match self.due {
             Some(due) => due,
             None => {
-                if self
-                    .last
-                    .is_some_and(|last| now.saturating_sub(last) >= limits.stable)
-                {
+                if self.last.is_some_and(|last| now.saturating_sub(last) >= limits.stable) {
                     self.row = 0;
                 }
                 if limits.give_up > 0 && self.row >= limits.give_up {
@@ -110,11 +100,7 @@ impl Child {
                 due
             }
         };
-        if now >= due {
-            Action::Restart
-        } else {
-            Action::Wait(due)
-        }
+        if now >= due { Action::Restart } else { Action::Wait(due) }
     }
 
     /// The restart was made at `now`.
@@ -130,12 +116,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LIMITS: Limits = Limits {
-        base: 10,
-        cap: 100,
-        stable: 1000,
-        give_up: 0,
-    };
+    const LIMITS: Limits = Limits { base: 10, cap: 100, stable: 1000, give_up: 0 };
 
     #[test]
     fn the_first_restart_is_at_once_and_the_delay_doubles_up_to_the_cap() {
@@ -168,10 +149,7 @@ mod tests {
 
     #[test]
     fn a_partition_is_given_up_only_after_the_configured_restarts() {
-        let limits = Limits {
-            give_up: 2,
-            ..LIMITS
-        };
+        let limits = Limits { give_up: 2, ..LIMITS };
         let mut child = Child::default();
         child.restarted(0);
         assert_eq!(child.look(Seen::Ended, 0, &limits), Action::Wait(10));
@@ -181,18 +159,9 @@ mod tests {
 
     #[test]
     fn a_restarted_supervisor_never_hurries_a_partition_that_was_restarted_before() {
-        assert_eq!(
-            Child::found(0, 50).look(Seen::Ended, 50, &LIMITS),
-            Action::Restart
-        );
-        assert_eq!(
-            Child::found(3, 50).look(Seen::Ended, 50, &LIMITS),
-            Action::Wait(90)
-        );
-        assert_eq!(
-            Child::found(u32::MAX, 50).look(Seen::Ended, 50, &LIMITS),
-            Action::Wait(150)
-        );
+        assert_eq!(Child::found(0, 50).look(Seen::Ended, 50, &LIMITS), Action::Restart);
+        assert_eq!(Child::found(3, 50).look(Seen::Ended, 50, &LIMITS), Action::Wait(90));
+        assert_eq!(Child::found(u32::MAX, 50).look(Seen::Ended, 50, &LIMITS), Action::Wait(150));
     }
 
     #[test]

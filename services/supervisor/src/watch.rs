@@ -13,28 +13,14 @@ use portcullis_runtime::time::{ticks, tsc};
 portcullis_runtime::entry!(main);
 
 fn main(start: Start) -> ! {
-    let Some(timer) = Timer::find("backoff") else {
-        missing("backoff")
-    };
-    let mut supervisor = Supervisor {
-        timer,
-        limits: limits(),
-        children: ArrayVec::new(),
-    };
+    let Some(timer) = Timer::find("backoff") else { missing("backoff") };
+    let mut supervisor = Supervisor { timer, limits: limits(), children: ArrayVec::new() };
     for partition in Partition::all() {
-        let restarts = partition
-            .status()
-            .map_or(0, |status| u32::from_le_bytes(status.restarts));
-        let _ = supervisor
-            .children
-            .try_push((partition, Child::found(restarts, tsc())));
+        let restarts = partition.status().map_or(0, |status| u32::from_le_bytes(status.restarts));
+        let _ = supervisor.children.try_push((partition, Child::found(restarts, tsc())));
     }
     let watched = supervisor.children.len();
-    defmt::info!(
-        "supervisor ready, generation {=u32}, {=usize} partitions",
-        start.generation,
-        watched
-    );
+    defmt::info!("supervisor ready, generation {=u32}, {=usize} partitions", start.generation, watched);
     supervisor.look_at_all();
     serve(start, &mut supervisor)
 }
@@ -81,12 +67,7 @@ impl Supervisor {
 }
 
 /// Serves one child; returns when to look again.
-fn look_at(
-    partition: &Partition,
-    child: &mut Child,
-    status: &Status,
-    limits: &Limits,
-) -> Option<u64> {
+fn look_at(partition: &Partition, child: &mut Child, status: &Status, limits: &Limits) -> Option<u64> {
     let seen = match status.state {
         state::FROZEN => Seen::Ended,
         state::GONE => Seen::Gone,
@@ -114,11 +95,7 @@ fn look_at(
         }
         Action::Restart => Some(now.saturating_add(limits.base)),
         Action::Abandon => {
-            defmt::error!(
-                "gave up {=str} after {=u32} restarts in a row",
-                partition.name,
-                child.row()
-            );
+            defmt::error!("gave up {=str} after {=u32} restarts in a row", partition.name, child.row());
             partition.abandon(generation);
             None
         }

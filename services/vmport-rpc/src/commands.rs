@@ -67,16 +67,9 @@ impl Machine {
     /// The answer to a call that the table did not answer.
     pub fn answer(&self, call: &PortCall) -> PortReply {
         let number = call.register(register::ECX) as u16;
-        let entry = self
-            .table()
-            .into_iter()
-            .find(|entry| entry.command == number.to_le_bytes());
+        let entry = self.table().into_iter().find(|entry| entry.command == number.to_le_bytes());
         if let Some(entry) = entry {
-            return if call.cpl <= entry.highest_cpl {
-                entry.reply
-            } else {
-                PortReply::UNKNOWN
-            };
+            return if call.cpl <= entry.highest_cpl { entry.reply } else { PortReply::UNKNOWN };
         }
         match number {
             command::GETGUIOPTIONS | command::GETDEVICELISTELEMENT => eax(0),
@@ -88,17 +81,13 @@ impl Machine {
     }
 
     fn version(&self) -> PortReply {
-        eax(INTERFACE)
-            .with(register::EBX, MAGIC)
-            .with(register::ECX, PRODUCT)
+        eax(INTERFACE).with(register::EBX, MAGIC).with(register::ECX, PRODUCT)
     }
 
     fn frequencies(&self) -> PortReply {
         // A guest takes 0 for "calibrate it yourself", for which it has no other timer.
         let lapic = u32::try_from(self.lapic_hz).unwrap_or(u32::MAX).max(1);
-        eax(self.tsc_hz as u32)
-            .with(register::EBX, (self.tsc_hz >> 32) as u32)
-            .with(register::ECX, lapic)
+        eax(self.tsc_hz as u32).with(register::EBX, (self.tsc_hz >> 32) as u32).with(register::ECX, lapic)
     }
 
     fn hardware_version(&self) -> PortReply {
@@ -106,9 +95,7 @@ impl Machine {
     }
 
     fn mhz(&self) -> u32 {
-        u32::try_from(self.tsc_hz / 1_000_000)
-            .unwrap_or(u32::MAX)
-            .clamp(1, i32::MAX as u32)
+        u32::try_from(self.tsc_hz / 1_000_000).unwrap_or(u32::MAX).clamp(1, i32::MAX as u32)
     }
 }
 
@@ -117,46 +104,28 @@ fn eax(value: u32) -> PortReply {
 }
 
 fn entry(command: u16, highest_cpl: u8, reply: PortReply) -> Answer {
-    Answer {
-        command: command.to_le_bytes(),
-        highest_cpl,
-        used: 1,
-        reply,
-    }
+    Answer { command: command.to_le_bytes(), highest_cpl, used: 1, reply }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const MACHINE: Machine = Machine {
-        tsc_hz: 5_000_000_123,
-        lapic_hz: 1_000_000_000,
-        hardware: 13,
-    };
+    const MACHINE: Machine = Machine { tsc_hz: 5_000_000_123, lapic_hz: 1_000_000_000, hardware: 13 };
 
     fn call(ecx: u32, cpl: u8) -> PortCall {
         let mut registers = [[0; 4]; 7];
         registers[register::EAX] = MAGIC.to_le_bytes();
         registers[register::EBX] = (!MAGIC).to_le_bytes();
         registers[register::ECX] = ecx.to_le_bytes();
-        PortCall {
-            sequence: [0; 8],
-            vcpu: 0,
-            width: 4,
-            input: 1,
-            cpl,
-            registers,
-        }
+        PortCall { sequence: [0; 8], vcpu: 0, width: 4, input: 1, cpl, registers }
     }
 
     /// Register values that a reply writes, in the order EAX to EDI.
     fn written(reply: PortReply) -> Vec<(usize, u32)> {
         let values = reply.values.iter().enumerate();
         let values = values.map(|(index, value)| (index, u32::from_le_bytes(*value)));
-        values
-            .filter(|(index, _)| reply.mask & 1 << index != 0)
-            .collect()
+        values.filter(|(index, _)| reply.mask & 1 << index != 0).collect()
     }
 
     /// Test vectors 1, 3, 9 and 10 of the facts, and section 1.4's exceptions.
@@ -182,11 +151,7 @@ mod tests {
             (0xFFFF, 0, &[(EAX, u32::MAX)]),
         ];
         for (ecx, cpl, expected) in table {
-            assert_eq!(
-                &written(MACHINE.answer(&call(*ecx, *cpl))),
-                expected,
-                "{ecx:#x} at {cpl}"
-            );
+            assert_eq!(&written(MACHINE.answer(&call(*ecx, *cpl))), expected, "{ecx:#x} at {cpl}");
         }
     }
 
@@ -209,17 +174,9 @@ mod tests {
 
     #[test]
     fn no_frequency_makes_an_answer_that_means_unsupported() {
-        let odd = Machine {
-            tsc_hz: u64::MAX,
-            lapic_hz: u64::MAX,
-            hardware: 13,
-        };
+        let odd = Machine { tsc_hz: u64::MAX, lapic_hz: u64::MAX, hardware: 13 };
         assert!((odd.mhz() as i32) > 0);
-        let none = Machine {
-            tsc_hz: 0,
-            lapic_hz: 0,
-            hardware: 13,
-        };
+        let none = Machine { tsc_hz: 0, lapic_hz: 0, hardware: 13 };
         assert!(none.mhz() > 0);
         assert_ne!(written(none.frequencies())[2].1, 0);
     }

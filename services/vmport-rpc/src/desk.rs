@@ -17,26 +17,16 @@ portcullis_runtime::entry!(main);
 const HARDWARE: u64 = 13;
 
 fn main(start: Start) -> ! {
-    let Some(vm) = Vm::find("vm") else {
-        missing("vm")
-    };
+    let Some(vm) = Vm::find("vm") else { missing("vm") };
     let hardware = info().number("hardware-version").unwrap_or(HARDWARE);
     let hardware = match u32::try_from(hardware) {
         Ok(version @ 1..=99) => version,
         _ => bad_config("hardware-version", "a number from 1 to 99"),
     };
     let platform = platform();
-    let machine = Machine {
-        tsc_hz: platform.tsc_hz,
-        lapic_hz: platform.lapic_hz,
-        hardware,
-    };
+    let machine = Machine { tsc_hz: platform.tsc_hz, lapic_hz: platform.lapic_hz, hardware };
     let filled = fill(vm, &machine);
-    defmt::info!(
-        "vmport-rpc ready, generation {=u32}, {=usize} answers in the core",
-        start.generation,
-        filled
-    );
+    defmt::info!("vmport-rpc ready, generation {=u32}, {=usize} answers in the core", start.generation, filled);
     serve(start, &mut Desk { machine })
 }
 
@@ -48,10 +38,7 @@ fn fill(vm: Vm, machine: &Machine) -> usize {
         let Ok(payload) = postcard::to_slice(answer, &mut buffer) else {
             continue;
         };
-        let header = Header {
-            length: payload.len() as u16,
-            ..Header::default()
-        };
+        let header = Header { length: payload.len() as u16, ..Header::default() };
         message::send(&header, payload);
         filled += usize::from(syscall::vm_answer(vm.slot(), index as u64).ok());
     }

@@ -1,0 +1,178 @@
+//! The machine against a model of the outside.
+
+mod exits;
+mod faults;
+mod restart;
+mod strings;
+
+use crate::config::{Config, Entry};
+use crate::cpuid::Identity;
+use crate::host::{Host, Note};
+use crate::machine::Machine;
+use crate::memory::GuestMemory;
+use crate::memory::tests::Plain;
+use crate::saved::Durable;
+use portcullis_ipc::exit::{ExitPage, Reason, Segment, gpr, io, segment};
+use zerocopy::FromZeros;
+
+pub const CONFIG: Config =
+    Config { entry: Entry::Real16, load: 0x7c00, identity: true, port: true, xcr0: 7, exit_port: Some(0xf4) };
+
+pub const IDENTITY: Identity = Identity { vmware: true, xcr0_mask: 7, vcpus: 2, tsc_khz: 1000, lapic_khz: 100 };
+
+/// Where the code under test stands.
+pub const CODE: u64 = 0x1000;
+
+/// The outside. Effects stop happening when the fuse burns out: the service was killed there.
+pub struct Model {
+    pub memory: Plain,
+    /// What the console took, and the sequence of the last message.
+    pub console: Vec<u8>,
+    pub console_sequence: u64,
+    pub console_full: bool,
+    pub input: Vec<u8>,
+    pub saved: Vec<u8>,
+    pub notes: Vec<Note>,
+    pub recalled: Vec<u16>,
+    pub fuse: u32,
+    pub image: Vec<u8>,
+}
+
+impl Model {
+    pub fn new() -> Self {
+        Self {
+            memory: Plain::new(0x2_0000),
+            console: Vec::new(),
+            console_sequence: 0,
+            console_full: false,
+            input: Vec::new(),
+            saved: Vec::new(),
+            notes: Vec::new(),
+            recalled: Vec::new(),
+            fuse: u32::MAX,
+            image: vec![0xf4; 16],
+        }
+    }
+
+    /// Whether the service still lives for one more effect.
+    fn burn(&mut self) -> bool {
+        let lives = self.fuse > 0;
+        self.fuse = self.fuse.saturating_sub(1);
+        lives
+    }
+}
+
+impl Host for Model {
+    type Memory = Plain;
+
+    fn memory(&mut self) -> &mut Plain {
+        &mut self.memory
+    }
+
+    fn fetch(&mut self, _vcpu: u16, page: &mut ExitPage, groups: u32) -> bool {
+        page.valid |= groups;
+        true
+    }
+
+    fn tsc(&self) -> u64 {
+        1_000_000
+    }
+
+    fn cpuid(&self, leaf: u32, _subleaf: u32) -> [u32; 4] {
+        if leaf == 0 { [0x16, 1, 2, 3] } else { [u32::MAX; 4] }
+    }
+
+    fn console_write(&mut self, sequence: u64, bytes: &[u8]) -> bool {
+        if self.console_full || !self.burn() {
+            return false;
+        }
+        if sequence > self.console_sequence {
+            self.console_sequence = sequence;
+            self.console.extend(bytes);
+        }
+        true
+    }
+
+    fn console_read(&mut self, buffer: &mut [u8]) -> usize {
+        let count = buffer.len().min(self.input.len());
+        for (to, from) in buffer.iter_mut().zip(self.input.drain(..count)) {
+            *to = from;
+        }
+        count
+    }
+
+    fn commit(&mut self, state: &[u8]) -> bool {
+        if self.burn() {
+            self.saved = state.to_vec();
+        }
+        true
+    }
+
+    fn flush_later(&mut self) {}
+
+    fn recall(&mut self, vcpu: u16) -> bool {
+        self.recalled.push(vcpu);
+        true
+    }
+
+    fn load_guest(&mut self, address: u64) -> bool {
+        let image = self.image.clone();
+        self.memory.write(address, &image)
+    }
+
+    fn note(&mut self, note: Note) {
+        self.notes.push(note);
+    }
+}
+
+/// A machine over a fresh model.
+pub fn machine() -> Machine<Model> {
+    over(Model::new())
+}
+
+/// A machine over what an instance before left behind.
+pub fn over(model: Model) -> Machine<Model> {
+    let durable = Durable::decode(&model.saved).unwrap_or_default();
+    Machine::new(model, CONFIG, IDENTITY, durable)
+}
+
+/// The page of an exit in flat 32-bit code at [`CODE`], ring 0.
+pub fn page(reason: Reason) -> ExitPage {
+    let mut page = ExitPage::new_zeroed();
+    page.reason = reason as u32;
+    page.sequence = 1;
+    page.rip = CODE;
+    page.rflags = 2;
+    page.cr0 = 0x11;
+    let flat = Segment { attributes: 0xc93, limit: u32::MAX, ..Segment::default() };
+    page.segments = [flat; 8];
+    page.segments[segment::CS].attributes = 0xc9b;
+    page
+}
+
+/// The same in 64-bit code with paging on, memory mapped one to one.
+pub fn long_page(model: &mut Model, reason: Reason) -> ExitPage {
+    assert!(crate::loader::prepare(&mut model.memory, Entry::Long64));
+    let mut long = page(reason);
+    crate::loader::start(&mut long, Entry::Long64, CODE_LONG, 0);
+    (long.dirty, long.registers) = (0, [0; 16]);
+    long
+}
+
+/// Where 64-bit code under test stands: the loader's tables lie at [`CODE`].
+pub const CODE_LONG: u64 = 0xa000;
+
+/// The page of a port access that the processor gives a next RIP for.
+pub fn port_page(port: u16, width: u64, input: bool) -> ExitPage {
+    let mut page = page(Reason::Io);
+    let direction = if input { io::INPUT } else { 0 };
+    page.qualification[0] = u64::from(port) | width << io::WIDTH_SHIFT | direction;
+    page.next_rip = CODE + 1;
+    page.registers[gpr::RDX] = port.into();
+    page
+}
+
+/// Puts code where `page` stands.
+pub fn put(machine: &mut Machine<Model>, page: &ExitPage, code: &[u8]) {
+    machine.host.memory.put(page.rip as usize, code);
+}
