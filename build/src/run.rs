@@ -1,13 +1,16 @@
 //! `run`: boots a system in QEMU and shows what it says: COM1 as it comes, and between its lines the
 //! merged log of all partitions.
 
+pub mod lines;
 pub mod session;
 
 use crate::emulator::Event;
 use crate::emulator::command::{Boot, MEMORY_MIB, Machine};
 use crate::logs::render::{Renderer, printable};
 use crate::{image, setup, workspace};
+use lines::Lines;
 use session::{Said, Session};
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -150,13 +153,14 @@ struct Screen {
     out: io::Stdout,
     renderer: Renderer,
     at_line_start: bool,
+    consoles: BTreeMap<u8, Lines>,
 }
 
 impl Screen {
     fn new() -> Self {
         let out = io::stdout();
         let renderer = Renderer::new(out.is_terminal(), workspace::root());
-        Self { out, renderer, at_line_start: true }
+        Self { out, renderer, at_line_start: true, consoles: BTreeMap::new() }
     }
 
     fn show(&mut self, said: &Said) -> io::Result<()> {
@@ -168,6 +172,11 @@ impl Screen {
             }
             Said::Log(line) => self.note(&self.renderer.line(line)),
             Said::Damage(damage) => self.note(&format!("damaged frame on COM2: {damage}")),
+            // COM1 carries console 0.
+            Said::Console(number @ 1.., bytes) => {
+                let lines = self.consoles.entry(*number).or_default().push(bytes);
+                lines.iter().try_for_each(|line| self.note(&format!("[console {number}] {}", printable(line))))
+            }
             Said::Console(..) | Said::Frame(..) | Said::Event(_) => Ok(()),
         }
     }

@@ -2,15 +2,17 @@
 //! that was said.
 
 use crate::directives::{By, Directives};
-use crate::judge::{Judge, Lines, Verdict};
+use crate::judge::{Judge, Verdict};
 use anyhow::Context;
 use portcullis_build::emulator::Event;
 use portcullis_build::emulator::command::{Boot, Machine};
 use portcullis_build::image::Image;
 use portcullis_build::logs::render::Renderer;
+use portcullis_build::run::lines::Lines;
 use portcullis_build::run::session::{self, Said, Session};
 use portcullis_build::{audit, image, workspace};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// How a trial ended and everything that was said.
 pub struct Report {
@@ -19,6 +21,9 @@ pub struct Report {
     /// COM1, the log and what the audit found, as lines.
     pub transcript: Vec<String>,
 }
+
+/// Time that a failed system is listened to further.
+const MORE: Duration = Duration::from_secs(2);
 
 /// Lines of the transcript that a failure shows; all of them are in the file.
 const SHOWN: usize = 60;
@@ -46,12 +51,11 @@ pub fn run(image: &Image, directives: &Directives) -> anyhow::Result<Report> {
         Machine { boot: boot(image, directives)?, memory_mib: directives.memory_mib, icount: directives.icount };
     let mut session = Session::start(&machine, image, directives.limit)?;
     let mut listener = Listener::new(directives);
-    let verdict = loop {
-        let said = session.next(Duration::from_secs(1));
-        if let Some(verdict) = said.into_iter().find_map(|one| listener.hear(one)) {
-            break verdict;
-        }
-    };
+    let verdict = listener.listen(&mut session, None);
+    if verdict != Verdict::Pass {
+        // What follows the first failure often tells more.
+        listener.listen(&mut session, Some(Instant::now() + MORE));
+    }
     let verdict = after(&mut session, image, directives, &mut listener, verdict)?;
     let rest = listener.com1.rest();
     listener.transcript.extend((!rest.is_empty()).then_some(rest));
@@ -96,6 +100,7 @@ fn after(
 struct Listener {
     judge: Judge,
     com1: Lines,
+    consoles: BTreeMap<u8, Lines>,
     renderer: Renderer,
     transcript: Vec<String>,
 }
@@ -105,8 +110,26 @@ impl Listener {
         Self {
             judge: Judge::new(directives),
             com1: Lines::default(),
+            consoles: BTreeMap::new(),
             renderer: Renderer::new(false, workspace::root()),
             transcript: Vec::new(),
+        }
+    }
+
+    /// Listens until a verdict; with `until`, to the end of that time, and the verdict is worth nothing.
+    fn listen(&mut self, session: &mut Session, until: Option<Instant>) -> Verdict {
+        loop {
+            let said = session.next(Duration::from_millis(500));
+            let over = said.iter().any(|one| matches!(one, Said::Event(Event::Deadline | Event::Gone)));
+            let verdict = said.into_iter().fold(None, |verdict, one| {
+                let own = self.hear(one);
+                verdict.or(own)
+            });
+            match (verdict, until) {
+                (Some(verdict), None) => return verdict,
+                (_, Some(until)) if over || Instant::now() >= until => return Verdict::Pass,
+                _ => {}
+            }
         }
     }
 
@@ -114,16 +137,29 @@ impl Listener {
         match said {
             Said::Com1(bytes) => {
                 let lines = self.com1.push(&bytes);
-                lines.into_iter().find_map(|line| self.take(line))
+                self.take_all(lines)
             }
             Said::Log(line) => {
                 let text = self.renderer.line(&line);
                 self.take(text)
             }
             Said::Damage(damage) => self.take(format!("damaged frame on COM2: {damage}")),
+            // COM1 carries console 0.
+            Said::Console(number @ 1.., bytes) => {
+                let lines = self.consoles.entry(number).or_default().push(&bytes);
+                self.take_all(lines.into_iter().map(|line| format!("[console {number}] {line}")))
+            }
             Said::Console(..) | Said::Frame(..) => None,
             Said::Event(event) => self.event(&event),
         }
+    }
+
+    /// Takes lines; the first that ends the trial counts, the others still go into the transcript.
+    fn take_all(&mut self, lines: impl IntoIterator<Item = String>) -> Option<Verdict> {
+        lines.into_iter().fold(None, |verdict, line| {
+            let own = self.take(line);
+            verdict.or(own)
+        })
     }
 
     fn take(&mut self, line: String) -> Option<Verdict> {
