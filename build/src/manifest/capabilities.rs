@@ -1,9 +1,7 @@
 //! Capability tables: kinds, their keys, names to indices, ranks of calls, notification bits.
 
 use super::raw::{CapabilityTable, File};
-use super::{
-    Capability, Names, Object, Problem, Report, System, limit, one_of, range, rank_name, value,
-};
+use super::{Capability, Names, Object, Problem, Report, System, limit, one_of, range, rank_name, value};
 use portcullis_ipc::image::rank;
 use portcullis_ipc::limits;
 use portcullis_ipc::syscall::rights;
@@ -28,13 +26,7 @@ pub fn resolve(file: &File, names: &Names, system: &mut System, report: &mut Rep
     let mut timers = 0u16;
     for (index, table) in file.partition.iter().enumerate() {
         let raw = table.get_ref();
-        limit(
-            "capabilities of one partition",
-            raw.capability.len(),
-            limits::SLOTS,
-            &table.span(),
-            report,
-        );
+        limit("capabilities of one partition", raw.capability.len(), limits::SLOTS, &table.span(), report);
         let mut capabilities: Vec<Capability> = Vec::new();
         for table in &raw.capability {
             let raw = table.get_ref();
@@ -42,18 +34,10 @@ pub fn resolve(file: &File, names: &Names, system: &mut System, report: &mut Rep
             let Some(object) = object(table, names, index, system, &mut timers, report) else {
                 continue;
             };
-            let twin = |other: &Capability| {
-                other.name == *raw.name.get_ref() && other.object.kind() == object.kind()
-            };
+            let twin = |other: &Capability| other.name == *raw.name.get_ref() && other.object.kind() == object.kind();
             if capabilities.iter().any(twin) {
                 let name = raw.name.get_ref().clone();
-                report.at(
-                    &raw.name.span(),
-                    Problem::DuplicateName {
-                        what: "capability",
-                        name,
-                    },
-                );
+                report.at(&raw.name.span(), Problem::DuplicateName { what: "capability", name });
             }
             let (name, line) = (raw.name.get_ref().clone(), report.line(&table.span()));
             capabilities.push(Capability { name, line, object });
@@ -62,13 +46,7 @@ pub fn resolve(file: &File, names: &Names, system: &mut System, report: &mut Rep
             partition.capabilities = capabilities;
         }
     }
-    limit(
-        "timers of the system",
-        usize::from(timers),
-        limits::TIMERS,
-        &file.system.span(),
-        report,
-    );
+    limit("timers of the system", usize::from(timers), limits::TIMERS, &file.system.span(), report);
     assign_bits(system, report);
 }
 
@@ -83,34 +61,17 @@ fn object(
     let raw = table.get_ref();
     let kind = raw.kind.get_ref().as_str();
     let Some((_, needed, allowed)) = KINDS.iter().find(|(name, _, _)| *name == kind) else {
-        value(
-            "kind",
-            &raw.kind,
-            &one_of(KINDS.iter().map(|(name, _, _)| *name)),
-            report,
-        );
+        value("kind", &raw.kind, &one_of(KINDS.iter().map(|(name, _, _)| *name)), report);
         return None;
     };
     let mut complete = true;
     for (key, present) in keys(raw) {
         if present && !needed.contains(&key) && !allowed.contains(&key) {
-            report.at(
-                &table.span(),
-                Problem::ForeignKey {
-                    kind: kind.to_owned(),
-                    key,
-                },
-            );
+            report.at(&table.span(), Problem::ForeignKey { kind: kind.to_owned(), key });
             complete = false;
         }
         if !present && needed.contains(&key) {
-            report.at(
-                &table.span(),
-                Problem::MissingKey {
-                    kind: kind.to_owned(),
-                    key,
-                },
-            );
+            report.at(&table.span(), Problem::MissingKey { kind: kind.to_owned(), key });
             complete = false;
         }
     }
@@ -122,28 +83,16 @@ fn object(
         "endpoint" => {
             let partition = names.partition(raw.target.as_ref()?, report)?;
             check_call(system, holder, partition, &raw.kind, report);
-            Object::Endpoint {
-                partition,
-                badge: raw.badge.as_ref().map_or(0, |found| *found.get_ref()),
-            }
+            Object::Endpoint { partition, badge: raw.badge.as_ref().map_or(0, |found| *found.get_ref()) }
         }
-        "notification" => Object::Notification {
-            partition: names.partition(raw.target.as_ref()?, report)?,
-            bits,
-        },
+        "notification" => Object::Notification { partition: names.partition(raw.target.as_ref()?, report)?, bits },
         "timer" => {
             let timer = *timers;
             *timers += 1;
             Object::Timer { timer, bits }
         }
         "interrupt" => Object::Interrupt {
-            gsi: range(
-                "gsi",
-                raw.gsi.as_ref()?,
-                0,
-                limits::INTERRUPTS as u32 - 1,
-                report,
-            ) as u16,
+            gsi: range("gsi", raw.gsi.as_ref()?, 0, limits::INTERRUPTS as u32 - 1, report) as u16,
             level: choice("trigger", &raw.trigger, ["edge", "level"], report),
             low: choice("polarity", &raw.polarity, ["high", "low"], report),
             bits,
@@ -159,33 +108,18 @@ fn object(
         "msrs" => {
             let (first, count) = span_of(raw, u64::from(u32::MAX), report)?;
             let names = [("read", rights::READ), ("write", rights::WRITE)];
-            Object::Msrs {
-                first,
-                count,
-                rights: rights_of(raw, &names, report),
-            }
+            Object::Msrs { first, count, rights: rights_of(raw, &names, report) }
         }
         "vm" => {
             let vm = names.vm(raw.vm.as_ref()?, report)?;
-            let rights = rights_of(
-                raw,
-                &[("run", rights::RUN), ("answer", rights::ANSWER)],
-                report,
-            );
+            let rights = rights_of(raw, &[("run", rights::RUN), ("answer", rights::ANSWER)], report);
             check_vm_rights(table, system, holder, vm, rights, report);
             Object::Vm { vm, rights }
         }
         "partition" => {
-            let names_of_rights = [
-                ("status", rights::STATUS),
-                ("restart", rights::RESTART),
-                ("kill", rights::KILL),
-            ];
+            let names_of_rights = [("status", rights::STATUS), ("restart", rights::RESTART), ("kill", rights::KILL)];
             let partition = names.partition(raw.target.as_ref()?, report)?;
-            Object::Partition {
-                partition,
-                rights: rights_of(raw, &names_of_rights, report),
-            }
+            Object::Partition { partition, rights: rights_of(raw, &names_of_rights, report) }
         }
         "log" => Object::Log,
         _ => Object::Clock,
@@ -208,17 +142,9 @@ fn keys(raw: &CapabilityTable) -> [(&'static str, bool); 10] {
 }
 
 /// Calls go strictly up, and the supervisor makes none.
-fn check_call(
-    system: &System,
-    caller: usize,
-    callee: u16,
-    at: &Spanned<String>,
-    report: &mut Report,
-) {
-    let (Some(caller), Some(callee)) = (
-        system.partitions.get(caller),
-        system.partitions.get(usize::from(callee)),
-    ) else {
+fn check_call(system: &System, caller: usize, callee: u16, at: &Spanned<String>, report: &mut Report) {
+    let (Some(caller), Some(callee)) = (system.partitions.get(caller), system.partitions.get(usize::from(callee)))
+    else {
         return;
     };
     if caller.rank == rank::SUPERVISOR {
@@ -243,18 +169,11 @@ fn check_vm_rights(
     rights: u8,
     report: &mut Report,
 ) {
-    let (Some(partition), Some(vm)) = (
-        system.partitions.get(holder),
-        system.vms.get(usize::from(vm)),
-    ) else {
+    let (Some(partition), Some(vm)) = (system.partitions.get(holder), system.vms.get(usize::from(vm))) else {
         return;
     };
     let mut wrong = |what| {
-        let problem = Problem::VmServer {
-            vmexit: partition.name.clone(),
-            vm: vm.name.clone(),
-            what,
-        };
+        let problem = Problem::VmServer { vmexit: partition.name.clone(), vm: vm.name.clone(), what };
         report.at(&table.span(), problem);
     };
     if rights & rights::RUN != 0 && usize::from(vm.vmexit) != holder {
@@ -265,12 +184,7 @@ fn check_vm_rights(
     }
 }
 
-fn choice(
-    key: &'static str,
-    found: &Option<Spanned<String>>,
-    names: [&str; 2],
-    report: &mut Report,
-) -> bool {
+fn choice(key: &'static str, found: &Option<Spanned<String>>, names: [&str; 2], report: &mut Report) -> bool {
     let Some(found) = found else { return false };
     if !names.contains(&found.get_ref().as_str()) {
         value(key, found, &one_of(names.into_iter()), report);
@@ -282,12 +196,7 @@ fn span_of(raw: &CapabilityTable, last: u64, report: &mut Report) -> Option<(u64
     let (first, count) = (raw.first.as_ref()?, raw.count.as_ref()?);
     let room = (last + 1).saturating_sub(*first.get_ref());
     if *count.get_ref() == 0 || *count.get_ref() > room {
-        value(
-            "count",
-            count,
-            &format!("1 to {room} from {:#x}", first.get_ref()),
-            report,
-        );
+        value("count", count, &format!("1 to {room} from {:#x}", first.get_ref()), report);
         return None;
     }
     Some((*first.get_ref(), *count.get_ref()))
@@ -301,12 +210,7 @@ fn rights_of(raw: &CapabilityTable, known: &[(&str, u8)], report: &mut Report) -
             Some((_, right)) => rights |= right,
             None => {
                 let wrong = Spanned::new(found.span(), name.clone());
-                value(
-                    "rights",
-                    &wrong,
-                    &one_of(known.iter().map(|(name, _)| *name)),
-                    report,
-                );
+                value("rights", &wrong, &one_of(known.iter().map(|(name, _)| *name)), report);
             }
         }
     }
@@ -316,11 +220,11 @@ fn rights_of(raw: &CapabilityTable, known: &[(&str, u8)], report: &mut Report) -
 fn bit_mask(found: &Spanned<Vec<u32>>, report: &mut Report) -> u64 {
     let mut mask = 0;
     for &bit in found.get_ref() {
-        if bit > 63 {
+        if bit > 31 {
             value(
                 "bits",
                 &Spanned::new(found.span(), bit),
-                "bit numbers from 0 to 63",
+                "bit numbers from 0 to 31, which the information page can name",
                 report,
             );
         } else {
@@ -328,12 +232,7 @@ fn bit_mask(found: &Spanned<Vec<u32>>, report: &mut Report) -> u64 {
         }
     }
     if mask == 0 {
-        value(
-            "bits",
-            &Spanned::new(found.span(), "empty"),
-            "at least one bit number",
-            report,
-        );
+        value("bits", &Spanned::new(found.span(), "empty"), "at least one bit number", report);
     }
     mask
 }
@@ -344,11 +243,7 @@ fn assign_bits(system: &mut System, report: &mut Report) {
     let mut taken: Vec<u64> = Vec::new();
     for partition in &system.partitions {
         let count = system.partitions.len().min(limits::PARTITIONS);
-        taken.push(if partition.rank == rank::SUPERVISOR {
-            (1 << count) - 1
-        } else {
-            0
-        });
+        taken.push(if partition.rank == rank::SUPERVISOR { (1 << count) - 1 } else { 0 });
     }
     let reserved = taken.clone();
     for (index, partition) in system.partitions.iter().enumerate() {
@@ -358,17 +253,9 @@ fn assign_bits(system: &mut System, report: &mut Report) {
                 Object::Timer { bits, .. } | Object::Interrupt { bits, .. } => (index, bits),
                 _ => continue,
             };
-            if reserved
-                .get(target)
-                .is_some_and(|reserved| reserved & bits != 0)
-            {
-                let expected =
-                    "the supervisor's low bits name the partitions; use higher ones".to_owned();
-                let problem = Problem::Value {
-                    key: "bits",
-                    value: format!("{bits:#x}"),
-                    expected,
-                };
+            if reserved.get(target).is_some_and(|reserved| reserved & bits != 0) {
+                let expected = "the supervisor's low bits name the partitions; use higher ones".to_owned();
+                let problem = Problem::Value { key: "bits", value: format!("{bits:#x}"), expected };
                 report.at_line(capability.line, problem);
             }
             if let Some(taken) = taken.get_mut(target) {
@@ -378,9 +265,7 @@ fn assign_bits(system: &mut System, report: &mut Report) {
     }
     for (partition, taken) in system.partitions.iter_mut().zip(&mut taken) {
         for capability in &mut partition.capabilities {
-            let (Object::Timer { bits, .. } | Object::Interrupt { bits, .. }) =
-                &mut capability.object
-            else {
+            let (Object::Timer { bits, .. } | Object::Interrupt { bits, .. }) = &mut capability.object else {
                 continue;
             };
             if *bits != 0 {
@@ -393,11 +278,7 @@ fn assign_bits(system: &mut System, report: &mut Report) {
                     *taken |= *bits;
                 }
                 None => {
-                    let problem = Problem::Limit {
-                        what: "notification bits of one partition",
-                        wanted: 33,
-                        limit: 32,
-                    };
+                    let problem = Problem::Limit { what: "notification bits of one partition", wanted: 33, limit: 32 };
                     report.at_line(capability.line, problem);
                 }
             }

@@ -11,11 +11,7 @@ struct Kept {
 }
 
 const fn kept(first: u64, last: u64, reason: &'static str) -> Kept {
-    Kept {
-        first,
-        last,
-        reason,
-    }
+    Kept { first, last, reason }
 }
 
 /// Ports that the core owns, or by which a holder could stop the machine.
@@ -23,16 +19,8 @@ const CORE_PORTS: &[Kept] = &[
     kept(0x20, 0x21, "interrupt controller, owned by the core"),
     kept(0xa0, 0xa1, "interrupt controller, owned by the core"),
     kept(0x4d0, 0x4d1, "interrupt controller, owned by the core"),
-    kept(
-        0x40,
-        0x43,
-        "interval timer, by which the core measures time",
-    ),
-    kept(
-        0x61,
-        0x61,
-        "interval timer's gate, by which the core measures time",
-    ),
+    kept(0x40, 0x43, "interval timer, by which the core measures time"),
+    kept(0x61, 0x61, "interval timer's gate, by which the core measures time"),
     kept(0x64, 0x64, "keyboard controller's reset line"),
     kept(0x92, 0x92, "fast reset"),
     kept(0xb2, 0xb3, "system-management interrupt"),
@@ -80,17 +68,11 @@ const CORE_MSRS: &[Kept] = &[
 ];
 
 fn hit(table: &'static [Kept], first: u64, last: u64) -> Option<&'static Kept> {
-    table
-        .iter()
-        .find(|kept| first <= kept.last && kept.first <= last)
+    table.iter().find(|kept| first <= kept.last && kept.first <= last)
 }
 
 fn name(what: &str, first: u64, last: u64) -> String {
-    if first == last {
-        format!("{what} {first:#x}")
-    } else {
-        format!("{what}s {first:#x}-{last:#x}")
-    }
+    if first == last { format!("{what} {first:#x}") } else { format!("{what}s {first:#x}-{last:#x}") }
 }
 
 /// What is wrong with giving ports away; `None` when they may be.
@@ -98,16 +80,10 @@ pub fn check_ports(first: u64, count: u64) -> Option<Problem> {
     let last = first.saturating_add(count.max(1) - 1);
     if let Some(kept) = hit(CORE_PORTS, first, last) {
         let what = name("port", first.max(kept.first), last.min(kept.last));
-        return Some(Problem::Protected {
-            what,
-            reason: kept.reason,
-        });
+        return Some(Problem::Protected { what, reason: kept.reason });
     }
     let kept = hit(DMA_PORTS, first, last)?;
-    Some(Problem::Dma {
-        what: name("port", first.max(kept.first), last.min(kept.last)),
-        device: kept.reason,
-    })
+    Some(Problem::Dma { what: name("port", first.max(kept.first), last.min(kept.last)), device: kept.reason })
 }
 
 /// What is wrong with giving registers away; `None` when they may be.
@@ -115,10 +91,7 @@ pub fn check_msrs(first: u64, count: u64) -> Option<Problem> {
     let last = first.saturating_add(count.max(1) - 1);
     let kept = hit(CORE_MSRS, first, last)?;
     let what = name("MSR", first.max(kept.first), last.min(kept.last));
-    Some(Problem::Protected {
-        what,
-        reason: kept.reason,
-    })
+    Some(Problem::Protected { what, reason: kept.reason })
 }
 
 #[cfg(test)]
@@ -130,25 +103,13 @@ mod tests {
         assert!(check_ports(0x3f8, 8).is_none());
         assert!(check_ports(0x2f8, 8).is_none());
         assert!(check_ports(0x70, 2).is_none());
-        assert!(matches!(
-            check_ports(0x3f7, 8),
-            Some(Problem::Dma {
-                device: "floppy disk",
-                ..
-            })
-        ));
-        assert!(matches!(
-            check_ports(0x5659, 1),
-            Some(Problem::Protected { .. })
-        ));
+        assert!(matches!(check_ports(0x3f7, 8), Some(Problem::Dma { device: "floppy disk", .. })));
+        assert!(matches!(check_ports(0x5659, 1), Some(Problem::Protected { .. })));
     }
 
     #[test]
     fn a_range_that_only_touches_a_kept_register_is_refused() {
-        assert!(matches!(
-            check_msrs(0xc000_007f, 2),
-            Some(Problem::Protected { .. })
-        ));
+        assert!(matches!(check_msrs(0xc000_007f, 2), Some(Problem::Protected { .. })));
         assert!(check_msrs(0xe7, 2).is_none());
     }
 }

@@ -20,10 +20,7 @@ pub fn check(system: &System, report: &mut Report) {
                 continue;
             };
             if let Some((_, holder)) = held.iter().find(|(other, _)| other.overlaps(&thing)) {
-                let problem = Problem::HeldTwice {
-                    what: thing.name(),
-                    holder: (*holder).to_owned(),
-                };
+                let problem = Problem::HeldTwice { what: thing.name(), holder: (*holder).to_owned() };
                 report.at_line(capability.line, problem);
             }
             held.push((thing, &partition.name));
@@ -55,22 +52,9 @@ impl Thing {
 
     fn overlaps(&self, other: &Self) -> bool {
         match (*self, *other) {
-            (
-                Self::Ports { first, count },
-                Self::Ports {
-                    first: other_first,
-                    count: other_count,
-                },
-            )
-            | (
-                Self::Msrs { first, count },
-                Self::Msrs {
-                    first: other_first,
-                    count: other_count,
-                },
-            ) => {
-                first < other_first.saturating_add(other_count)
-                    && other_first < first.saturating_add(count)
+            (Self::Ports { first, count }, Self::Ports { first: other_first, count: other_count })
+            | (Self::Msrs { first, count }, Self::Msrs { first: other_first, count: other_count }) => {
+                first < other_first.saturating_add(other_count) && other_first < first.saturating_add(count)
             }
             _ => self == other,
         }

@@ -16,14 +16,7 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        write!(
-            formatter,
-            "{}:{}: {}: {}",
-            self.file,
-            self.line,
-            self.problem.rule(),
-            self.problem
-        )
+        write!(formatter, "{}:{}: {}: {}", self.file, self.line, self.problem.rule(), self.problem)
     }
 }
 
@@ -47,11 +40,7 @@ impl std::error::Error for Findings {}
 
 /// Line (from 1) of a byte offset.
 pub fn line_of(text: &str, offset: usize) -> usize {
-    1 + text
-        .bytes()
-        .take(offset)
-        .filter(|&byte| byte == b'\n')
-        .count()
+    1 + text.bytes().take(offset).filter(|&byte| byte == b'\n').count()
 }
 
 /// Collects findings while a manifest is checked.
@@ -64,11 +53,7 @@ pub struct Report<'a> {
 impl<'a> Report<'a> {
     /// A report on `text`, named `file` in what it prints.
     pub fn new(file: &'a str, text: &'a str) -> Self {
-        Self {
-            file,
-            text,
-            findings: Vec::new(),
-        }
+        Self { file, text, findings: Vec::new() }
     }
 
     /// Line of a place in the text.
@@ -84,11 +69,7 @@ impl<'a> Report<'a> {
 
     /// Notes a problem at a line.
     pub fn at_line(&mut self, line: usize, problem: Problem) {
-        self.findings.push(Finding {
-            file: self.file.to_owned(),
-            line,
-            problem,
-        });
+        self.findings.push(Finding { file: self.file.to_owned(), line, problem });
     }
 
     /// True when nothing was noted.
@@ -190,9 +171,7 @@ pub enum Problem {
     #[error("{0} partitions have the rank `supervisor`; exactly one must")]
     Supervisors(usize),
     /// The supervisor serves a VM, and so parses outside input.
-    #[error(
-        "the supervisor `{0}` parses no outside input: let another partition serve the VM or hold the ports"
-    )]
+    #[error("the supervisor `{0}` parses no outside input: let another partition serve the VM or hold the ports")]
     SupervisorServes(String),
     /// A thing that has one holder is given twice.
     #[error("{what} is already held by `{holder}`; one partition holds it")]
@@ -211,9 +190,7 @@ pub enum Problem {
         reason: &'static str,
     },
     /// A DMA-capable device.
-    #[error(
-        "{what} belongs to a device that can reach all memory by DMA ({device}) and no IOMMU is driven; remove it"
-    )]
+    #[error("{what} belongs to a device that can reach all memory by DMA ({device}) and no IOMMU is driven; remove it")]
     Dma {
         /// The range.
         what: String,
@@ -221,9 +198,7 @@ pub enum Problem {
         device: &'static str,
     },
     /// Port and another identity.
-    #[error(
-        "VM `{vm}` has VMware's port or identity and the identity of `{other}` too; choose one"
-    )]
+    #[error("VM `{vm}` has VMware's port or identity and the identity of `{other}` too; choose one")]
     IdentityConflict {
         /// VM.
         vm: String,
@@ -234,9 +209,7 @@ pub enum Problem {
     #[error("VM `{0}` has the port and shows the guest a virtualization extension; turn one off")]
     NestedConflict(String),
     /// Port and a passed-through range.
-    #[error(
-        "VM `{0}` has the port, and ports 0x5658-0x5659 lie in a range passed through to it; turn one off"
-    )]
+    #[error("VM `{0}` has the port, and ports 0x5658-0x5659 lie in a range passed through to it; turn one off")]
     PassthroughConflict(String),
     /// Passthrough is not in the image format.
     #[error("VM `{0}`: image format version 1 carries no passed-through ranges; remove them")]
@@ -260,9 +233,7 @@ pub enum Problem {
         percent: u64,
     },
     /// A segment that is writable and executable.
-    #[error(
-        "`{elf}`: the segment at {address:#x} is writable and executable; link it with separate segments"
-    )]
+    #[error("`{elf}`: the segment at {address:#x} is writable and executable; link it with separate segments")]
     WritableExecutable {
         /// File.
         elf: String,
@@ -270,9 +241,7 @@ pub enum Problem {
         address: u64,
     },
     /// Two segments in one page, or stack or heap on a segment.
-    #[error(
-        "`{elf}`: the segments at {first:#x} and {second:#x} share a page; link them page aligned"
-    )]
+    #[error("`{elf}`: the segments at {first:#x} and {second:#x} share a page; link them page aligned")]
     Overlap {
         /// File.
         elf: String,
@@ -282,9 +251,7 @@ pub enum Problem {
         second: u64,
     },
     /// A segment outside the addresses of a partition.
-    #[error(
-        "`{elf}`: {address:#x} lies outside the addresses of a partition ({low:#x} to {high:#x}); link it there"
-    )]
+    #[error("`{elf}`: {address:#x} lies outside the addresses of a partition ({low:#x} to {high:#x}); link it there")]
     OutsideRange {
         /// File.
         elf: String,
@@ -318,21 +285,13 @@ impl Problem {
             | Self::File(_)
             | Self::Elf { .. } => "format",
             Self::Limit { .. } => "R2",
-            Self::Unresolved { .. }
-            | Self::HeldTwice { .. }
-            | Self::Protected { .. }
-            | Self::VmServer { .. } => "R3",
-            Self::WritableExecutable { .. } | Self::Overlap { .. } | Self::OutsideRange { .. } => {
-                "R7"
+            Self::Unresolved { .. } | Self::HeldTwice { .. } | Self::Protected { .. } | Self::VmServer { .. } => "R3",
+            Self::WritableExecutable { .. } | Self::Overlap { .. } | Self::OutsideRange { .. } => "R7",
+            Self::CallNotUp { .. } | Self::SupervisorCalls(_) | Self::Supervisors(_) | Self::SupervisorServes(_) => {
+                "R11"
             }
-            Self::CallNotUp { .. }
-            | Self::SupervisorCalls(_)
-            | Self::Supervisors(_)
-            | Self::SupervisorServes(_) => "R11",
             Self::Dma { .. } => "R15",
-            Self::IdentityConflict { .. }
-            | Self::NestedConflict(_)
-            | Self::PassthroughConflict(_) => "port",
+            Self::IdentityConflict { .. } | Self::NestedConflict(_) | Self::PassthroughConflict(_) => "port",
             Self::Overcommitted { .. } => "time",
         }
     }

@@ -27,14 +27,8 @@ pub fn load(path: &Path) -> Result<System, Findings> {
     match std::fs::read_to_string(path) {
         Ok(text) => parse(&name, &text),
         Err(reason) => {
-            let problem = Problem::File(format!(
-                "cannot be read ({reason}); name an existing manifest"
-            ));
-            Err(Findings(vec![Finding {
-                file: name,
-                line: 1,
-                problem,
-            }]))
+            let problem = Problem::File(format!("cannot be read ({reason}); name an existing manifest"));
+            Err(Findings(vec![Finding { file: name, line: 1, problem }]))
         }
     }
 }
@@ -42,15 +36,9 @@ pub fn load(path: &Path) -> Result<System, Findings> {
 /// Checks the text of a manifest; `name` is what findings call the file.
 pub fn parse(name: &str, text: &str) -> Result<System, Findings> {
     let file: raw::File = toml::from_str(text).map_err(|error| {
-        let line = error
-            .span()
-            .map_or(1, |span| finding::line_of(text, span.start));
+        let line = error.span().map_or(1, |span| finding::line_of(text, span.start));
         let message = error.message().lines().collect::<Vec<_>>().join("; ");
-        Findings(vec![Finding {
-            file: name.to_owned(),
-            line,
-            problem: Problem::Syntax(message),
-        }])
+        Findings(vec![Finding { file: name.to_owned(), line, problem: Problem::Syntax(message) }])
     })?;
     let mut report = Report::new(name, text);
     let system = resolve(&file, &mut report);
@@ -68,44 +56,16 @@ fn resolve(file: &raw::File, report: &mut Report) -> System {
     range("slice_us", &table.slice_us, 100, 1_000_000, report);
     let mut mitigations_off = 0;
     for name in &table.mitigations_off {
-        match MITIGATIONS
-            .iter()
-            .find(|(known, _)| known == name.get_ref())
-        {
+        match MITIGATIONS.iter().find(|(known, _)| known == name.get_ref()) {
             Some((_, bit)) => mitigations_off |= bit,
-            None => value(
-                "mitigations_off",
-                name,
-                &one_of(MITIGATIONS.iter().map(|(name, _)| *name)),
-                report,
-            ),
+            None => value("mitigations_off", name, &one_of(MITIGATIONS.iter().map(|(name, _)| *name)), report),
         }
     }
-    limit(
-        "partitions",
-        file.partition.len(),
-        limits::PARTITIONS,
-        &file.system.span(),
-        report,
-    );
-    limit(
-        "VMs",
-        file.vm.len(),
-        limits::VMS,
-        &file.system.span(),
-        report,
-    );
+    limit("partitions", file.partition.len(), limits::PARTITIONS, &file.system.span(), report);
+    limit("VMs", file.vm.len(), limits::VMS, &file.system.span(), report);
     let names = Names {
-        partitions: unique(
-            "partition",
-            file.partition.iter().map(|table| &table.get_ref().name),
-            report,
-        ),
-        vms: unique(
-            "VM",
-            file.vm.iter().map(|table| &table.get_ref().name),
-            report,
-        ),
+        partitions: unique("partition", file.partition.iter().map(|table| &table.get_ref().name), report),
+        vms: unique("VM", file.vm.iter().map(|table| &table.get_ref().name), report),
     };
     let mut system = System {
         name: table.name.get_ref().clone(),
@@ -113,21 +73,9 @@ fn resolve(file: &raw::File, report: &mut Report) -> System {
         supervisor_restarts: table.supervisor.restarts,
         supervisor_window_us: u64::from(table.supervisor.window_ms) * 1000,
         mitigations_off,
-        command_line: table
-            .command_line
-            .as_ref()
-            .map(|line| line.get_ref().clone())
-            .unwrap_or_default(),
-        partitions: file
-            .partition
-            .iter()
-            .map(|table| partitions::resolve(table, report))
-            .collect(),
-        vms: file
-            .vm
-            .iter()
-            .map(|table| vms::resolve(table, &names, report))
-            .collect(),
+        command_line: table.command_line.as_ref().map(|line| line.get_ref().clone()).unwrap_or_default(),
+        partitions: file.partition.iter().map(|table| partitions::resolve(table, report)).collect(),
+        vms: file.vm.iter().map(|table| vms::resolve(table, &names, report)).collect(),
     };
     vms::check_count(&file.vm, &file.system.span(), report);
     vms::check_roles(&system, report);
@@ -160,23 +108,11 @@ impl Names {
     }
 }
 
-fn find(
-    what: &'static str,
-    known: &[String],
-    name: &toml::Spanned<String>,
-    report: &mut Report,
-) -> Option<u16> {
+fn find(what: &'static str, known: &[String], name: &toml::Spanned<String>, report: &mut Report) -> Option<u16> {
     let position = known.iter().position(|known| known == name.get_ref());
     if position.is_none() {
         let name_text = name.get_ref().clone();
-        report.at(
-            &name.span(),
-            Problem::Unresolved {
-                what,
-                name: name_text,
-                known: known.join(", "),
-            },
-        );
+        report.at(&name.span(), Problem::Unresolved { what, name: name_text, known: known.join(", ") });
     }
     position.and_then(|position| u16::try_from(position).ok())
 }
@@ -190,13 +126,7 @@ fn unique<'a>(
     for name in names {
         check_name(name, report);
         if known.contains(name.get_ref()) {
-            report.at(
-                &name.span(),
-                Problem::DuplicateName {
-                    what,
-                    name: name.get_ref().clone(),
-                },
-            );
+            report.at(&name.span(), Problem::DuplicateName { what, name: name.get_ref().clone() });
         }
         known.push(name.get_ref().clone());
     }
@@ -208,12 +138,7 @@ fn check_name(name: &toml::Spanned<String>, report: &mut Report) {
     let text = name.get_ref();
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if text.is_empty() || text.len() > 24 || text.starts_with('.') || !text.chars().all(plain) {
-        value(
-            "name",
-            name,
-            "1 to 24 letters, digits, `-`, `_`, `.`",
-            report,
-        );
+        value("name", name, "1 to 24 letters, digits, `-`, `_`, `.`", report);
     }
 }
 
@@ -221,30 +146,12 @@ fn one_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
     format!("use one of {}", names.collect::<Vec<_>>().join(", "))
 }
 
-fn value<T: std::fmt::Display>(
-    key: &'static str,
-    found: &toml::Spanned<T>,
-    expected: &str,
-    report: &mut Report,
-) {
+fn value<T: std::fmt::Display>(key: &'static str, found: &toml::Spanned<T>, expected: &str, report: &mut Report) {
     let value = found.get_ref().to_string();
-    report.at(
-        &found.span(),
-        Problem::Value {
-            key,
-            value,
-            expected: expected.to_owned(),
-        },
-    );
+    report.at(&found.span(), Problem::Value { key, value, expected: expected.to_owned() });
 }
 
-fn range(
-    key: &'static str,
-    found: &toml::Spanned<u32>,
-    low: u32,
-    high: u32,
-    report: &mut Report,
-) -> u32 {
+fn range(key: &'static str, found: &toml::Spanned<u32>, low: u32, high: u32, report: &mut Report) -> u32 {
     let number = *found.get_ref();
     if !(low..=high).contains(&number) {
         value(key, found, &format!("use {low} to {high}"), report);
@@ -252,22 +159,9 @@ fn range(
     number
 }
 
-fn limit(
-    what: &'static str,
-    wanted: usize,
-    limit: usize,
-    span: &std::ops::Range<usize>,
-    report: &mut Report,
-) {
+fn limit(what: &'static str, wanted: usize, limit: usize, span: &std::ops::Range<usize>, report: &mut Report) {
     if wanted > limit {
-        report.at(
-            span,
-            Problem::Limit {
-                what,
-                wanted: wanted as u64,
-                limit: limit as u64,
-            },
-        );
+        report.at(span, Problem::Limit { what, wanted: wanted as u64, limit: limit as u64 });
     }
 }
 

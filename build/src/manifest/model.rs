@@ -232,8 +232,5 @@ pub const RANKS: [(&str, u8); 7] = [
 
 /// Name of a rank.
 pub fn rank_name(rank: u8) -> &'static str {
-    RANKS
-        .iter()
-        .find(|(_, number)| *number == rank)
-        .map_or("unknown", |(name, _)| name)
+    RANKS.iter().find(|(_, number)| *number == rank).map_or("unknown", |(name, _)| name)
 }

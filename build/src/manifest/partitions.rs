@@ -1,9 +1,7 @@
 //! Partition tables: names, numbers and sizes; the supervisor; the sums of budgets.
 
 use super::raw::{Bytes, File, PartitionTable};
-use super::{
-    Blob, Partition, Problem, RANKS, Report, System, cpu, one_of, priority, range, unique, value,
-};
+use super::{Blob, Partition, Problem, RANKS, Report, System, cpu, one_of, priority, range, unique, value};
 use portcullis_ipc::image::rank;
 use portcullis_ipc::platform::CONFIG_OFFSET;
 use portcullis_ipc::{layout, limits};
@@ -16,51 +14,21 @@ pub fn resolve(table: &Spanned<PartitionTable>, report: &mut Report) -> Partitio
     let rank = match RANKS.iter().find(|(name, _)| name == raw.rank.get_ref()) {
         Some((_, rank)) => *rank,
         None => {
-            value(
-                "rank",
-                &raw.rank,
-                &one_of(RANKS.iter().map(|(name, _)| *name)),
-                report,
-            );
+            value("rank", &raw.rank, &one_of(RANKS.iter().map(|(name, _)| *name)), report);
             rank::CLIENT
         }
     };
     let period_us = range("period_us", &raw.period_us, 100, 10_000_000, report);
-    let state_version = raw
-        .state_version
-        .as_ref()
-        .map_or(1, |found| *found.get_ref());
+    let state_version = raw.state_version.as_ref().map_or(1, |found| *found.get_ref());
     let state_reads_from = raw
         .state_reads_from
         .as_ref()
-        .map_or(state_version, |found| {
-            range("state_reads_from", found, 0, state_version, report)
-        });
-    let state_pages = optional_pages(
-        "state region pages",
-        &raw.state,
-        limits::STATE_PAGES as u64,
-        report,
-    );
-    let state_limit = optional_pages(
-        "state region pages",
-        &raw.state_limit,
-        limits::STATE_PAGES as u64,
-        report,
-    );
-    unique(
-        "blob",
-        raw.blobs.iter().map(|blob| &blob.get_ref().name),
-        report,
-    );
+        .map_or(state_version, |found| range("state_reads_from", found, 0, state_version, report));
+    let state_pages = optional_pages("state region pages", &raw.state, limits::STATE_PAGES as u64, report);
+    let state_limit = optional_pages("state region pages", &raw.state_limit, limits::STATE_PAGES as u64, report);
+    unique("blob", raw.blobs.iter().map(|blob| &blob.get_ref().name), report);
     let blobs = &raw.blobs;
-    super::limit(
-        "blobs of one partition",
-        blobs.len(),
-        4,
-        &table.span(),
-        report,
-    );
+    super::limit("blobs of one partition", blobs.len(), 4, &table.span(), report);
     Partition {
         name: raw.name.get_ref().clone(),
         line,
@@ -68,18 +36,8 @@ pub fn resolve(table: &Spanned<PartitionTable>, report: &mut Report) -> Partitio
         rank,
         priority: priority(&raw.priority, report),
         cpu: cpu(&raw.cpu, report),
-        stack_pages: pages(
-            "stack pages",
-            &raw.stack,
-            limits::WRITABLE_PAGES as u64,
-            report,
-        ),
-        heap_pages: optional_pages(
-            "heap pages",
-            &raw.heap,
-            limits::WRITABLE_PAGES as u64,
-            report,
-        ),
+        stack_pages: pages("stack pages", &raw.stack, limits::WRITABLE_PAGES as u64, report),
+        heap_pages: optional_pages("heap pages", &raw.heap, limits::WRITABLE_PAGES as u64, report),
         budget_us: range("budget_us", &raw.budget_us, 1, period_us.max(1), report),
         period_us,
         reserve_us: range("reserve_us", &raw.reserve_us, 1, 1_000_000, report),
@@ -88,50 +46,26 @@ pub fn resolve(table: &Spanned<PartitionTable>, report: &mut Report) -> Partitio
         state_version,
         state_reads_from,
         state_limit_pages: state_limit.max(state_pages),
-        spare_pages: raw
-            .replacement
-            .as_ref()
-            .map(|found| pages("spare pages", found, 1 << 16, report)),
+        spare_pages: raw.replacement.as_ref().map(|found| pages("spare pages", found, 1 << 16, report)),
         config: config(raw, report),
-        blobs: blobs
-            .iter()
-            .map(|blob| resolve_blob(blob, report))
-            .collect(),
+        blobs: blobs.iter().map(|blob| resolve_blob(blob, report)).collect(),
         capabilities: Vec::new(),
     }
 }
 
 fn resolve_blob(table: &Spanned<super::raw::BlobTable>, report: &Report) -> Blob {
     let raw = table.get_ref();
-    Blob {
-        name: raw.name.get_ref().clone(),
-        file: raw.file.get_ref().clone(),
-        line: report.line(&table.span()),
-    }
+    Blob { name: raw.name.get_ref().clone(), file: raw.file.get_ref().clone(), line: report.line(&table.span()) }
 }
 
-fn optional_pages(
-    what: &'static str,
-    found: &Option<Spanned<Bytes>>,
-    most: u64,
-    report: &mut Report,
-) -> u32 {
-    found
-        .as_ref()
-        .map_or(0, |found| pages(what, found, most, report))
+fn optional_pages(what: &'static str, found: &Option<Spanned<Bytes>>, most: u64, report: &mut Report) -> u32 {
+    found.as_ref().map_or(0, |found| pages(what, found, most, report))
 }
 
 fn pages(what: &'static str, found: &Spanned<Bytes>, most: u64, report: &mut Report) -> u32 {
     let wanted = found.get_ref().0.div_ceil(layout::PAGE as u64);
     if wanted > most {
-        report.at(
-            &found.span(),
-            Problem::Limit {
-                what,
-                wanted,
-                limit: most,
-            },
-        );
+        report.at(&found.span(), Problem::Limit { what, wanted, limit: most });
     }
     u32::try_from(wanted).unwrap_or(u32::MAX)
 }
@@ -145,12 +79,7 @@ fn config(raw: &PartitionTable, report: &mut Report) -> String {
             toml::Value::Integer(number) => number.to_string(),
             toml::Value::Boolean(flag) => flag.to_string(),
             other => {
-                value(
-                    "config",
-                    &Spanned::new(found.span(), other.to_string()),
-                    "use text, integer or boolean",
-                    report,
-                );
+                value("config", &Spanned::new(found.span(), other.to_string()), "use text, integer or boolean", report);
                 continue;
             }
         };
@@ -165,13 +94,7 @@ fn config(raw: &PartitionTable, report: &mut Report) -> String {
         text.push_str(&format!("{key}={value_text}\n"));
     }
     let room = layout::PAGE - CONFIG_OFFSET - CONFIG_RESERVED;
-    super::limit(
-        "bytes of configuration text",
-        text.len(),
-        room,
-        &raw.name.span(),
-        report,
-    );
+    super::limit("bytes of configuration text", text.len(), room, &raw.name.span(), report);
     text
 }
 
@@ -180,17 +103,9 @@ const CONFIG_RESERVED: usize = 256;
 
 /// Exactly one partition supervises.
 pub fn check_supervisor(file: &File, system: &System, report: &mut Report) {
-    let count = system
-        .partitions
-        .iter()
-        .filter(|partition| partition.rank == rank::SUPERVISOR)
-        .count();
+    let count = system.partitions.iter().filter(|partition| partition.rank == rank::SUPERVISOR).count();
     if count != 1 {
-        let second = system
-            .partitions
-            .iter()
-            .filter(|partition| partition.rank == rank::SUPERVISOR)
-            .nth(1);
+        let second = system.partitions.iter().filter(|partition| partition.rank == rank::SUPERVISOR).nth(1);
         let line = second.map_or(report.line(&file.system.span()), |partition| partition.line);
         report.at_line(line, Problem::Supervisors(count));
     }
@@ -199,31 +114,15 @@ pub fn check_supervisor(file: &File, system: &System, report: &mut Report) {
 /// Budgets of partitions and vCPUs on each CPU.
 pub fn check_budgets(system: &System, report: &mut Report) {
     for cpu in 0..limits::CPUS as u16 {
-        let partitions = system
-            .partitions
-            .iter()
-            .filter(|partition| partition.cpu == cpu);
-        let vcpus = system
-            .vms
-            .iter()
-            .flat_map(|vm| &vm.vcpus)
-            .filter(|vcpu| vcpu.cpu == cpu);
+        let partitions = system.partitions.iter().filter(|partition| partition.cpu == cpu);
+        let vcpus = system.vms.iter().flat_map(|vm| &vm.vcpus).filter(|vcpu| vcpu.cpu == cpu);
         let shares = partitions
             .map(|partition| share(partition.budget_us, partition.period_us))
             .chain(vcpus.map(|vcpu| share(vcpu.budget_us, vcpu.period_us)));
         let millionths: u64 = shares.sum();
         if millionths > 1_000_000 {
-            let line = system
-                .partitions
-                .first()
-                .map_or(1, |partition| partition.line);
-            report.at_line(
-                line,
-                Problem::Overcommitted {
-                    cpu,
-                    percent: millionths.div_ceil(10_000),
-                },
-            );
+            let line = system.partitions.first().map_or(1, |partition| partition.line);
+            report.at_line(line, Problem::Overcommitted { cpu, percent: millionths.div_ceil(10_000) });
         }
     }
 }

@@ -57,10 +57,7 @@ pub struct SupervisorTable {
 
 impl Default for SupervisorTable {
     fn default() -> Self {
-        Self {
-            restarts: 3,
-            window_ms: 10_000,
-        }
+        Self { restarts: 3, window_ms: 10_000 }
     }
 }
 
@@ -249,14 +246,10 @@ impl<'de> Deserialize<'de> for Bytes {
                 formatter.write_str("a number of bytes such as 8192 or \"8K\", \"2M\", \"1G\"")
             }
             fn visit_i64<E: de::Error>(self, value: i64) -> Result<Bytes, E> {
-                u64::try_from(value)
-                    .map(Bytes)
-                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(value), &self))
+                u64::try_from(value).map(Bytes).map_err(|_| E::invalid_value(de::Unexpected::Signed(value), &self))
             }
             fn visit_str<E: de::Error>(self, value: &str) -> Result<Bytes, E> {
-                parse_bytes(value)
-                    .map(Bytes)
-                    .ok_or_else(|| E::invalid_value(de::Unexpected::Str(value), &self))
+                parse_bytes(value).map(Bytes).ok_or_else(|| E::invalid_value(de::Unexpected::Str(value), &self))
             }
         }
         deserializer.deserialize_any(Reader)

@@ -100,73 +100,24 @@ fn a_good_manifest_resolves_names_to_indices_and_gives_free_bits() {
     assert_eq!(system.vms[0].port, Some(2));
     assert_eq!(system.partitions[1].config, "baud=115200\n");
     // Bits 0 to 3 of the supervisor name the partitions.
-    assert_eq!(
-        system.partitions[0].capabilities[1].object,
-        Object::Timer {
-            timer: 0,
-            bits: 1 << 4
-        }
-    );
-    assert!(matches!(
-        system.partitions[1].capabilities[1].object,
-        Object::Interrupt { bits: 1, .. }
-    ));
+    assert_eq!(system.partitions[0].capabilities[1].object, Object::Timer { timer: 0, bits: 1 << 4 });
+    assert!(matches!(system.partitions[1].capabilities[1].object, Object::Interrupt { bits: 1, .. }));
 }
 
 /// What to replace, by what, and the one line that must come of it (after the file name).
 const BAD: &[(&str, &str, &str)] = &[
     ("name = \"good\"", "name = good", "2: format: "),
-    (
-        "priority = 200",
-        "priorty = 200",
-        "8: format: unknown field `priorty`",
-    ),
+    ("priority = 200", "priorty = 200", "8: format: unknown field `priorty`"),
     ("stack = \"16K\"", "stack = \"16X\"", "9: format: "),
-    (
-        "name = \"good\"",
-        "name = \"a/b\"",
-        "2: format: `name` is a/b: 1 to 24 letters, digits, `-`, `_`, `.`",
-    ),
-    (
-        "rank = \"link\"",
-        "rank = \"lnik\"",
-        "format: `rank` is lnik: use one of client, vmexit",
-    ),
-    (
-        "priority = 200",
-        "priority = 0",
-        "8: format: `priority` is 0: use 1 to 255",
-    ),
-    (
-        "memory = \"8M\"",
-        "memory = \"3M\"",
-        "format: `memory` is 3145728: a multiple of 2M",
-    ),
-    (
-        "memory = \"8M\"",
-        "memory = \"8M\"\nxcr0 = 2",
-        "format: `xcr0` is 2: 1 (x87), 3 (with SSE) or 7 (with AVX)",
-    ),
-    (
-        "kind = \"log\"",
-        "kind = \"lug\"",
-        "format: `kind` is lug: use one of endpoint, notification",
-    ),
-    (
-        "kind = \"log\"",
-        "kind = \"log\"\ngsi = 3",
-        "format: a capability of kind `log` has no key `gsi`; remove it",
-    ),
-    (
-        "gsi = 4\n",
-        "\n",
-        "format: a capability of kind `interrupt` needs the key `gsi`; add it",
-    ),
-    (
-        "name = \"port\"",
-        "name = \"link\"",
-        "format: the partition name `link` is used twice; rename one",
-    ),
+    ("name = \"good\"", "name = \"a/b\"", "2: format: `name` is a/b: 1 to 24 letters, digits, `-`, `_`, `.`"),
+    ("rank = \"link\"", "rank = \"lnik\"", "format: `rank` is lnik: use one of client, vmexit"),
+    ("priority = 200", "priority = 0", "8: format: `priority` is 0: use 1 to 255"),
+    ("memory = \"8M\"", "memory = \"3M\"", "format: `memory` is 3145728: a multiple of 2M"),
+    ("memory = \"8M\"", "memory = \"8M\"\nxcr0 = 2", "format: `xcr0` is 2: 1 (x87), 3 (with SSE) or 7 (with AVX)"),
+    ("kind = \"log\"", "kind = \"lug\"", "format: `kind` is lug: use one of endpoint, notification"),
+    ("kind = \"log\"", "kind = \"log\"\ngsi = 3", "format: a capability of kind `log` has no key `gsi`; remove it"),
+    ("gsi = 4\n", "\n", "format: a capability of kind `interrupt` needs the key `gsi`; add it"),
+    ("name = \"port\"", "name = \"link\"", "format: the partition name `link` is used twice; rename one"),
     (
         "name = \"log\"\nkind = \"log\"",
         "name = \"com1\"\nkind = \"ports\"\nfirst = 0x2f8\ncount = 8",
@@ -177,32 +128,12 @@ const BAD: &[(&str, &str, &str)] = &[
         "vmexit = \"vmexit9\"",
         "R3: no partition is named `vmexit9`; it is one of: supervisor, link, port, vmexit0",
     ),
-    (
-        "vm = \"demo\"\nrights = [\"run\"]",
-        "vm = \"x\"\nrights = [\"run\"]",
-        "R3: no VM is named `x`",
-    ),
-    (
-        "stack = \"16K\"",
-        "stack = \"16K\"\ncpu = 1",
-        "10: format: `cpu` is 1: use 0 to 0",
-    ),
-    (
-        "stack = \"16K\"",
-        "stack = \"2M\"",
-        "9: R2: stack pages: 512, but the limit is 256; use fewer",
-    ),
-    (
-        "state = \"8K\"",
-        "state = \"8M\"",
-        "R2: state region pages: 2048, but the limit is 1024; use fewer",
-    ),
+    ("vm = \"demo\"\nrights = [\"run\"]", "vm = \"x\"\nrights = [\"run\"]", "R3: no VM is named `x`"),
+    ("stack = \"16K\"", "stack = \"16K\"\ncpu = 1", "10: format: `cpu` is 1: use 0 to 0"),
+    ("stack = \"16K\"", "stack = \"2M\"", "9: R2: stack pages: 512, but the limit is 256; use fewer"),
+    ("state = \"8K\"", "state = \"8M\"", "R2: state region pages: 2048, but the limit is 1024; use fewer"),
     ("gsi = 4", "gsi = 32", "format: `gsi` is 32: use 0 to 31"),
-    (
-        "first = 0x3f8\ncount = 8",
-        "first = 0x3f8\ncount = 0",
-        "format: `count` is 0: 1 to",
-    ),
+    ("first = 0x3f8\ncount = 8", "first = 0x3f8\ncount = 0", "format: `count` is 0: 1 to"),
     (
         "kind = \"endpoint\"\ntarget = \"link\"",
         "kind = \"endpoint\"\ntarget = \"vmexit0\"",
@@ -218,11 +149,7 @@ const BAD: &[(&str, &str, &str)] = &[
         "name = \"x\"\nkind = \"ports\"\nfirst = 0x70\ncount = 2",
         "R11: the supervisor `supervisor` parses no outside input",
     ),
-    (
-        "rank = \"link\"",
-        "rank = \"supervisor\"",
-        "R11: 2 partitions have the rank `supervisor`; exactly one must",
-    ),
+    ("rank = \"link\"", "rank = \"supervisor\"", "R11: 2 partitions have the rank `supervisor`; exactly one must"),
     (
         "kind = \"log\"",
         "kind = \"interrupt\"\ngsi = 4",
@@ -258,11 +185,7 @@ const BAD: &[(&str, &str, &str)] = &[
         "kind = \"ports\"\nfirst = 0x1f0\ncount = 8",
         "R15: ports 0x1f0-0x1f7 belongs to a device that can reach all memory by DMA (IDE)",
     ),
-    (
-        "kind = \"log\"",
-        "kind = \"ports\"\nfirst = 0xcf8\ncount = 8",
-        "R15: ports 0xcf8-0xcff belongs",
-    ),
+    ("kind = \"log\"", "kind = \"ports\"\nfirst = 0xcf8\ncount = 8", "R15: ports 0xcf8-0xcff belongs"),
     (
         "memory = \"8M\"",
         "memory = \"8M\"\nother_identity = \"hyper-v\"",
@@ -303,35 +226,20 @@ const BAD: &[(&str, &str, &str)] = &[
         "rights = [\"own\"]",
         "format: `rights` is own: use one of status, restart, kill",
     ),
-    (
-        "port = \"port\"",
-        "port = \"supervisor\"",
-        "R11: the supervisor `supervisor` parses no outside input",
-    ),
-    (
-        "port = \"port\"",
-        "port = \"vmexit0\"",
-        "R3: `vmexit0` serves VM `demo` and its port too",
-    ),
-    (
-        "budget_us = 50000",
-        "budget_us = 99000",
-        "time: budgets on CPU 0 add up to 103 %; lower them to 100 % or less",
-    ),
-    (
-        "budget_us = 50000",
-        "budget_us = 200000",
-        "format: `budget_us` is 200000: use 1 to 100000",
-    ),
-    (
-        "config = { baud = 115200 }",
-        "config = { baud = [1] }",
-        "format: `config` is [1]: use text, integer or boolean",
-    ),
+    ("port = \"port\"", "port = \"supervisor\"", "R11: the supervisor `supervisor` parses no outside input"),
+    ("port = \"port\"", "port = \"vmexit0\"", "R3: `vmexit0` serves VM `demo` and its port too"),
+    ("budget_us = 50000", "budget_us = 99000", "time: budgets on CPU 0 add up to 103 %; lower them to 100 % or less"),
+    ("budget_us = 50000", "budget_us = 200000", "format: `budget_us` is 200000: use 1 to 100000"),
+    ("config = { baud = 115200 }", "config = { baud = [1] }", "format: `config` is [1]: use text, integer or boolean"),
     (
         "name = \"backoff\"\nkind = \"timer\"",
         "name = \"backoff\"\nkind = \"timer\"\nbits = [1]",
         "format: `bits` is 0x2: the supervisor's low bits name the partitions",
+    ),
+    (
+        "name = \"backoff\"\nkind = \"timer\"",
+        "name = \"backoff\"\nkind = \"timer\"\nbits = [32]",
+        "format: `bits` is 32: bit numbers from 0 to 31",
     ),
     (
         "supervisor = {",
@@ -362,9 +270,7 @@ fn each_kind_of_error_is_one_line_with_place_rule_and_remedy() {
         };
         let hit = |line: &str| line.starts_with("m.toml:") && line.contains(expected);
         if !printed.lines().any(hit) || printed.lines().count() > 3 {
-            wrong.push(format!(
-                "expected `{expected}` for `{replacement}`, found:\n{printed}"
-            ));
+            wrong.push(format!("expected `{expected}` for `{replacement}`, found:\n{printed}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -372,35 +278,44 @@ fn each_kind_of_error_is_one_line_with_place_rule_and_remedy() {
 
 #[test]
 fn too_many_of_a_thing_prints_the_limit() {
-    let partition = GOOD
-        .split("[[partition]]")
-        .nth(3)
-        .expect("the third partition");
+    let partition = GOOD.split("[[partition]]").nth(3).expect("the third partition");
     let mut text = GOOD.to_owned();
     for index in 0..29 {
-        let one = partition
-            .split("[[partition.capability]]")
-            .next()
-            .expect("its own keys");
-        text.push_str(&format!(
-            "[[partition]]{}",
-            one.replace("name = \"port\"", &format!("name = \"p{index}\""))
-        ));
+        let one = partition.split("[[partition.capability]]").next().expect("its own keys");
+        text.push_str(&format!("[[partition]]{}", one.replace("name = \"port\"", &format!("name = \"p{index}\""))));
     }
     let printed = parse("m.toml", &text).expect_err("too many").to_string();
-    assert!(
-        printed.contains("R2: partitions: 33, but the limit is 32; use fewer"),
-        "{printed}"
-    );
+    assert!(printed.contains("R2: partitions: 33, but the limit is 32; use fewer"), "{printed}");
 }
 
 #[test]
 fn a_manifest_that_is_not_there_is_one_line() {
-    let printed = super::load(std::path::Path::new("/nonexistent/x.toml"))
-        .expect_err("absent")
-        .to_string();
-    assert!(
-        printed.starts_with("/nonexistent/x.toml:1: format: cannot be read"),
-        "{printed}"
-    );
+    let printed = super::load(std::path::Path::new("/nonexistent/x.toml")).expect_err("absent").to_string();
+    assert!(printed.starts_with("/nonexistent/x.toml:1: format: cannot be read"), "{printed}");
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn no_change_of_numbers_or_bytes_makes_the_checks_panic(
+        at in 0usize..GOOD.len(),
+        byte in 0x20u8..0x7f,
+        numbers in proptest::collection::vec(proptest::prelude::any::<i64>(), 1..4),
+        pick in 0usize..64,
+    ) {
+        let mut bytes = GOOD.as_bytes().to_vec();
+        bytes[at] = byte;
+        let _ = parse("m.toml", &String::from_utf8_lossy(&bytes));
+        let places: Vec<usize> = GOOD.match_indices("= ").map(|(place, _)| place).collect();
+        let mut text = GOOD.to_owned();
+        for (step, number) in numbers.iter().enumerate() {
+            let place = places[(pick + step * 7) % places.len()];
+            let end = text[place..].find('\n').map_or(text.len(), |end| place + end);
+            if place < end {
+                text.replace_range(place..end, &format!("= {number}"));
+            }
+        }
+        let _ = parse("m.toml", &text);
+    }
 }

@@ -1,9 +1,7 @@
 //! VM tables: numbers, the conflicts of the port, and who serves a VM.
 
 use super::raw::{PassthroughTable, VcpuTable, VmTable};
-use super::{
-    Names, Object, Problem, Report, System, Vcpu, Vm, cpu, devices, limit, priority, range, value,
-};
+use super::{Names, Object, Problem, Report, System, Vcpu, Vm, cpu, devices, limit, priority, range, value};
 use portcullis_ipc::image::rank;
 use portcullis_ipc::port::{PORT, PORT_HIGH_BANDWIDTH};
 use portcullis_ipc::syscall::rights;
@@ -21,19 +19,10 @@ const MOST_MEMORY: u64 = 512 << 30;
 /// Resolves one table.
 pub fn resolve(table: &Spanned<VmTable>, names: &Names, report: &mut Report) -> Vm {
     let raw = table.get_ref();
-    limit(
-        "vCPUs of one VM",
-        raw.vcpus.len(),
-        limits::VCPUS_PER_VM,
-        &table.span(),
-        report,
-    );
+    limit("vCPUs of one VM", raw.vcpus.len(), limits::VCPUS_PER_VM, &table.span(), report);
     if raw.vcpus.is_empty() {
-        let problem = Problem::Value {
-            key: "vcpus",
-            value: "empty".to_owned(),
-            expected: "a VM has at least one".to_owned(),
-        };
+        let problem =
+            Problem::Value { key: "vcpus", value: "empty".to_owned(), expected: "a VM has at least one".to_owned() };
         report.at(&table.span(), problem);
     }
     let memory = raw.memory.get_ref().0;
@@ -43,12 +32,7 @@ pub fn resolve(table: &Spanned<VmTable>, names: &Names, report: &mut Report) -> 
     }
     let xcr0 = raw.xcr0.as_ref().map_or(XCR0, |found| {
         if found.get_ref() & !XCR0 != 0 || found.get_ref() & 1 == 0 {
-            value(
-                "xcr0",
-                found,
-                "1 (x87), 3 (with SSE) or 7 (with AVX)",
-                report,
-            );
+            value("xcr0", found, "1 (x87), 3 (with SSE) or 7 (with AVX)", report);
         }
         *found.get_ref()
     });
@@ -56,21 +40,14 @@ pub fn resolve(table: &Spanned<VmTable>, names: &Names, report: &mut Report) -> 
         name: raw.name.get_ref().clone(),
         line: report.line(&table.span()),
         vmexit: names.partition(&raw.vmexit, report).unwrap_or(u16::MAX),
-        port: raw
-            .port
-            .as_ref()
-            .and_then(|name| names.partition(name, report)),
+        port: raw.port.as_ref().and_then(|name| names.partition(name, report)),
         badge: raw.badge.as_ref().map_or(0, |found| *found.get_ref()),
         identity: flag(&raw.identity),
         memory_pages: memory / layout::PAGE as u64,
         xcr0,
         intercept_rdtsc: flag(&raw.intercept_rdtsc),
         intercept_pause: flag(&raw.intercept_pause),
-        vcpus: raw
-            .vcpus
-            .iter()
-            .map(|table| resolve_vcpu(table, report))
-            .collect(),
+        vcpus: raw.vcpus.iter().map(|table| resolve_vcpu(table, report)).collect(),
     };
     check_conflicts(raw, &vm, report);
     vm
@@ -97,13 +74,7 @@ fn check_conflicts(raw: &VmTable, vm: &Vm, report: &mut Report) {
     if let Some(other) = &raw.other_identity
         && (vm.port.is_some() || vm.identity)
     {
-        report.at(
-            &other.span(),
-            Problem::IdentityConflict {
-                vm: name(),
-                other: other.get_ref().clone(),
-            },
-        );
+        report.at(&other.span(), Problem::IdentityConflict { vm: name(), other: other.get_ref().clone() });
     }
     if let Some(nested) = &raw.nested
         && *nested.get_ref()
@@ -126,23 +97,11 @@ fn check_passthrough(table: &Spanned<PassthroughTable>, vm: &Vm, report: &mut Re
     };
     let range = first..first.saturating_add(count);
     if !ports {
-        let what = format!(
-            "memory {:#x}-{:#x}",
-            range.start,
-            range.end.saturating_sub(1)
-        );
-        report.at(
-            &table.span(),
-            Problem::Dma {
-                what,
-                device: "unknown: no IOMMU limits it",
-            },
-        );
+        let what = format!("memory {:#x}-{:#x}", range.start, range.end.saturating_sub(1));
+        report.at(&table.span(), Problem::Dma { what, device: "unknown: no IOMMU limits it" });
         return;
     }
-    if vm.port.is_some()
-        && (range.contains(&u64::from(PORT)) || range.contains(&u64::from(PORT_HIGH_BANDWIDTH)))
-    {
+    if vm.port.is_some() && (range.contains(&u64::from(PORT)) || range.contains(&u64::from(PORT_HIGH_BANDWIDTH))) {
         report.at(&table.span(), Problem::PassthroughConflict(vm.name.clone()));
         return;
     }
@@ -170,12 +129,7 @@ pub fn check_roles(system: &System, report: &mut Report) {
             }
         }
         if vm.port == Some(vm.vmexit) {
-            wrong_server(
-                system,
-                vm,
-                "its port too; the port is served by a partition of its own",
-                report,
-            );
+            wrong_server(system, vm, "its port too; the port is served by a partition of its own", report);
         }
     }
 }
@@ -183,25 +137,10 @@ pub fn check_roles(system: &System, report: &mut Report) {
 /// Each VM has one vmexit of its own that holds the right to run it.
 pub fn check_servers(system: &System, report: &mut Report) {
     for (index, vm) in system.vms.iter().enumerate() {
-        if system
-            .vms
-            .iter()
-            .take(index)
-            .any(|other| other.vmexit == vm.vmexit)
-        {
-            wrong_server(
-                system,
-                vm,
-                "another VM too; give each VM a vmexit of its own",
-                report,
-            );
+        if system.vms.iter().take(index).any(|other| other.vmexit == vm.vmexit) {
+            wrong_server(system, vm, "another VM too; give each VM a vmexit of its own", report);
         } else if rights_on(system, vm.vmexit, index) & rights::RUN == 0 {
-            wrong_server(
-                system,
-                vm,
-                "holds no capability of kind `vm` with the right `run`; add it",
-                report,
-            );
+            wrong_server(system, vm, "holds no capability of kind `vm` with the right `run`; add it", report);
         }
     }
 }
@@ -210,27 +149,16 @@ fn wrong_server(system: &System, vm: &Vm, what: &'static str, report: &mut Repor
     let Some(vmexit) = system.partitions.get(usize::from(vm.vmexit)) else {
         return;
     };
-    let problem = Problem::VmServer {
-        vmexit: vmexit.name.clone(),
-        vm: vm.name.clone(),
-        what,
-    };
+    let problem = Problem::VmServer { vmexit: vmexit.name.clone(), vm: vm.name.clone(), what };
     report.at_line(vm.line, problem);
 }
 
 /// Rights that a partition holds on a VM.
 fn rights_on(system: &System, partition: u16, vm: usize) -> u8 {
-    let capabilities = system
-        .partitions
-        .get(usize::from(partition))
-        .map(|partition| &partition.capabilities);
-    let found =
-        capabilities
-            .into_iter()
-            .flatten()
-            .filter_map(|capability| match capability.object {
-                Object::Vm { vm: named, rights } if usize::from(named) == vm => Some(rights),
-                _ => None,
-            });
+    let capabilities = system.partitions.get(usize::from(partition)).map(|partition| &partition.capabilities);
+    let found = capabilities.into_iter().flatten().filter_map(|capability| match capability.object {
+        Object::Vm { vm: named, rights } if usize::from(named) == vm => Some(rights),
+        _ => None,
+    });
     found.fold(0, |all, rights| all | rights)
 }
