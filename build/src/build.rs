@@ -30,9 +30,7 @@ pub enum Error {
     #[error(transparent)]
     Process(#[from] process::Error),
     /// What cargo printed about the workspace is not what it prints.
-    #[error(
-        "`cargo metadata` printed something unexpected: use a cargo of the workspace's rust-version or later"
-    )]
+    #[error("`cargo metadata` printed something unexpected: use a cargo of the workspace's rust-version or later")]
     Metadata,
     /// A built ELF cannot be read.
     #[error(transparent)]
@@ -66,16 +64,8 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
     setup::ensure(&[setup::Need::Toolchain])?;
     for path in compile(&args.log_level, |binary| args.tests || !binary.is_test())? {
         match Program::read(&path) {
-            Ok(program) => println!(
-                "{:>8} bytes of code  {}",
-                program.text_bytes(),
-                workspace::display(&path)
-            ),
-            Err(_) => println!(
-                "{:>8} bytes (flat)     {}",
-                bytes_of(&path),
-                workspace::display(&path)
-            ),
+            Ok(program) => println!("{:>8} bytes of code  {}", program.text_bytes(), workspace::display(&path)),
+            Err(_) => println!("{:>8} bytes (flat)     {}", bytes_of(&path), workspace::display(&path)),
         }
     }
     Ok(())
@@ -88,9 +78,7 @@ fn bytes_of(path: &Path) -> u64 {
 /// Compiles core and services, and the tests' binaries that a system names. Returns the files.
 pub fn for_system(log_level: &str, names: &[&str]) -> Result<Vec<PathBuf>, Error> {
     // Core and services are always built as one set: features of shared dependencies stay the same.
-    compile(log_level, |binary| {
-        !binary.is_test() || names.contains(&binary.name.as_str())
-    })
+    compile(log_level, |binary| !binary.is_test() || names.contains(&binary.name.as_str()))
 }
 
 /// Compiles the bare-metal binaries that `wanted` picks. Returns the files.
@@ -99,19 +87,13 @@ pub fn compile(log_level: &str, wanted: impl Fn(&Binary) -> bool) -> Result<Vec<
         return Err(Error::LogLevel(log_level.to_owned()));
     }
     let toolchain = Toolchain::detect()?;
-    let binaries: Vec<Binary> = binaries(&toolchain)?
-        .into_iter()
-        .filter(|binary| wanted(binary))
-        .collect();
+    let binaries: Vec<Binary> = binaries(&toolchain)?.into_iter().filter(|binary| wanted(binary)).collect();
     let mut command = toolchain.for_metal("build", log_level);
     for binary in &binaries {
         command.args(["--package", &binary.package, "--bin", &binary.name]);
     }
     process::run(command.arg("--quiet"), "the bare-metal build")?;
-    let files: Vec<PathBuf> = binaries
-        .iter()
-        .map(|binary| workspace::metal_elf(&binary.name))
-        .collect();
+    let files: Vec<PathBuf> = binaries.iter().map(|binary| workspace::metal_elf(&binary.name)).collect();
     for file in &files {
         store_symbols(file)?;
     }
@@ -140,28 +122,14 @@ pub fn binaries(toolchain: &Toolchain) -> Result<Vec<Binary>, Error> {
 
 fn binaries_of(package: &Value) -> Vec<Binary> {
     let manifest = Path::new(package["manifest_path"].as_str().unwrap_or_default());
-    let directory = manifest
-        .parent()
-        .and_then(|path| path.strip_prefix(root()).ok())
-        .unwrap_or(Path::new(""));
-    let metal = [
-        "kernel",
-        "services",
-        "qemu-tests/partitions",
-        "qemu-tests/guests",
-    ];
+    let directory = manifest.parent().and_then(|path| path.strip_prefix(root()).ok()).unwrap_or(Path::new(""));
+    let metal = ["kernel", "services", "qemu-tests/partitions", "qemu-tests/guests"];
     if !metal.iter().any(|prefix| directory.starts_with(prefix)) {
         return Vec::new();
     }
-    let targets = package["targets"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let is_binary = |target: &&Value| {
-        target["kind"]
-            .as_array()
-            .is_some_and(|kinds| kinds.iter().any(|kind| kind == "bin"))
-    };
+    let targets = package["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_binary =
+        |target: &&Value| target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "bin"));
     let binary = |target: &Value| Binary {
         package: package["name"].as_str().unwrap_or_default().to_owned(),
         name: target["name"].as_str().unwrap_or_default().to_owned(),
@@ -178,10 +146,7 @@ fn store_symbols(elf: &Path) -> Result<(), Error> {
     };
     let directory = workspace::symbols_dir();
     let target = directory.join(elf_file::hex(&program.build_id));
-    let failed = |reason| Error::Store {
-        path: workspace::display(&target),
-        reason,
-    };
+    let failed = |reason| Error::Store { path: workspace::display(&target), reason };
     std::fs::create_dir_all(&directory).map_err(failed)?;
     if target.exists() {
         return Ok(());
@@ -194,11 +159,7 @@ fn store_symbols(elf: &Path) -> Result<(), Error> {
 
 /// The file that a manifest names: a binary of the workspace, or a path from the root of the checkout.
 pub fn resolve(name: &str) -> PathBuf {
-    if name.contains('/') {
-        root().join(name)
-    } else {
-        workspace::metal_elf(name)
-    }
+    if name.contains('/') { root().join(name) } else { workspace::metal_elf(name) }
 }
 
 /// A copy without symbols and debug information, as it ships; where `strip` is not installed, a plain copy.
@@ -208,9 +169,6 @@ pub fn ship(elf: &Path, to: &Path) -> Result<(), Error> {
         command.arg("--strip-all").arg("-o").arg(to).arg(elf);
         return Ok(process::run(&mut command, "strip")?);
     }
-    let failed = |reason| Error::Store {
-        path: workspace::display(to),
-        reason,
-    };
+    let failed = |reason| Error::Store { path: workspace::display(to), reason };
     std::fs::copy(elf, to).map(|_| ()).map_err(failed)
 }

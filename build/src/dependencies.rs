@@ -34,10 +34,7 @@ const DUPLICATES: &[(&str, &str)] = &[
     ("object", "defmt-decoder needs an older one"),
     ("raw-cpuid", "x86 0.52 needs 10.x"),
     ("spin", "postcard's heapless needs 0.9"),
-    (
-        "syn",
-        "procedural macros move to the next version one by one",
-    ),
+    ("syn", "procedural macros move to the next version one by one"),
     ("windows-sys", "not built on this system"),
 ];
 
@@ -48,9 +45,7 @@ pub enum Error {
     #[error(transparent)]
     Process(#[from] process::Error),
     /// Its output is not what it prints.
-    #[error(
-        "`cargo metadata` printed something unexpected: use a cargo of the workspace's rust-version or later"
-    )]
+    #[error("`cargo metadata` printed something unexpected: use a cargo of the workspace's rust-version or later")]
     Metadata,
     /// A licence that is not on the list.
     #[error(
@@ -102,9 +97,7 @@ impl Graph {
     /// Reads the graph; with `metal` only what is built for the bare-metal target.
     pub fn read(metal: bool) -> Result<Self, Error> {
         let mut command = Command::new("cargo");
-        command
-            .args(["metadata", "--format-version", "1", "--locked"])
-            .current_dir(crate::workspace::root());
+        command.args(["metadata", "--format-version", "1", "--locked"]).current_dir(crate::workspace::root());
         if metal {
             command.args(["--filter-platform", TARGET]);
         }
@@ -114,39 +107,23 @@ impl Graph {
         for package in value["packages"].as_array().ok_or(Error::Metadata)? {
             packages.insert(text_of(&package["id"]), package_of(package));
         }
-        for node in value["resolve"]["nodes"]
-            .as_array()
-            .ok_or(Error::Metadata)?
-        {
+        for node in value["resolve"]["nodes"].as_array().ok_or(Error::Metadata)? {
             let Some(package) = packages.get_mut(&text_of(&node["id"])) else {
                 continue;
             };
             let normal = |dependency: &&Value| {
-                let kinds = dependency["dep_kinds"]
-                    .as_array()
-                    .map(Vec::as_slice)
-                    .unwrap_or_default();
+                let kinds = dependency["dep_kinds"].as_array().map(Vec::as_slice).unwrap_or_default();
                 kinds.iter().any(|kind| kind["kind"].is_null())
             };
-            let dependencies = node["deps"]
-                .as_array()
-                .map(Vec::as_slice)
-                .unwrap_or_default();
-            package.dependencies = dependencies
-                .iter()
-                .filter(normal)
-                .map(|one| text_of(&one["pkg"]))
-                .collect();
+            let dependencies = node["deps"].as_array().map(Vec::as_slice).unwrap_or_default();
+            package.dependencies = dependencies.iter().filter(normal).map(|one| text_of(&one["pkg"])).collect();
         }
         Ok(Self(packages))
     }
 
     /// The packages that are linked into `name`: itself and its dependencies, procedural macros apart.
     pub fn linked(&self, name: &str) -> Vec<&Package> {
-        let root = self
-            .0
-            .iter()
-            .find(|(_, package)| package.name == name && !package.foreign);
+        let root = self.0.iter().find(|(_, package)| package.name == name && !package.foreign);
         let mut seen = BTreeSet::new();
         let mut waiting: Vec<&String> = root.map(|(id, _)| id).into_iter().collect();
         while let Some(id) = waiting.pop() {
@@ -172,19 +149,14 @@ fn text_of(value: &Value) -> String {
 fn package_of(value: &Value) -> Package {
     let mut directory = PathBuf::from(text_of(&value["manifest_path"]));
     directory.pop();
-    let targets = value["targets"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
+    let targets = value["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
     Package {
         name: text_of(&value["name"]),
         version: text_of(&value["version"]),
         licence: text_of(&value["license"]),
         directory,
         foreign: !value["source"].is_null(),
-        procedural: targets
-            .iter()
-            .any(|target| target["kind"].to_string().contains("proc-macro")),
+        procedural: targets.iter().any(|target| target["kind"].to_string().contains("proc-macro")),
         dependencies: Vec::new(),
     }
 }
@@ -202,28 +174,16 @@ pub fn check(metal_packages: &[&str]) -> Result<usize, Error> {
     let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for package in all.packages() {
         let host_only = !linked.contains(&(package.name.as_str(), package.version.as_str()));
-        let allowed = |licence: &str| {
-            LICENCES.contains(&licence) || host_only && HOST_LICENCES.contains(&licence)
-        };
+        let allowed = |licence: &str| LICENCES.contains(&licence) || host_only && HOST_LICENCES.contains(&licence);
         if !is_allowed(&package.licence, &allowed) {
             let (name, version, licence) = (&package.name, &package.version, &package.licence);
-            return Err(Error::Licence {
-                package: name.clone(),
-                version: version.clone(),
-                licence: licence.clone(),
-            });
+            return Err(Error::Licence { package: name.clone(), version: version.clone(), licence: licence.clone() });
         }
-        versions
-            .entry(&package.name)
-            .or_default()
-            .push(&package.version);
+        versions.entry(&package.name).or_default().push(&package.version);
     }
     for (package, versions) in &versions {
         if versions.len() > 1 && !DUPLICATES.iter().any(|(known, _)| known == package) {
-            return Err(Error::Duplicate {
-                package: (*package).to_owned(),
-                versions: versions.join(", "),
-            });
+            return Err(Error::Duplicate { package: (*package).to_owned(), versions: versions.join(", ") });
         }
     }
     Ok(all.packages().count())
@@ -238,10 +198,7 @@ fn is_allowed(expression: &str, allowed: &dyn Fn(&str) -> bool) -> bool {
     if let Some(parts) = split(expression, &[" AND "]) {
         return parts.iter().all(|part| is_allowed(part, allowed));
     }
-    match expression
-        .strip_prefix('(')
-        .and_then(|inner| inner.strip_suffix(')'))
-    {
+    match expression.strip_prefix('(').and_then(|inner| inner.strip_suffix(')')) {
         Some(inner) => is_allowed(inner, allowed),
         None => allowed(expression),
     }
@@ -260,9 +217,7 @@ fn split<'a>(expression: &'a str, operators: &[&str]) -> Option<Vec<&'a str>> {
         let rest = expression.get(index..).unwrap_or_default();
         if depth == 0
             && index >= start
-            && let Some(operator) = operators
-                .iter()
-                .find(|operator| rest.starts_with(**operator))
+            && let Some(operator) = operators.iter().find(|operator| rest.starts_with(**operator))
         {
             parts.push(expression.get(start..index)?);
             start = index + operator.len();
@@ -282,12 +237,7 @@ mod tests {
     #[test]
     fn expressions_are_evaluated_with_parentheses_and_the_old_slash() {
         let allowed = |licence: &str| ["MIT", "Unicode-3.0"].contains(&licence);
-        for good in [
-            "MIT",
-            "MIT/Apache-2.0",
-            "GPL-3.0 OR MIT",
-            "(MIT OR X) AND Unicode-3.0",
-        ] {
+        for good in ["MIT", "MIT/Apache-2.0", "GPL-3.0 OR MIT", "(MIT OR X) AND Unicode-3.0"] {
             assert!(is_allowed(good, &allowed), "{good}");
         }
         for bad in ["", "GPL-3.0", "MIT AND GPL-3.0", "(MIT OR X) AND Y"] {

@@ -30,9 +30,7 @@ pub enum Error {
         reason: String,
     },
     /// There is no build id, by which a log finds its symbols.
-    #[error(
-        "{file} has no SHA-1 build id; link it with --build-id=sha1 and keep .note.gnu.build-id"
-    )]
+    #[error("{file} has no SHA-1 build id; link it with --build-id=sha1 and keep .note.gnu.build-id")]
     NoBuildId {
         /// The file.
         file: String,
@@ -69,34 +67,21 @@ impl Program {
     /// Reads a program.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let file = || crate::workspace::display(path);
-        let data = std::fs::read(path).map_err(|reason| Error::Read {
-            file: file(),
-            reason,
-        })?;
+        let data = std::fs::read(path).map_err(|reason| Error::Read { file: file(), reason })?;
         parse(path, &data).map_err(|wrong| match wrong {
-            Wrong::Format(reason) => Error::NotStatic {
-                file: file(),
-                reason,
-            },
+            Wrong::Format(reason) => Error::NotStatic { file: file(), reason },
             Wrong::NoBuildId => Error::NoBuildId { file: file() },
         })
     }
 
     /// Bytes of the segments that can be executed.
     pub fn text_bytes(&self) -> u64 {
-        self.loads
-            .iter()
-            .filter(|load| load.rights & rights::EXECUTE != 0)
-            .map(|load| load.memory_bytes)
-            .sum()
+        self.loads.iter().filter(|load| load.rights & rights::EXECUTE != 0).map(|load| load.memory_bytes).sum()
     }
 
     /// Bytes that the program takes in memory, whole pages.
     pub fn memory_bytes(&self) -> u64 {
-        self.loads
-            .iter()
-            .map(|load| load.memory_bytes.next_multiple_of(4096))
-            .sum()
+        self.loads.iter().map(|load| load.memory_bytes.next_multiple_of(4096)).sum()
     }
 }
 
@@ -116,19 +101,10 @@ fn parse(path: &Path, data: &[u8]) -> Result<Program, Wrong> {
     if elf.ehdr.e_type != ET_EXEC {
         return Err(Wrong::Format("it is position independent".to_owned()));
     }
-    let segments = elf
-        .segments()
-        .ok_or_else(|| Wrong::Format("it has no program headers".to_owned()))?;
+    let segments = elf.segments().ok_or_else(|| Wrong::Format("it has no program headers".to_owned()))?;
     let mut loads = Vec::new();
-    for header in segments
-        .iter()
-        .filter(|header| header.p_type == PT_LOAD && header.p_memsz > 0)
-    {
-        let map = [
-            (PF_R, rights::READ),
-            (PF_W, rights::WRITE),
-            (PF_X, rights::EXECUTE),
-        ];
+    for header in segments.iter().filter(|header| header.p_type == PT_LOAD && header.p_memsz > 0) {
+        let map = [(PF_R, rights::READ), (PF_W, rights::WRITE), (PF_X, rights::EXECUTE)];
         let set = map.iter().filter(|(flag, _)| header.p_flags & flag != 0);
         loads.push(Load {
             address: header.p_vaddr,
@@ -143,20 +119,14 @@ fn parse(path: &Path, data: &[u8]) -> Result<Program, Wrong> {
         build_id = build_id.or(build_id_in(elf.segment_data(&header)?));
     }
     let build_id = build_id.ok_or(Wrong::NoBuildId)?;
-    Ok(Program {
-        path: path.to_owned(),
-        entry: elf.ehdr.e_entry,
-        loads,
-        build_id,
-    })
+    Ok(Program { path: path.to_owned(), entry: elf.ehdr.e_entry, loads, build_id })
 }
 
 /// The SHA-1 build id in a note segment. Notes are read here as 4-byte aligned whatever the segment's
 /// alignment says, because a link script that aligns the section to a page sets it to the page's.
 fn build_id_in(mut notes: &[u8]) -> Option<BuildId> {
     loop {
-        let word =
-            |at: usize| Some(u32::from_le_bytes(notes.get(at..at + 4)?.try_into().ok()?) as usize);
+        let word = |at: usize| Some(u32::from_le_bytes(notes.get(at..at + 4)?.try_into().ok()?) as usize);
         let (name_bytes, bytes, kind) = (word(0)?, word(4)?, word(8)?);
         let data = 12 + name_bytes.next_multiple_of(4);
         let name = notes.get(12..12 + name_bytes)?;
@@ -182,17 +152,12 @@ mod tests {
         let path = directory.path().join("x");
         std::fs::write(&path, b"not an ELF").unwrap();
         let text = Program::read(&path).unwrap_err().to_string();
-        assert!(
-            text.contains("is no static 64-bit ELF program") && !text.contains('\n'),
-            "{text}"
-        );
+        assert!(text.contains("is no static 64-bit ELF program") && !text.contains('\n'), "{text}");
     }
 
     #[test]
     fn the_build_id_is_found_behind_another_note_and_never_in_a_short_one() {
-        let other = [
-            4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0, 1, 2, 3, 4,
-        ];
+        let other = [4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0, 1, 2, 3, 4];
         let mut notes = other.to_vec();
         notes.extend([4, 0, 0, 0, 20, 0, 0, 0, 3, 0, 0, 0]);
         notes.extend(b"GNU\0");
@@ -204,9 +169,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_names_the_build_command() {
-        let text = Program::read(Path::new("/nonexistent/x"))
-            .unwrap_err()
-            .to_string();
+        let text = Program::read(Path::new("/nonexistent/x")).unwrap_err().to_string();
         assert!(text.contains("cargo xtask build"), "{text}");
     }
 }

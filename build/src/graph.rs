@@ -23,10 +23,7 @@ pub struct Args {
 /// Runs the verb: writes the `.dot` file, and an `.svg` where Graphviz is installed.
 pub fn command(args: &Args) -> anyhow::Result<()> {
     let system = manifest::load(&args.manifest)?;
-    let stem = args
-        .out
-        .clone()
-        .unwrap_or_else(|| workspace::out_dir().join(&system.name).join("system"));
+    let stem = args.out.clone().unwrap_or_else(|| workspace::out_dir().join(&system.name).join("system"));
     let source = stem.with_extension("dot");
     crate::image::write_file(&source, draw(&system).as_bytes())?;
     println!("{}", workspace::display(&source));
@@ -35,14 +32,7 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
         return Ok(());
     }
     let picture = stem.with_extension("svg");
-    process::run(
-        Command::new("dot")
-            .arg("-Tsvg")
-            .arg("-o")
-            .arg(&picture)
-            .arg(&source),
-        "dot",
-    )?;
+    process::run(Command::new("dot").arg("-Tsvg").arg("-o").arg(&picture).arg(&source), "dot")?;
     println!("{}", workspace::display(&picture));
     Ok(())
 }
@@ -52,8 +42,7 @@ pub fn draw(system: &System) -> String {
     let mut lines = vec![
         format!("digraph \"{}\" {{", system.name),
         "rankdir=BT; fontname=\"sans-serif\"; nodesep=0.3;".to_owned(),
-        "node [fontname=\"sans-serif\", fontsize=10]; edge [fontname=\"sans-serif\", fontsize=8];"
-            .to_owned(),
+        "node [fontname=\"sans-serif\", fontsize=10]; edge [fontname=\"sans-serif\", fontsize=8];".to_owned(),
     ];
     for (index, partition) in system.partitions.iter().enumerate() {
         lines.push(format!(
@@ -65,19 +54,12 @@ pub fn draw(system: &System) -> String {
             match edge(index, &capability.name, &capability.object) {
                 Some(line) => lines.push(line),
                 None => {
-                    let _ = write!(
-                        held,
-                        "{}: {}\\l",
-                        capability.name,
-                        thing(&capability.object)
-                    );
+                    let _ = write!(held, "{}: {}\\l", capability.name, thing(&capability.object));
                 }
             }
         }
         if !held.is_empty() {
-            lines.push(format!(
-                "h{index} [shape=note, fontsize=8, label=\"{held}\"];"
-            ));
+            lines.push(format!("h{index} [shape=note, fontsize=8, label=\"{held}\"];"));
             lines.push(format!("h{index} -> p{index} [dir=none, style=dotted];"));
         }
     }
@@ -88,14 +70,9 @@ pub fn draw(system: &System) -> String {
             vm.name,
             vm.vcpus.len()
         ));
-        lines.push(format!(
-            "v{index} -> p{} [label=exits, penwidth=2];",
-            vm.vmexit
-        ));
+        lines.push(format!("v{index} -> p{} [label=exits, penwidth=2];", vm.vmexit));
         if let Some(port) = vm.port {
-            lines.push(format!(
-                "v{index} -> p{port} [label=\"port 0x5658\", penwidth=2];"
-            ));
+            lines.push(format!("v{index} -> p{port} [label=\"port 0x5658\", penwidth=2];"));
         }
     }
     lines.push("}".to_owned());
@@ -120,28 +97,16 @@ fn edge(holder: usize, name: &str, object: &Object) -> Option<String> {
             format!("p{holder} -> p{partition} [label=\"{name} (badge {badge})\"];")
         }
         Object::Notification { partition, bits } => {
-            format!(
-                "p{holder} -> p{partition} [label=\"{name} {bits:#x}\", style=dashed, constraint=false];"
-            )
+            format!("p{holder} -> p{partition} [label=\"{name} {bits:#x}\", style=dashed, constraint=false];")
         }
         Object::Partition { partition, rights } => {
-            let verbs = names(
-                rights,
-                &[
-                    ("status", rights::STATUS),
-                    ("restart", rights::RESTART),
-                    ("kill", rights::KILL),
-                ],
-            );
-            format!(
-                "p{holder} -> p{partition} [label=\"{verbs}\", color=gray, fontcolor=gray, constraint=false];"
-            )
+            let verbs =
+                names(rights, &[("status", rights::STATUS), ("restart", rights::RESTART), ("kill", rights::KILL)]);
+            format!("p{holder} -> p{partition} [label=\"{verbs}\", color=gray, fontcolor=gray, constraint=false];")
         }
         Object::Vm { vm, rights } => {
             let verbs = names(rights, &[("run", rights::RUN), ("answer", rights::ANSWER)]);
-            format!(
-                "p{holder} -> v{vm} [label=\"{verbs}\", color=brown, fontcolor=brown, constraint=false];"
-            )
+            format!("p{holder} -> v{vm} [label=\"{verbs}\", color=brown, fontcolor=brown, constraint=false];")
         }
         _ => return None,
     })
@@ -170,25 +135,11 @@ mod tests {
 
     #[test]
     fn the_demonstration_is_drawn_with_its_calls_and_its_vm() {
-        let system = manifest::load(&workspace::demo_manifest())
-            .unwrap_or_else(|findings| panic!("{findings}"));
+        let system = manifest::load(&workspace::demo_manifest()).unwrap_or_else(|findings| panic!("{findings}"));
         let text = draw(&system);
-        let index = |name| {
-            system
-                .partitions
-                .iter()
-                .position(|partition| partition.name == name)
-                .unwrap()
-        };
-        let call = format!(
-            "p{} -> p{} [label=\"link (badge 0)\"]",
-            index("vmexit0"),
-            index("link")
-        );
+        let index = |name| system.partitions.iter().position(|partition| partition.name == name).unwrap();
+        let call = format!("p{} -> p{} [label=\"link (badge 0)\"]", index("vmexit0"), index("link"));
         assert!(text.contains(&call), "{text}");
-        assert!(
-            text.contains("v0 ->") && text.contains("ports 0x3f8-0x3ff"),
-            "{text}"
-        );
+        assert!(text.contains("v0 ->") && text.contains("ports 0x3f8-0x3ff"), "{text}");
     }
 }

@@ -52,86 +52,54 @@ fn start_error(command: &Command, reason: io::Error) -> Error {
 
 /// Runs a program whose output the user sees. `what` names the work in the error.
 pub fn run(command: &mut Command, what: &str) -> Result<(), Error> {
-    let status = command
-        .status()
-        .map_err(|reason| start_error(command, reason))?;
+    let status = command.status().map_err(|reason| start_error(command, reason))?;
     if status.success() {
         return Ok(());
     }
-    Err(Error::Failed {
-        what: what.to_owned(),
-        status,
-        hint: "see its messages above".to_owned(),
-    })
+    Err(Error::Failed { what: what.to_owned(), status, hint: "see its messages above".to_owned() })
 }
 
 /// [`run`] with a limit: after it the program and all that it started are ended.
 pub fn run_limited(command: &mut Command, what: &str, limit: Duration) -> Result<(), Error> {
-    let mut child = command
-        .spawn()
-        .map_err(|reason| start_error(command, reason))?;
+    let mut child = command.spawn().map_err(|reason| start_error(command, reason))?;
     let start = Instant::now();
     while start.elapsed() < limit {
-        let status = child
-            .try_wait()
-            .map_err(|reason| start_error(command, reason))?;
+        let status = child.try_wait().map_err(|reason| start_error(command, reason))?;
         match status {
             Some(status) if status.success() => return Ok(()),
             Some(status) => {
                 let hint = "see its messages above".to_owned();
-                return Err(Error::Failed {
-                    what: what.to_owned(),
-                    status,
-                    hint,
-                });
+                return Err(Error::Failed { what: what.to_owned(), status, hint });
             }
             None => std::thread::sleep(Duration::from_millis(50)),
         }
     }
     for process in family(child.id()) {
         // One that has ended meanwhile is no failure.
-        let _ = output(
-            Command::new("kill").args(["-KILL", &process.to_string()]),
-            "kill",
-        );
+        let _ = output(Command::new("kill").args(["-KILL", &process.to_string()]), "kill");
     }
     let _ = child.wait();
-    Err(Error::TooLong {
-        what: what.to_owned(),
-        seconds: limit.as_secs(),
-    })
+    Err(Error::TooLong { what: what.to_owned(), seconds: limit.as_secs() })
 }
 
 /// A process and all its descendants, ancestors first.
 fn family(root: u32) -> Vec<u32> {
     let mut parents = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(process) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok())
-        else {
+        let Some(process) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
         let Ok(text) = std::fs::read_to_string(entry.path().join("stat")) else {
             continue;
         };
         // The name stands in parentheses and may hold blanks; state and parent follow it.
-        let parent = text
-            .rsplit(')')
-            .next()
-            .and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
+        let parent = text.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
         parents.extend(parent.map(|parent: u32| (process, parent)));
     }
     let mut family = vec![root];
     let mut next = 0;
     while let Some(&parent) = family.get(next) {
-        family.extend(
-            parents
-                .iter()
-                .filter(|(_, of)| *of == parent)
-                .map(|(process, _)| *process),
-        );
+        family.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(process, _)| *process));
         next += 1;
     }
     family
@@ -139,38 +107,24 @@ fn family(root: u32) -> Vec<u32> {
 
 /// Runs a program and returns its standard output.
 pub fn output(command: &mut Command, what: &str) -> Result<String, Error> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|reason| start_error(command, reason))?;
+    let output = command.stdin(Stdio::null()).output().map_err(|reason| start_error(command, reason))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let errors = String::from_utf8_lossy(&output.stderr);
-    let hint = errors
-        .lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or("no message");
-    Err(Error::Failed {
-        what: what.to_owned(),
-        status: output.status,
-        hint: hint.trim().to_owned(),
-    })
+    let hint = errors.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no message");
+    Err(Error::Failed { what: what.to_owned(), status: output.status, hint: hint.trim().to_owned() })
 }
 
 /// The first file of that name in the directories of PATH.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|directory| directory.join(program))
-        .find(|file| is_program(file))
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| is_program(file))
 }
 
 fn is_program(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    file.metadata()
-        .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+    file.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]
@@ -180,10 +134,7 @@ mod tests {
     #[test]
     fn a_missing_program_is_one_line_that_names_setup() {
         let error = run(&mut Command::new("portcullis-no-such-program"), "nothing").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "`portcullis-no-such-program` is not installed: run `cargo xtask setup`"
-        );
+        assert_eq!(error.to_string(), "`portcullis-no-such-program` is not installed: run `cargo xtask setup`");
     }
 
     #[test]
@@ -191,32 +142,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("child");
         let script = format!("sleep 600 & echo $! > {}; wait", file.display());
-        let error = run_limited(
-            Command::new("sh").args(["-c", &script]),
-            "the script",
-            Duration::from_millis(500),
-        );
-        assert!(
-            error
-                .unwrap_err()
-                .to_string()
-                .starts_with("the script did not end within 0 s")
-        );
+        let error = run_limited(Command::new("sh").args(["-c", &script]), "the script", Duration::from_millis(500));
+        assert!(error.unwrap_err().to_string().starts_with("the script did not end within 0 s"));
         let child = std::fs::read_to_string(&file).unwrap();
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.trim()));
-        assert!(
-            stat.map_or(true, |text| text.contains(") Z ")),
-            "the child still runs"
-        );
+        assert!(stat.map_or(true, |text| text.contains(") Z ")), "the child still runs");
     }
 
     #[test]
     fn a_failed_program_is_reported_with_its_last_line() {
         let script = "echo first >&2; echo last >&2; exit 3";
         let error = output(Command::new("sh").args(["-c", script]), "the script").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the script failed (exit status: 3): last"
-        );
+        assert_eq!(error.to_string(), "the script failed (exit status: 3): last");
     }
 }

@@ -36,14 +36,7 @@ pub enum Need {
 
 impl Need {
     /// Everything.
-    pub const ALL: [Self; 6] = [
-        Self::Toolchain,
-        Self::Lints,
-        Self::Qemu,
-        Self::Ovmf,
-        Self::Grub,
-        Self::Graphviz,
-    ];
+    pub const ALL: [Self; 6] = [Self::Toolchain, Self::Lints, Self::Qemu, Self::Ovmf, Self::Grub, Self::Graphviz];
 
     /// What is missing of it, as Debian packages; empty when nothing is.
     fn missing(self) -> Vec<&'static str> {
@@ -59,15 +52,11 @@ impl Need {
             Self::Toolchain => {
                 need(program("cc"), &["gcc"]);
                 need(program("ld") && program("strip"), &["binutils"]);
-                need(
-                    toolchain_found(),
-                    &["rustc-web", "cargo-web", "rust-web-src"],
-                );
+                need(toolchain_found(), &["rustc-web", "cargo-web", "rust-web-src"]);
             }
             Self::Lints => {
                 let debian = Toolchain::detect().is_ok_and(|toolchain| toolchain.choice().debian);
-                let both =
-                    |name: &str| program(name) && (!debian || file(&format!("/usr/bin/{name}")));
+                let both = |name: &str| program(name) && (!debian || file(&format!("/usr/bin/{name}")));
                 need(both("cargo-clippy"), &["rust-web-clippy"]);
                 need(both("cargo-fmt"), &["rustfmt-web"]);
             }
@@ -142,10 +131,7 @@ pub fn ensure(needs: &[Need]) -> Result<(), Error> {
     if needs.contains(&Need::Toolchain) && !toolchain_found() && toolchain::rustup_may_install() {
         println!("setup: installing the target x86_64-unknown-none with rustup");
         let mut command = Command::new("rustup");
-        process::run(
-            command.args(["target", "add", "x86_64-unknown-none"]),
-            "rustup",
-        )?;
+        process::run(command.args(["target", "add", "x86_64-unknown-none"]), "rustup")?;
     }
     let packages = missing(needs);
     if packages.is_empty() {
@@ -154,14 +140,10 @@ pub fn ensure(needs: &[Need]) -> Result<(), Error> {
     if process::find("apt-get").is_none() {
         return Err(Error::NoPackageManager { packages });
     }
-    let root =
-        process::output(Command::new("id").arg("-u"), "id").is_ok_and(|text| text.trim() == "0");
+    let root = process::output(Command::new("id").arg("-u"), "id").is_ok_and(|text| text.trim() == "0");
     let sudo = !root && process::output(Command::new("sudo").args(["-n", "true"]), "sudo").is_ok();
     if !root && !sudo {
-        let command = format!(
-            "sudo apt-get install --no-install-recommends {}",
-            packages.join(" ")
-        );
+        let command = format!("sudo apt-get install --no-install-recommends {}", packages.join(" "));
         return Err(Error::NeedsRoot { packages, command });
     }
     println!("setup: installing Debian packages: {}", packages.join(" "));
@@ -170,20 +152,14 @@ pub fn ensure(needs: &[Need]) -> Result<(), Error> {
         if sudo {
             command.args(["-n", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
         }
-        command
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .args(arguments);
+        command.env("DEBIAN_FRONTEND", "noninteractive").args(arguments);
         command
     };
     process::run(&mut apt(&["update", "-q"]), "apt-get update")?;
     let mut install = apt(&["install", "-q", "-y", "--no-install-recommends"]);
     process::run(install.args(&packages), "apt-get install")?;
     let packages = missing(needs);
-    if packages.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::StillMissing { packages })
-    }
+    if packages.is_empty() { Ok(()) } else { Err(Error::StillMissing { packages }) }
 }
 
 /// Debian packages of what is missing, each once.
@@ -203,13 +179,7 @@ mod tests {
 
     #[test]
     fn errors_are_one_line_and_name_the_command() {
-        let error = Error::NeedsRoot {
-            packages: vec!["ovmf"],
-            command: "sudo apt-get install ovmf".to_owned(),
-        };
-        assert_eq!(
-            error.to_string(),
-            "ovmf is missing: run `sudo apt-get install ovmf`"
-        );
+        let error = Error::NeedsRoot { packages: vec!["ovmf"], command: "sudo apt-get install ovmf".to_owned() };
+        assert_eq!(error.to_string(), "ovmf is missing: run `sudo apt-get install ovmf`");
     }
 }

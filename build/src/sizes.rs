@@ -38,9 +38,7 @@ pub struct Args {
 
 /// A budget that was exceeded.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "{0} exceeded: make it smaller, or change the budget in SPECIFICATION.md and here with the reason"
-)]
+#[error("{0} exceeded: make it smaller, or change the budget in SPECIFICATION.md and here with the reason")]
 pub struct Exceeded(String);
 
 /// One figure.
@@ -79,12 +77,7 @@ fn print_files() {
     let mut files: Vec<_> = core.by_file().collect();
     files.sort_by_key(|(_, count)| std::cmp::Reverse(count.code));
     for (file, count) in files {
-        println!(
-            "{:>6} code {:>4} unsafe  {}",
-            count.code,
-            count.with_unsafe,
-            workspace::display(file)
-        );
+        println!("{:>6} code {:>4} unsafe  {}", count.code, count.with_unsafe, workspace::display(file));
     }
 }
 
@@ -92,33 +85,17 @@ fn print_files() {
 pub fn print(figures: &[Figure]) {
     println!("{:<58} {:>10} {:>10}", "", "value", "budget");
     for figure in figures {
-        let budget = figure
-            .budget
-            .map_or("-".to_owned(), |budget| budget.to_string());
-        let mark = if figure.is_exceeded() {
-            "  EXCEEDED"
-        } else {
-            ""
-        };
-        println!(
-            "{:<58} {:>10} {budget:>10}{mark}",
-            figure.name, figure.value
-        );
+        let budget = figure.budget.map_or("-".to_owned(), |budget| budget.to_string());
+        let mark = if figure.is_exceeded() { "  EXCEEDED" } else { "" };
+        println!("{:<58} {:>10} {budget:>10}{mark}", figure.name, figure.value);
     }
 }
 
 /// Fails with the names of the budgets that are exceeded.
 pub fn check(figures: &[Figure]) -> Result<(), Exceeded> {
-    let exceeded: Vec<&str> = figures
-        .iter()
-        .filter(|figure| figure.is_exceeded())
-        .map(|figure| figure.name.as_str())
-        .collect();
-    if exceeded.is_empty() {
-        Ok(())
-    } else {
-        Err(Exceeded(exceeded.join(", ")))
-    }
+    let exceeded: Vec<&str> =
+        figures.iter().filter(|figure| figure.is_exceeded()).map(|figure| figure.name.as_str()).collect();
+    if exceeded.is_empty() { Ok(()) } else { Err(Exceeded(exceeded.join(", "))) }
 }
 
 /// Measures everything; the binaries of the system are compiled already.
@@ -136,38 +113,18 @@ pub fn measure(path: &Path) -> anyhow::Result<Vec<Figure>> {
 }
 
 fn figure(name: &str, value: u64, budget: Option<u64>) -> Figure {
-    Figure {
-        name: name.to_owned(),
-        value,
-        budget,
-    }
+    Figure { name: name.to_owned(), value, budget }
 }
 
 fn code_figures(graph: &Graph, core: &Program) -> Vec<Figure> {
     let (own, foreign) = code(graph);
     let in_1000 = (own.with_unsafe * 1000).div_ceil(own.code.max(1));
     vec![
-        figure(
-            "code lines of the core (first-party, linked)",
-            own.code,
-            Some(CODE_LINES),
-        ),
-        figure(
-            "code lines of its dependencies (whole crates)",
-            foreign.code,
-            None,
-        ),
-        figure(
-            "bytes of the core's text",
-            core.text_bytes(),
-            Some(TEXT_BYTES),
-        ),
+        figure("code lines of the core (first-party, linked)", own.code, Some(CODE_LINES)),
+        figure("code lines of its dependencies (whole crates)", foreign.code, None),
+        figure("bytes of the core's text", core.text_bytes(), Some(TEXT_BYTES)),
         figure("lines with unsafe in the core", own.with_unsafe, None),
-        figure(
-            "lines with unsafe in 1,000 of the core",
-            in_1000,
-            Some(UNSAFE_PER_1000),
-        ),
+        figure("lines with unsafe in 1,000 of the core", in_1000, Some(UNSAFE_PER_1000)),
     ]
 }
 
@@ -175,77 +132,38 @@ fn code_figures(graph: &Graph, core: &Program) -> Vec<Figure> {
 /// and what they share.
 fn service_figures(graph: &Graph, system: &System) -> Result<Vec<Figure>, build::Error> {
     let binaries = build::binaries(&Toolchain::detect()?)?;
-    let lines = |directory: &Path| {
-        Sources::read(&workspace::root().join(directory).join("src"))
-            .count()
-            .code
-    };
+    let lines = |directory: &Path| Sources::read(&workspace::root().join(directory).join("src")).count().code;
     let mut figures = Vec::new();
     let mut services = 0;
-    for binary in binaries
-        .iter()
-        .filter(|binary| system.partitions.iter().any(|one| one.elf == binary.name))
-    {
+    for binary in binaries.iter().filter(|binary| system.partitions.iter().any(|one| one.elf == binary.name)) {
         let code = lines(&binary.directory);
         services += code;
-        figures.push(figure(
-            &format!("code lines of {}", binary.name),
-            code,
-            None,
-        ));
+        figures.push(figure(&format!("code lines of {}", binary.name), code, None));
     }
     let shared = lines(Path::new("services/runtime")) + lines(Path::new("ipc"));
     let core = lines(Path::new("kernel"));
-    figures.push(figure(
-        "code lines of what the services share (runtime, ipc)",
-        shared,
-        None,
-    ));
-    figures.push(figure(
-        "code lines that a guest relies on (all of the above)",
-        core + services + shared,
-        None,
-    ));
-    let metal: Vec<&str> = binaries
-        .iter()
-        .filter(|one| !one.is_test())
-        .map(|one| one.package.as_str())
-        .collect();
+    figures.push(figure("code lines of what the services share (runtime, ipc)", shared, None));
+    figures.push(figure("code lines that a guest relies on (all of the above)", core + services + shared, None));
+    let metal: Vec<&str> = binaries.iter().filter(|one| !one.is_test()).map(|one| one.package.as_str()).collect();
     let foreign: BTreeMap<&Path, u64> = metal
         .iter()
         .flat_map(|name| graph.linked(name))
         .filter(|package| package.foreign)
         .map(|package| (package.directory.as_path(), lines(&package.directory)))
         .collect();
-    figures.push(figure(
-        "code lines of all their dependencies (whole crates)",
-        foreign.values().sum(),
-        None,
-    ));
+    figures.push(figure("code lines of all their dependencies (whole crates)", foreign.values().sum(), None));
     Ok(figures)
 }
 
 fn memory_figures(memory: &Memory) -> Vec<Figure> {
     vec![
         figure("bytes of the core in memory", memory.core, None),
-        figure(
-            "bytes of the sealed image, guest files apart",
-            memory.sealed,
-            None,
-        ),
-        figure(
-            "bytes of the services' writable memory",
-            memory.writable,
-            None,
-        ),
+        figure("bytes of the sealed image, guest files apart", memory.sealed, None),
+        figure("bytes of the services' writable memory", memory.writable, None),
         figure("bytes of state regions and spare slots", memory.kept, None),
         figure("bytes of the page-table pool", memory.pool, None),
         figure("bytes of pages shared with the core", memory.shared, None),
-        figure(
-            "bytes of core and services in memory",
-            memory.total(),
-            Some(MEMORY_BYTES),
-        ),
+        figure("bytes of core and services in memory", memory.total(), Some(MEMORY_BYTES)),
     ]
 }
 
@@ -254,11 +172,7 @@ fn memory_figures(memory: &Memory) -> Vec<Figure> {
 fn code(graph: &Graph) -> (Count, Count) {
     let core = Sources::read(&workspace::root().join("kernel/src"));
     let (mut own, mut foreign) = (core.count(), Count::default());
-    for package in graph
-        .linked(image::CORE)
-        .into_iter()
-        .filter(|package| package.name != image::CORE)
-    {
+    for package in graph.linked(image::CORE).into_iter().filter(|package| package.name != image::CORE) {
         let sources = Sources::read(&package.directory.join("src"));
         if package.foreign {
             foreign += sources.count();
@@ -293,17 +207,12 @@ const VCPU_PAGES: u64 = 3;
 
 fn memory(core: &Program, bundle: &Bundle) -> Memory {
     let page = PAGE as u64;
-    let mut memory = Memory {
-        core: core.memory_bytes(),
-        sealed: bundle.head.length,
-        ..Memory::default()
-    };
+    let mut memory = Memory { core: core.memory_bytes(), sealed: bundle.head.length, ..Memory::default() };
     memory.pool = u64::from(bundle.head.pool_pages) * page;
     // The platform page, and a message page for each partition.
     memory.shared = (1 + bundle.partitions.len() as u64) * page;
     for partition in &bundle.partitions {
-        memory.kept +=
-            u64::from(partition.record.state_pages + partition.record.spare_pages) * page;
+        memory.kept += u64::from(partition.record.state_pages + partition.record.spare_pages) * page;
         for segment in &partition.segments {
             if segment.rights & rights::WRITE != 0 {
                 memory.writable += u64::from(segment.pages) * page;
@@ -325,17 +234,8 @@ mod tests {
 
     #[test]
     fn an_exceeded_budget_is_named() {
-        let figure = |value| Figure {
-            name: "code lines".to_owned(),
-            value,
-            budget: Some(10),
-        };
+        let figure = |value| Figure { name: "code lines".to_owned(), value, budget: Some(10) };
         assert!(check(&[figure(10)]).is_ok());
-        assert!(
-            check(&[figure(11)])
-                .unwrap_err()
-                .to_string()
-                .starts_with("code lines exceeded")
-        );
+        assert!(check(&[figure(11)]).unwrap_err().to_string().starts_with("code lines exceeded"));
     }
 }

@@ -27,11 +27,7 @@ impl Sources {
     pub fn read(directory: &Path) -> Self {
         let mut files = Vec::new();
         collect(directory, &mut files);
-        let read = |file: PathBuf| {
-            std::fs::read_to_string(&file)
-                .ok()
-                .map(|text| (file, blank(&text)))
-        };
+        let read = |file: PathBuf| std::fs::read_to_string(&file).ok().map(|text| (file, blank(&text)));
         let mut texts = Vec::new();
         let mut tests = Vec::new();
         for (file, text) in files.into_iter().filter_map(read) {
@@ -39,16 +35,8 @@ impl Sources {
             // `mod tests;` in a/b.rs is a/b/tests.rs; in a/mod.rs, a/lib.rs and a/main.rs it is a/tests.rs.
             let parent = file.parent().unwrap_or(Path::new(""));
             let stem = stem(&file);
-            let base = if ["mod", "lib", "main"].contains(&stem) {
-                parent.to_owned()
-            } else {
-                parent.join(stem)
-            };
-            tests.extend(
-                names
-                    .iter()
-                    .flat_map(|name| [base.join(format!("{name}.rs")), base.join(name)]),
-            );
+            let base = if ["mod", "lib", "main"].contains(&stem) { parent.to_owned() } else { parent.join(stem) };
+            tests.extend(names.iter().flat_map(|name| [base.join(format!("{name}.rs")), base.join(name)]));
             texts.push((file, text));
         }
         texts.retain(|(file, _)| !tests.iter().any(|test| file.starts_with(test)));
@@ -57,9 +45,7 @@ impl Sources {
 
     /// Counts each file.
     pub fn by_file(&self) -> impl Iterator<Item = (&Path, Count)> {
-        self.0
-            .iter()
-            .map(|(file, text)| (file.as_path(), lines(text)))
+        self.0.iter().map(|(file, text)| (file.as_path(), lines(text)))
     }
 
     /// Counts everything.
@@ -89,11 +75,7 @@ impl Sources {
             }
         }
         let mut count = Count::default();
-        for (_, text) in self
-            .0
-            .iter()
-            .filter(|(file, _)| reached.contains(&stem(file)))
-        {
+        for (_, text) in self.0.iter().filter(|(file, _)| reached.contains(&stem(file))) {
             count += lines(text);
         }
         count
@@ -101,9 +83,7 @@ impl Sources {
 }
 
 fn stem(file: &Path) -> &str {
-    file.file_stem()
-        .and_then(|stem| stem.to_str())
-        .unwrap_or_default()
+    file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default()
 }
 
 /// First segments of all paths below `root::`, of each member of a group too.
@@ -111,12 +91,7 @@ fn heads(text: &str, root: &str) -> Vec<String> {
     let mut heads = Vec::new();
     for (index, _) in text.match_indices(&format!("{root}::")) {
         let rest = text.get(index + root.len() + 2..).unwrap_or_default();
-        let word = |text: &str| {
-            text.trim_start()
-                .chars()
-                .take_while(|c| is_word(*c))
-                .collect::<String>()
-        };
+        let word = |text: &str| text.trim_start().chars().take_while(|c| is_word(*c)).collect::<String>();
         let Some(group) = rest.strip_prefix('{') else {
             heads.push(word(rest));
             continue;
@@ -162,10 +137,7 @@ fn lines(text: &str) -> Count {
         let mut words = line.split(|c: char| !is_word(c));
         !line.trim_start().starts_with("#[unsafe(") && words.any(|word| word == "unsafe")
     };
-    Count {
-        code: code.clone().count() as u64,
-        with_unsafe: code.filter(is_unsafe).count() as u64,
-    }
+    Count { code: code.clone().count() as u64, with_unsafe: code.filter(is_unsafe).count() as u64 }
 }
 
 /// The text with comments and the content of literals as blanks, lines kept.
@@ -183,9 +155,7 @@ fn blank(text: &str) -> String {
                 index += 1;
                 end_of_string(&characters, index)
             }
-            ('r', '"' | '#')
-                if !is_word(at(index.wrapping_sub(1))) || at(index.wrapping_sub(1)) == 'b' =>
-            {
+            ('r', '"' | '#') if !is_word(at(index.wrapping_sub(1))) || at(index.wrapping_sub(1)) == 'b' => {
                 match end_of_raw(&characters, index) {
                     Some(end) => {
                         out.push('"');
@@ -206,9 +176,7 @@ fn blank(text: &str) -> String {
                 continue;
             }
         };
-        let skipped = characters
-            .get(index..end.min(characters.len()))
-            .unwrap_or_default();
+        let skipped = characters.get(index..end.min(characters.len())).unwrap_or_default();
         // A literal that spans lines is code on each of them.
         let in_literal = out.ends_with('"');
         for character in skipped.iter().filter(|character| **character == '\n') {
@@ -227,9 +195,7 @@ fn is_word(character: char) -> bool {
 }
 
 fn find(characters: &[char], from: usize, is_end: impl Fn(usize) -> bool) -> usize {
-    (from..characters.len())
-        .find(|index| is_end(*index))
-        .unwrap_or(characters.len())
+    (from..characters.len()).find(|index| is_end(*index)).unwrap_or(characters.len())
 }
 
 fn end_of_block(characters: &[char], from: usize) -> usize {
@@ -265,11 +231,7 @@ fn end_of_string(characters: &[char], from: usize) -> usize {
 
 /// End of a raw string that starts at `from`; `None` for an identifier such as `r#type`.
 fn end_of_raw(characters: &[char], from: usize) -> Option<usize> {
-    let hashes = characters
-        .iter()
-        .skip(from + 1)
-        .take_while(|character| **character == '#')
-        .count();
+    let hashes = characters.iter().skip(from + 1).take_while(|character| **character == '#').count();
     if characters.get(from + 1 + hashes) != Some(&'"') {
         return None;
     }
@@ -295,9 +257,7 @@ fn strip_tests(text: &str) -> (String, Vec<String>) {
         out.push_str(before);
         let length = end_of_item(item);
         let (item, after) = item.split_at(length);
-        let mut words = item
-            .split(|c: char| !is_word(c))
-            .filter(|word| !word.is_empty());
+        let mut words = item.split(|c: char| !is_word(c)).filter(|word| !word.is_empty());
         if item.ends_with(';') && words.any(|word| word == "mod") {
             names.extend(words.next().map(str::to_owned));
         }
@@ -335,13 +295,7 @@ mod tests {
     #[test]
     fn comments_blank_lines_and_tests_do_not_count() {
         let text = "//! Docs.\n\nfn a() {} // tail\n/* b\n c */\n#[cfg(test)]\nmod tests {\n    fn b() { { } }\n}\nfn c() {}\n";
-        assert_eq!(
-            count(text),
-            Count {
-                code: 2,
-                with_unsafe: 0
-            }
-        );
+        assert_eq!(count(text), Count { code: 2, with_unsafe: 0 });
     }
 
     #[test]
@@ -358,41 +312,25 @@ mod tests {
     #[test]
     fn the_word_unsafe_counts_and_names_that_contain_it_do_not() {
         let text = "unsafe { a() }\n#![deny(unsafe_op_in_unsafe_fn)]\n// unsafe\n\"unsafe\"\nunsafe fn b() {}\n";
-        assert_eq!(
-            count(text),
-            Count {
-                code: 4,
-                with_unsafe: 2
-            }
-        );
+        assert_eq!(count(text), Count { code: 4, with_unsafe: 2 });
     }
 
     #[test]
     fn only_the_modules_that_a_user_names_are_reached_and_what_they_name() {
         let directory = tempfile::tempdir().unwrap();
-        let write =
-            |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
         write("lib.rs", "pub mod a;\npub mod b;\npub mod c;\n");
         write("a.rs", "use crate::{b::B};\n");
         write("b.rs", "pub struct B;\n");
         write("c.rs", "pub struct C;\n");
-        let user = Sources(vec![(
-            "main.rs".into(),
-            "use shared::{a::{x, c}, a};\n".to_owned(),
-        )]);
-        assert_eq!(
-            Sources::read(directory.path())
-                .count_reached("shared", &user)
-                .code,
-            5
-        );
+        let user = Sources(vec![("main.rs".into(), "use shared::{a::{x, c}, a};\n".to_owned())]);
+        assert_eq!(Sources::read(directory.path()).count_reached("shared", &user).code, 5);
     }
 
     #[test]
     fn a_test_module_in_a_file_of_its_own_does_not_count() {
         let directory = tempfile::tempdir().unwrap();
-        let write =
-            |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
         write("lib.rs", "mod a;\n#[cfg(test)]\nmod tests;\n");
         write("a.rs", "fn a() {}\n");
         write("tests.rs", "fn t() {}\nfn u() {}\n");

@@ -71,11 +71,7 @@ impl Step {
 
     fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::Format => Ok(limited(
-                cargo("fmt").args(["--all", "--check"]),
-                "rustfmt",
-                2,
-            )?),
+            Self::Format => Ok(limited(cargo("fmt").args(["--all", "--check"]), "rustfmt", 2)?),
             Self::Dependencies => check_dependencies(),
             Self::Manifests => check_manifests(),
             Self::Clippy => clippy(),
@@ -91,14 +87,7 @@ impl Step {
 /// Runs the verb.
 pub fn command(args: &Args) -> anyhow::Result<()> {
     use setup::Need;
-    setup::ensure(&[
-        Need::Toolchain,
-        Need::Lints,
-        Need::Qemu,
-        Need::Ovmf,
-        Need::Grub,
-        Need::Graphviz,
-    ])?;
+    setup::ensure(&[Need::Toolchain, Need::Lints, Need::Qemu, Need::Ovmf, Need::Grub, Need::Graphviz])?;
     let wanted = |step: &Step| args.steps.is_empty() || args.steps.contains(step);
     let steps: Vec<Step> = Step::ALL.into_iter().filter(wanted).collect();
     let start = Instant::now();
@@ -124,20 +113,12 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
             }
         }
     }
-    println!(
-        "test: {:.1} s; passed: {}",
-        start.elapsed().as_secs_f64(),
-        or_none(&passed.join(", "))
-    );
+    println!("test: {:.1} s; passed: {}", start.elapsed().as_secs_f64(), or_none(&passed.join(", ")));
     if failed.is_empty() {
         println!("test: PASSED");
         return Ok(());
     }
-    bail!(
-        "the tests FAILED in {0}; repeat with `cargo xtask test {1}`",
-        failed.join(", "),
-        failed.join(" ")
-    )
+    bail!("the tests FAILED in {0}; repeat with `cargo xtask test {1}`", failed.join(", "), failed.join(" "))
 }
 
 fn or_none(text: &str) -> &str {
@@ -158,28 +139,19 @@ fn limited(command: &mut Command, what: &str, minutes: u64) -> Result<(), proces
 
 fn check_dependencies() -> anyhow::Result<()> {
     let binaries = build::binaries(&Toolchain::detect()?)?;
-    let packages: Vec<&str> = binaries
-        .iter()
-        .map(|binary| binary.package.as_str())
-        .collect();
+    let packages: Vec<&str> = binaries.iter().map(|binary| binary.package.as_str()).collect();
     let count = dependencies::check(&packages)?;
     println!("{count} packages");
     Ok(())
 }
 
 fn check_manifests() -> anyhow::Result<()> {
-    for directory in [
-        workspace::root().join("systems"),
-        workspace::root().join("systems/tests"),
-    ] {
+    for directory in [workspace::root().join("systems"), workspace::root().join("systems/tests")] {
         let Ok(entries) = std::fs::read_dir(&directory) else {
             continue;
         };
         for path in entries.flatten().map(|entry| entry.path()) {
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "toml")
-            {
+            if path.extension().is_some_and(|extension| extension == "toml") {
                 manifest::load(&path)?;
             }
         }
@@ -189,11 +161,7 @@ fn check_manifests() -> anyhow::Result<()> {
 
 /// Packages that only build for bare metal.
 fn metal_only(binaries: &[Binary]) -> Vec<&str> {
-    let mut packages: Vec<&str> = binaries
-        .iter()
-        .filter(|one| one.is_test())
-        .map(|one| one.package.as_str())
-        .collect();
+    let mut packages: Vec<&str> = binaries.iter().filter(|one| one.is_test()).map(|one| one.package.as_str()).collect();
     packages.dedup();
     packages
 }
@@ -214,26 +182,10 @@ const CORE: &str = "portcullis-kernel";
 
 fn clippy() -> anyhow::Result<()> {
     let mut command = on_host("clippy", &[CORE])?;
-    command.args([
-        "--all-targets",
-        "--quiet",
-        "--keep-going",
-        "--",
-        "-D",
-        "warnings",
-    ]);
+    command.args(["--all-targets", "--quiet", "--keep-going", "--", "-D", "warnings"]);
     limited(&mut command, "clippy", 10)?;
     let mut command = cargo("clippy");
-    command.args([
-        "--package",
-        CORE,
-        "--tests",
-        "--quiet",
-        "--keep-going",
-        "--",
-        "-D",
-        "warnings",
-    ]);
+    command.args(["--package", CORE, "--tests", "--quiet", "--keep-going", "--", "-D", "warnings"]);
     Ok(limited(&mut command, "clippy of the core's tests", 10)?)
 }
 
@@ -251,18 +203,10 @@ fn clippy_metal() -> anyhow::Result<()> {
 const EMULATOR_TESTS: &str = "portcullis-qemu-tests";
 
 fn unit() -> anyhow::Result<()> {
-    limited(
-        on_host("test", &[EMULATOR_TESTS])?.arg("--quiet"),
-        "the unit tests",
-        15,
-    )?;
+    limited(on_host("test", &[EMULATOR_TESTS])?.arg("--quiet"), "the unit tests", 15)?;
     let mut judge = cargo("test");
     judge.args(["--package", EMULATOR_TESTS, "--lib", "--quiet"]);
-    Ok(limited(
-        &mut judge,
-        "the unit tests of the emulator tests",
-        10,
-    )?)
+    Ok(limited(&mut judge, "the unit tests of the emulator tests", 10)?)
 }
 
 fn check_sizes() -> anyhow::Result<()> {
@@ -284,9 +228,5 @@ fn check_bench() -> anyhow::Result<()> {
     let measured = bench::measure(&bench::manifests()?, Duration::from_secs(240))?;
     let (text, over) = bench::figures::table(&measured);
     print!("{text}");
-    if over.is_empty() {
-        Ok(())
-    } else {
-        bail!("over budget: {}", over.join("; "))
-    }
+    if over.is_empty() { Ok(()) } else { bail!("over budget: {}", over.join("; ")) }
 }

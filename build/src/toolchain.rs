@@ -15,7 +15,8 @@ use std::process::Command;
 pub const OLDEST: (u32, u32) = (1, 95);
 
 /// Flags of every bare-metal build. They are constant, because a changed flag compiles core anew.
-const FLAGS: &str = "-Crelocation-model=static -Clink-arg=-no-pie -Clink-arg=-zmax-page-size=4096 -Clink-arg=--build-id=sha1";
+const FLAGS: &str =
+    "-Crelocation-model=static -Clink-arg=-no-pie -Clink-arg=-zmax-page-size=4096 -Clink-arg=--build-id=sha1";
 
 /// Why there is no toolchain.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +28,7 @@ pub enum Error {
         command: &'static str,
     },
     /// Neither rust-lld nor GNU ld.
-    #[error(
-        "no linker was found (rust-lld in the toolchain or GNU ld): run `apt-get install binutils`"
-    )]
+    #[error("no linker was found (rust-lld in the toolchain or GNU ld): run `apt-get install binutils`")]
     NoLinker,
 }
 
@@ -102,17 +101,12 @@ pub fn choose(current: Found, debian: Found, gnu_ld: bool, rustup: bool) -> Resu
         (false, true) => Linker::GnuLd,
         (false, false) => return Err(Error::NoLinker),
     };
-    Ok(Choice {
-        debian,
-        core,
-        linker,
-    })
+    Ok(Choice { debian, core, linker })
 }
 
 /// True when rustup is there and may download: the machine's owner can forbid it.
 pub fn rustup_may_install() -> bool {
-    process::find("rustup").is_some()
-        && std::env::var_os("RUSTUP_AUTO_INSTALL").is_none_or(|value| value != "0")
+    process::find("rustup").is_some() && std::env::var_os("RUSTUP_AUTO_INSTALL").is_none_or(|value| value != "0")
 }
 
 /// A toolchain for the bare-metal target.
@@ -127,17 +121,8 @@ impl Toolchain {
     pub fn detect() -> Result<Self, Error> {
         let (current_root, current) = probe(Path::new("rustc"));
         let (debian_root, debian) = probe(Path::new("/usr/bin/rustc"));
-        let choice = choose(
-            current,
-            debian,
-            process::find("ld").is_some(),
-            rustup_may_install(),
-        )?;
-        let sysroot = if choice.debian {
-            debian_root
-        } else {
-            current_root
-        };
+        let choice = choose(current, debian, process::find("ld").is_some(), rustup_may_install())?;
+        let sysroot = if choice.debian { debian_root } else { current_root };
         Ok(Self { choice, sysroot })
     }
 
@@ -155,11 +140,7 @@ impl Toolchain {
     pub fn cargo(&self, verb: &str) -> Command {
         let mut command = if self.choice.debian {
             // Cargo would look for its subcommand among rustup's shims first.
-            let program = if verb == "clippy" {
-                "/usr/bin/cargo-clippy"
-            } else {
-                "/usr/bin/cargo"
-            };
+            let program = if verb == "clippy" { "/usr/bin/cargo-clippy" } else { "/usr/bin/cargo" };
             let mut command = Command::new(program);
             // A rustup shim that came first on PATH would be taken for this cargo's rustc.
             command.env("PATH", "/usr/bin:/bin");
@@ -171,13 +152,7 @@ impl Toolchain {
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             let inherited = text.starts_with("CARGO_PKG_")
-                || [
-                    "CARGO",
-                    "CARGO_MANIFEST_DIR",
-                    "CARGO_MANIFEST_PATH",
-                    "CARGO_TARGET_DIR",
-                ]
-                .contains(&&*text)
+                || ["CARGO", "CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_TARGET_DIR"].contains(&&*text)
                 || ["CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS", "RUSTC", "RUSTDOC"].contains(&&*text)
                 || (self.choice.debian && text == "RUSTUP_TOOLCHAIN");
             if inherited {
@@ -193,9 +168,7 @@ impl Toolchain {
         let mut command = self.cargo(verb);
         command.args(["--release", "--target", TARGET]);
         if self.choice.core == Core::Source {
-            command
-                .env("RUSTC_BOOTSTRAP", "1")
-                .arg("-Zbuild-std=core,alloc");
+            command.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=core,alloc");
         }
         command.arg("--target-dir").arg(workspace::metal_dir());
         let flags = match self.choice.linker {
@@ -209,22 +182,15 @@ impl Toolchain {
 
 /// The sysroot of a compiler and what lies in it.
 fn probe(rustc: &Path) -> (PathBuf, Found) {
-    let Ok(text) = process::output(
-        Command::new(rustc).args(["--version", "--verbose"]),
-        "rustc",
-    ) else {
+    let Ok(text) = process::output(Command::new(rustc).args(["--version", "--verbose"]), "rustc") else {
         return (PathBuf::new(), Found::default());
     };
-    let Ok(sysroot) = process::output(Command::new(rustc).args(["--print", "sysroot"]), "rustc")
-    else {
+    let Ok(sysroot) = process::output(Command::new(rustc).args(["--print", "sysroot"]), "rustc") else {
         return (PathBuf::new(), Found::default());
     };
     let sysroot = PathBuf::from(sysroot.trim());
     let rustlib = sysroot.join("lib/rustlib");
-    let host = text
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .unwrap_or_default();
+    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default();
     let found = Found {
         version: version(&text),
         prebuilt_core: rustlib.join(TARGET).join("lib").is_dir(),
@@ -236,9 +202,7 @@ fn probe(rustc: &Path) -> (PathBuf, Found) {
 
 /// Major and minor version in the output of `rustc --version --verbose`.
 fn version(text: &str) -> Option<(u32, u32)> {
-    let release = text
-        .lines()
-        .find_map(|line| line.strip_prefix("release: "))?;
+    let release = text.lines().find_map(|line| line.strip_prefix("release: "))?;
     let mut parts = release.split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
@@ -247,100 +211,42 @@ fn version(text: &str) -> Option<(u32, u32)> {
 mod tests {
     use super::*;
 
-    const NOTHING: Found = Found {
-        version: None,
-        prebuilt_core: false,
-        library_source: false,
-        rust_lld: false,
-    };
-    const RECENT: Found = Found {
-        version: Some((1, 96)),
-        ..NOTHING
-    };
+    const NOTHING: Found = Found { version: None, prebuilt_core: false, library_source: false, rust_lld: false };
+    const RECENT: Found = Found { version: Some((1, 96)), ..NOTHING };
 
     #[test]
     fn a_prebuilt_core_comes_first_then_source_then_debian() {
-        let prebuilt = Found {
-            prebuilt_core: true,
-            library_source: true,
-            rust_lld: true,
-            ..RECENT
-        };
-        let source = Found {
-            library_source: true,
-            ..RECENT
-        };
+        let prebuilt = Found { prebuilt_core: true, library_source: true, rust_lld: true, ..RECENT };
+        let source = Found { library_source: true, ..RECENT };
         let choice = |current, debian| choose(current, debian, true, false).unwrap();
-        assert_eq!(
-            choice(prebuilt, source),
-            Choice {
-                debian: false,
-                core: Core::Prebuilt,
-                linker: Linker::RustLld
-            }
-        );
-        assert_eq!(
-            choice(source, source),
-            Choice {
-                debian: false,
-                core: Core::Source,
-                linker: Linker::GnuLd
-            }
-        );
-        assert_eq!(
-            choice(RECENT, source),
-            Choice {
-                debian: true,
-                core: Core::Source,
-                linker: Linker::GnuLd
-            }
-        );
+        assert_eq!(choice(prebuilt, source), Choice { debian: false, core: Core::Prebuilt, linker: Linker::RustLld });
+        assert_eq!(choice(source, source), Choice { debian: false, core: Core::Source, linker: Linker::GnuLd });
+        assert_eq!(choice(RECENT, source), Choice { debian: true, core: Core::Source, linker: Linker::GnuLd });
     }
 
     #[test]
     fn an_old_compiler_is_passed_over_whatever_it_has() {
-        let old = Found {
-            version: Some((1, 63)),
-            prebuilt_core: true,
-            library_source: true,
-            rust_lld: true,
-        };
-        let source = Found {
-            library_source: true,
-            ..RECENT
-        };
+        let old = Found { version: Some((1, 63)), prebuilt_core: true, library_source: true, rust_lld: true };
+        let source = Found { library_source: true, ..RECENT };
         assert!(choose(old, source, true, false).unwrap().debian);
     }
 
     #[test]
     fn without_a_core_the_error_names_one_command_for_the_machine() {
-        let text = |rustup| {
-            choose(RECENT, NOTHING, true, rustup)
-                .unwrap_err()
-                .to_string()
-        };
+        let text = |rustup| choose(RECENT, NOTHING, true, rustup).unwrap_err().to_string();
         assert!(text(true).ends_with("`rustup target add x86_64-unknown-none`"));
         assert!(text(false).ends_with("`apt-get install rustc-web cargo-web rust-web-src`"));
     }
 
     #[test]
     fn without_a_linker_nothing_is_chosen() {
-        let source = Found {
-            library_source: true,
-            ..RECENT
-        };
-        assert!(matches!(
-            choose(NOTHING, source, false, false),
-            Err(Error::NoLinker)
-        ));
+        let source = Found { library_source: true, ..RECENT };
+        assert!(matches!(choose(NOTHING, source, false, false), Err(Error::NoLinker)));
     }
 
     #[test]
     fn the_version_is_read_from_the_release_line() {
-        assert_eq!(
-            version("rustc 1.96.0\nrelease: 1.96.0\nhost: x"),
-            Some((1, 96))
-        );
+        assert_eq!(version("rustc 1.96.0\nrelease: 1.96.0\nhost: x"), Some((1, 96)));
         assert_eq!(version("nonsense"), None);
     }
 }

@@ -7,9 +7,7 @@ pub const TARGET: &str = "x86_64-unknown-none";
 
 /// Root of the checkout that this tool was built from.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("."))
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
 /// Target directory of all bare-metal builds; apart from the host's, so that neither evicts the other.
@@ -39,8 +37,5 @@ pub fn demo_manifest() -> PathBuf {
 
 /// The path relative to the root where it lies below it: what messages print.
 pub fn display(path: &Path) -> String {
-    path.strip_prefix(root())
-        .unwrap_or(path)
-        .display()
-        .to_string()
+    path.strip_prefix(root()).unwrap_or(path).display().to_string()
 }
