@@ -8,6 +8,7 @@
 //! the virtual hardware that GETHWVERSION returns (13). The service keeps no state: each answer follows
 //! from the call alone, so a repeated call is harmless.
 #![cfg_attr(target_os = "none", no_std, no_main)]
+#![cfg_attr(test, allow(clippy::type_complexity, reason = "tables of cases"))]
 #![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "used by the bare-metal part"))]
 
 mod commands;
