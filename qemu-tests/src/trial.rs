@@ -51,10 +51,10 @@ pub fn run(image: &Image, directives: &Directives) -> anyhow::Result<Report> {
         Machine { boot: boot(image, directives)?, memory_mib: directives.memory_mib, icount: directives.icount };
     let mut session = Session::start(&machine, image, directives.limit)?;
     let mut listener = Listener::new(directives);
-    let verdict = listener.listen(&mut session, None);
+    let verdict = listener.listen(&mut session);
     if verdict != Verdict::Pass {
         // What follows the first failure often tells more.
-        listener.listen(&mut session, Some(Instant::now() + MORE));
+        listener.listen_on(&mut session, Instant::now() + MORE);
     }
     let verdict = after(&mut session, image, directives, &mut listener, verdict)?;
     let rest = listener.com1.rest();
@@ -116,21 +116,29 @@ impl Listener {
         }
     }
 
-    /// Listens until a verdict; with `until`, to the end of that time, and the verdict is worth nothing.
-    fn listen(&mut self, session: &mut Session, until: Option<Instant>) -> Verdict {
+    /// Listens until a verdict.
+    fn listen(&mut self, session: &mut Session) -> Verdict {
         loop {
-            let said = session.next(Duration::from_millis(500));
-            let over = said.iter().any(|one| matches!(one, Said::Event(Event::Deadline | Event::Gone)));
-            let verdict = said.into_iter().fold(None, |verdict, one| {
-                let own = self.hear(one);
-                verdict.or(own)
-            });
-            match (verdict, until) {
-                (Some(verdict), None) => return verdict,
-                (_, Some(until)) if over || Instant::now() >= until => return Verdict::Pass,
-                _ => {}
+            if let (Some(verdict), _) = self.step(session) {
+                return verdict;
             }
         }
+    }
+
+    /// Listens until `until`, for the transcript only.
+    fn listen_on(&mut self, session: &mut Session, until: Instant) {
+        while Instant::now() < until && !self.step(session).1 {}
+    }
+
+    /// Hears what comes next: the verdict, if any, and whether nothing can come any more.
+    fn step(&mut self, session: &mut Session) -> (Option<Verdict>, bool) {
+        let said = session.next(Duration::from_millis(500));
+        let over = said.iter().any(|one| matches!(one, Said::Event(Event::Deadline | Event::Gone)));
+        let verdict = said.into_iter().fold(None, |verdict, one| {
+            let own = self.hear(one);
+            verdict.or(own)
+        });
+        (verdict, over)
     }
 
     fn hear(&mut self, said: Said) -> Option<Verdict> {
