@@ -54,8 +54,8 @@ fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=CARGO_ENCODED_RUSTFLAGS");
     println!("cargo:rustc-check-cfg=cfg(no_got)");
-    let gnu_ld = env::var("CARGO_ENCODED_RUSTFLAGS")
-        .is_ok_and(|flags| flags.split('\x1f').any(|flag| flag == "-Clinker=ld"));
+    let gnu_ld =
+        env::var("CARGO_ENCODED_RUSTFLAGS").is_ok_and(|flags| flags.split('\x1f').any(|flag| flag == "-Clinker=ld"));
     if gnu_ld {
         println!("cargo:rustc-cfg=no_got");
     }
@@ -63,18 +63,8 @@ fn main() {
     println!("cargo:rustc-link-arg-bins=--oformat=binary");
     println!("cargo:rustc-link-arg-bins=--build-id=none");
     for guest in GUESTS {
-        let file = if REAL_MODE.contains(&guest) {
-            "low.ld"
-        } else {
-            "high.ld"
-        };
-        println!(
-            "cargo:rustc-link-arg-bin={guest}=-T{}",
-            out.join(file).display()
-        );
+        let file = if REAL_MODE.contains(&guest) { "low.ld" } else { "high.ld" };
+        println!("cargo:rustc-link-arg-bin={guest}=-T{}", out.join(file).display());
     }
-    println!(
-        "cargo:rustc-link-arg-bin=guest-firmware=-T{}",
-        out.join("firmware.ld").display()
-    );
+    println!("cargo:rustc-link-arg-bin=guest-firmware=-T{}", out.join("firmware.ld").display());
 }

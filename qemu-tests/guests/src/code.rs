@@ -43,29 +43,17 @@ impl core::fmt::Display for Place {
 impl Place {
     /// Ring 0 of a mode.
     pub const fn ring0(mode: Mode) -> Self {
-        Self {
-            mode,
-            ring: 0,
-            iopl: 0,
-        }
+        Self { mode, ring: 0, iopl: 0 }
     }
     /// Ring 3 of a mode.
     pub const fn ring3(mode: Mode, iopl: u8) -> Self {
-        Self {
-            mode,
-            ring: 3,
-            iopl,
-        }
+        Self { mode, ring: 3, iopl }
     }
 
     /// A state that starts at the scratch code page of this place, all general registers 0.
     pub fn state(self) -> State {
         let user = self.ring == 3;
-        let data = if user {
-            selector::USER_DATA
-        } else {
-            selector::DATA
-        };
+        let data = if user { selector::USER_DATA } else { selector::DATA };
         let mut state = State {
             rip: CODE,
             rflags: 2 | u64::from(self.iopl) << 12,
@@ -76,13 +64,7 @@ impl Place {
         };
         state.registers[crate::run::reg::RSP] = STACK;
         match self.mode {
-            Mode::Long => {
-                state.cs = if user {
-                    selector::USER_CODE64
-                } else {
-                    selector::CODE64
-                }
-            }
+            Mode::Long => state.cs = if user { selector::USER_CODE64 } else { selector::CODE64 },
             Mode::Real => {
                 (state.cs, state.ss, state.ds, state.es, state.real) = (0, 0, 0, 0, 1);
             }
@@ -90,13 +72,7 @@ impl Place {
                 (state.cs, state.ss, state.ds, state.es) = (0, 0, 0, 0);
                 state.rflags |= VIRTUAL_8086;
             }
-            _ => {
-                state.cs = if user {
-                    selector::USER_CODE32
-                } else {
-                    selector::CODE32
-                }
-            }
+            _ => state.cs = if user { selector::USER_CODE32 } else { selector::CODE32 },
         }
         match self.mode {
             Mode::Paged => (state.cr0, state.cr3, state.cr4) = (PAGING, paging::root32(), PSE),
@@ -118,11 +94,7 @@ pub struct Code {
 impl Code {
     /// No code yet.
     pub const fn new(mode: Mode) -> Self {
-        Self {
-            mode,
-            bytes: [0; 64],
-            length: 0,
-        }
+        Self { mode, bytes: [0; 64], length: 0 }
     }
     /// Bytes that mean the same in every mode.
     pub fn raw(mut self, bytes: &[u8]) -> Self {
@@ -136,19 +108,11 @@ impl Code {
     }
     /// An instruction with a 32-bit operand.
     pub fn op32(self, bytes: &[u8]) -> Self {
-        if self.mode.is_16_bit() {
-            self.raw(&[0x66]).raw(bytes)
-        } else {
-            self.raw(bytes)
-        }
+        if self.mode.is_16_bit() { self.raw(&[0x66]).raw(bytes) } else { self.raw(bytes) }
     }
     /// An instruction with a 16-bit operand.
     pub fn op16(self, bytes: &[u8]) -> Self {
-        if self.mode.is_16_bit() {
-            self.raw(bytes)
-        } else {
-            self.raw(&[0x66]).raw(bytes)
-        }
+        if self.mode.is_16_bit() { self.raw(bytes) } else { self.raw(&[0x66]).raw(bytes) }
     }
     /// An instruction that uses DI as a pointer in 16-bit code and EDI or RDI elsewhere: the ModRM byte's
     /// r/m field differs.
@@ -183,23 +147,14 @@ impl Code {
     }
     /// Runs the code across the boundary of two pages that are not neighbours in memory, `before` bytes in
     /// the first; without `second` that page is absent.
-    pub fn run_straddling(
-        &self,
-        place: Place,
-        before: u64,
-        second: bool,
-        set: impl FnOnce(&mut State),
-    ) -> State {
+    pub fn run_straddling(&self, place: Place, before: u64, second: bool, set: impl FnOnce(&mut State)) -> State {
         self.put_at(CODE);
         let first = machine::CODE_NEXT + 0x1000 - before;
         for offset in 0..before {
             crate::memory::poke(first + offset, crate::memory::peek::<u8>(CODE + offset));
         }
         for offset in before..self.length() + 2 {
-            crate::memory::poke(
-                CODE + offset - before,
-                crate::memory::peek::<u8>(CODE + offset),
-            );
+            crate::memory::poke(CODE + offset - before, crate::memory::peek::<u8>(CODE + offset));
         }
         paging::map_window(0, Some(machine::CODE_NEXT));
         paging::map_window(1, second.then_some(CODE));

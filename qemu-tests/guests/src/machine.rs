@@ -86,10 +86,7 @@ fn descriptor(base: u64, limit: u64) -> u64 {
 
 fn long_gate(vector: u64, rights: u64) -> (u64, u64) {
     let target = address(3) + vector * 16;
-    (
-        (target & 0xffff) | 0x08 << 16 | 1 << 32 | rights << 40 | (target & 0xffff_0000) << 32,
-        target >> 32,
-    )
+    ((target & 0xffff) | 0x08 << 16 | 1 << 32 | rights << 40 | (target & 0xffff_0000) << 32, target >> 32)
 }
 
 fn legacy_gate(vector: u64, rights: u64) -> u64 {
@@ -112,10 +109,7 @@ pub fn set_gate(vector: u64, rights: u64) {
     let (low, high) = long_gate(vector, rights);
     poke(tables + LONG_IDT + vector * 16, low);
     poke(tables + LONG_IDT + vector * 16 + 8, high);
-    poke(
-        tables + LEGACY_IDT + vector * 8,
-        legacy_gate(vector, rights),
-    );
+    poke(tables + LEGACY_IDT + vector * 8, legacy_gate(vector, rights));
 }
 
 /// Address of the second TSS.
@@ -143,24 +137,14 @@ pub fn init() {
     poke(gdt + 0x58, descriptor(tables + TSS32, TSS_LIMIT));
     poke(gdt + 0x60, descriptor(tables + OTHER_TSS32, TSS_LIMIT));
     for vector in 0..256 {
-        set_gate(
-            vector,
-            if vector == crate::run::END {
-                GATE_USER
-            } else {
-                GATE
-            },
-        );
+        set_gate(vector, if vector == crate::run::END { GATE_USER } else { GATE });
     }
     let (low, low_end, low_traps) = (address(5), address(6), address(7));
     for offset in 0..low_end - low {
         poke(LOW_CODE + offset, peek::<u8>(low + offset));
     }
     for vector in 0..256 {
-        poke(
-            vector * 4,
-            (LOW_CODE + (low_traps - low) + vector * 8) as u32,
-        );
+        poke(vector * 4, (LOW_CODE + (low_traps - low) + vector * 8) as u32);
     }
     let mut pointer = [0u8; 10];
     pointer[..2].copy_from_slice(&(14 * 8 - 1u16).to_le_bytes());

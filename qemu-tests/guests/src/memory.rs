@@ -26,18 +26,14 @@ pub fn place(address: u64, bytes: &[u8]) {
 pub fn inb(port: u16) -> u8 {
     let value;
     // SAFETY: a port read changes no memory of this program.
-    unsafe {
-        asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags))
-    };
+    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags)) };
     value
 }
 
 /// Writes a byte to a port.
 pub fn outb(port: u16, value: u8) {
     // SAFETY: a port write changes no memory of this program.
-    unsafe {
-        asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags))
-    };
+    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) };
 }
 
 /// The time-stamp counter.

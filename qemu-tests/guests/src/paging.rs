@@ -57,10 +57,7 @@ pub fn root32() -> u64 {
 pub fn init() {
     poke(table(ROOT), table(POINTERS) | PRESENT_WRITE_USER);
     for gib in 0..4 {
-        poke(
-            table(POINTERS) + gib * 8,
-            table(DIRECTORIES + gib) | PRESENT_WRITE_USER,
-        );
+        poke(table(POINTERS) + gib * 8, table(DIRECTORIES + gib) | PRESENT_WRITE_USER);
         poke(table(PAE_ROOT) + gib * 8, table(DIRECTORIES + gib) | 1);
     }
     for index in 0..2048 {
@@ -69,14 +66,8 @@ pub fn init() {
     for index in 0..1024u64 {
         poke(table(ROOT32) + index * 4, ((index << 22) | LARGE) as u32);
     }
-    poke(
-        table(DIRECTORIES) + (WINDOW >> 21) * 8,
-        table(WINDOW_TABLE) | PRESENT_WRITE_USER,
-    );
-    poke(
-        table(ROOT32) + (WINDOW >> 22) * 4,
-        (table(WINDOW_TABLE32) | PRESENT_WRITE_USER) as u32,
-    );
+    poke(table(DIRECTORIES) + (WINDOW >> 21) * 8, table(WINDOW_TABLE) | PRESENT_WRITE_USER);
+    poke(table(ROOT32) + (WINDOW >> 22) * 4, (table(WINDOW_TABLE32) | PRESENT_WRITE_USER) as u32);
     flush();
 }
 

@@ -44,11 +44,7 @@ pub struct Report {
 impl Report {
     /// Starts the report of guest `name`.
     pub const fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            ok: 0,
-            failed: 0,
-        }
+        Self { name, ok: 0, failed: 0 }
     }
 
     /// Counts a check and prints it; `seen` says what the guest saw.
@@ -69,10 +65,7 @@ impl Report {
 
     /// Prints the last line and stops: by the debug exit where there is one, else with HLT and interrupts off.
     pub fn done(&self) -> ! {
-        line(format_args!(
-            "guest {}: done {} ok {} failed",
-            self.name, self.ok, self.failed
-        ));
+        line(format_args!("guest {}: done {} ok {} failed", self.name, self.ok, self.failed));
         outb(DEBUG_EXIT, if self.failed == 0 { 0x10 } else { 0x11 });
         halt()
     }
@@ -88,9 +81,7 @@ pub fn halt() -> ! {
 
 /// Called for a trap that no test asked for.
 pub(crate) extern "C" fn unexpected(vector: u64, error: u64, rip: u64) -> ! {
-    line(format_args!(
-        "guest: FAIL unexpected vector {vector} error {error:#x} rip {rip:#x}"
-    ));
+    line(format_args!("guest: FAIL unexpected vector {vector} error {error:#x} rip {rip:#x}"));
     line(format_args!("guest: done 0 ok 1 failed"));
     outb(DEBUG_EXIT, 0x11);
     halt()

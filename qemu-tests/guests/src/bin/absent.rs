@@ -9,11 +9,7 @@ guests::entry!(long64, main);
 extern "C" fn main(_memory: u64) -> ! {
     machine::init();
     let mut report = Report::new("absent");
-    for place in [
-        Place::ring0(Mode::Long),
-        Place::ring3(Mode::Long, 0),
-        Place::ring3(Mode::Long, 3),
-    ] {
+    for place in [Place::ring0(Mode::Long), Place::ring3(Mode::Long, 0), Place::ring3(Mode::Long, 3)] {
         port::absent(&mut report, place);
     }
     port::other_faults(&mut report, Place::ring3(Mode::Long, 0));

@@ -37,13 +37,7 @@ fn measured(instruction: &[u8]) -> Code {
         .raw(&[0x49, 0xff, 0xc8]) // dec r8
 }
 
-fn run(
-    report: &mut Report,
-    name: &str,
-    place: Place,
-    instruction: &[u8],
-    set: impl Fn(&mut State),
-) {
+fn run(report: &mut Report, name: &str, place: Place, instruction: &[u8], set: impl Fn(&mut State)) {
     let body = measured(instruction);
     // jnz back to the first byte
     let code = body.raw(&[0x75, (256 - (body.length() + 2)) as u8]);
@@ -53,11 +47,7 @@ fn run(
         set(state);
     });
     if after.vector != END {
-        report.check(
-            false,
-            name,
-            format_args!("vector {} rip {:x}", after.vector, after.rip),
-        );
+        report.check(false, name, format_args!("vector {} rip {:x}", after.vector, after.rip));
         return;
     }
     for value in 0..=MOST {
@@ -69,9 +59,7 @@ fn run(
     }
     line(format_args!("bench {name} {}", quantile(ROUNDS / 2)));
     let (p99, beyond) = (quantile(ROUNDS * 99 / 100), peek::<u32>(COUNTS + MOST * 4));
-    report.note(format_args!(
-        "{name}: p99 {p99}, {beyond} of {ROUNDS} at {MOST} or more"
-    ));
+    report.note(format_args!("{name}: p99 {p99}, {beyond} of {ROUNDS} at {MOST} or more"));
 }
 
 fn quantile(rank: u64) -> u64 {
@@ -95,25 +83,15 @@ extern "C" fn main(_memory: u64) -> ! {
         state.registers[14] = u64::from(PORT);
     };
     run(&mut report, "floor", ring0, &[], |_| {});
-    run(&mut report, "io-unclaimed", ring0, &[0xec], |state| {
-        state.registers[14] = 0x1234
-    });
+    run(&mut report, "io-unclaimed", ring0, &[0xec], |state| state.registers[14] = 0x1234);
     run(&mut report, "cpuid", ring0, &[0x0f, 0xa2], |_| {});
     run(&mut report, "port-getversion", ring0, &[0xed], call);
     run(&mut report, "port-unknown", ring0, &[0xed], |state| {
         call(state);
         state.registers[13] = u64::from(command::UNKNOWN);
     });
-    run(
-        &mut report,
-        "port-getversion-ring3",
-        Place::ring3(Mode::Long, 0),
-        &[0xed],
-        call,
-    );
-    run(&mut report, "rdmsr-pat", ring0, &[0x0f, 0x32], |state| {
-        state.registers[13] = 0x277
-    });
+    run(&mut report, "port-getversion-ring3", Place::ring3(Mode::Long, 0), &[0xed], call);
+    run(&mut report, "rdmsr-pat", ring0, &[0x0f, 0x32], |state| state.registers[13] = 0x277);
     report.check(true, "measured", format_args!("{ROUNDS} rounds each"));
     report.done()
 }

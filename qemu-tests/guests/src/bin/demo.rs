@@ -36,16 +36,10 @@ extern "C" fn main(memory: u64) -> ! {
     }
     let name = core::str::from_utf8(&vendor).unwrap_or("not text");
     let present = cpuid(1)[2] & 1 << 31 != 0;
-    report.check(
-        present,
-        "hypervisor bit",
-        format_args!("vendor {name:?}, highest leaf {highest:#x}"),
-    );
+    report.check(present, "hypervisor bit", format_args!("vendor {name:?}, highest leaf {highest:#x}"));
     if present && highest >= TIMING {
         let [tsc_khz, bus_khz, ..] = cpuid(TIMING);
-        report.note(format_args!(
-            "leaf {TIMING:#x}: TSC {tsc_khz} kHz, bus {bus_khz} kHz"
-        ));
+        report.note(format_args!("leaf {TIMING:#x}: TSC {tsc_khz} kHz, bus {bus_khz} kHz"));
     }
     let version = ask(command::GETVERSION);
     let [rax, rcx, _, rbx, ..] = version.registers;
@@ -64,10 +58,6 @@ extern "C" fn main(memory: u64) -> ! {
     );
     let first = tsc();
     let second = tsc();
-    report.check(
-        second > first,
-        "TSC goes forward",
-        format_args!("{first} then {second}"),
-    );
+    report.check(second > first, "TSC goes forward", format_args!("{first} then {second}"));
     report.done()
 }

@@ -9,10 +9,7 @@ guests::entry!(protected32, main);
 extern "C" fn main(memory: u64) -> ! {
     machine::init();
     let mut report = Report::new("exits32");
-    let mut tests = Tests {
-        report: &mut report,
-        place: Place::ring0(Mode::Protected),
-    };
+    let mut tests = Tests { report: &mut report, place: Place::ring0(Mode::Protected) };
     tests.common();
     tests.outside_memory(memory);
     for mode in [Mode::Paged, Mode::PagedPae] {

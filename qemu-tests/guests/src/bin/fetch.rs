@@ -10,9 +10,7 @@ extern "C" fn main(memory: u64) -> ! {
     machine::init();
     let report = Report::new("fetch");
     let hole = memory + (64 << 20);
-    report.note(format_args!(
-        "jump to {hole:#x} follows, outside memory; the machine must stop"
-    ));
+    report.note(format_args!("jump to {hole:#x} follows, outside memory; the machine must stop"));
     // SAFETY: nothing comes back from here; that is the test.
     unsafe { core::arch::asm!("jmp {}", in(reg) hole, options(noreturn)) }
 }

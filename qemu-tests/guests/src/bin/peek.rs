@@ -18,11 +18,7 @@ const STEP: u64 = 64;
 
 extern "C" fn main(memory: u64) -> ! {
     let second = (memory >> 21) & 1 == 1;
-    let (mine, other) = if second {
-        (MINE[1], MINE[0])
-    } else {
-        (MINE[0], MINE[1])
-    };
+    let (mine, other) = if second { (MINE[1], MINE[0]) } else { (MINE[0], MINE[1]) };
     let mut report = Report::new(if second { "peek-b" } else { "peek-a" });
     // The patterns stand inverted in the image, so that the scan cannot find itself.
     let (mine, other) = (!mine, !other);
@@ -42,15 +38,7 @@ extern "C" fn main(memory: u64) -> ! {
         }
     }
     let bytes = memory - FIRST;
-    report.check(
-        foreign == 0,
-        "no word of the other VM",
-        format_args!("{foreign} found in {bytes} bytes"),
-    );
-    report.check(
-        lost == 0,
-        "no word of this VM changed",
-        format_args!("{lost} lost in {ROUNDS} rounds"),
-    );
+    report.check(foreign == 0, "no word of the other VM", format_args!("{foreign} found in {bytes} bytes"));
+    report.check(lost == 0, "no word of this VM changed", format_args!("{lost} lost in {ROUNDS} rounds"));
     report.done()
 }

@@ -10,11 +10,7 @@ extern "C" fn main(_memory: u64) -> ! {
     machine::init();
     let mut report = Report::new("port64");
     for mode in [Mode::Long, Mode::Compatibility] {
-        let places = [
-            Place::ring0(mode),
-            Place::ring3(mode, 0),
-            Place::ring3(mode, 3),
-        ];
+        let places = [Place::ring0(mode), Place::ring3(mode, 0), Place::ring3(mode, 3)];
         for place in places {
             port::vectors(&mut report, place);
             port::straddling(&mut report, place);

@@ -40,21 +40,9 @@ extern "C" fn main(_memory: u64) -> ! {
         wrong += u32::from(call(0) == u32::MAX);
     }
     let ticks = tsc() - start;
-    report.check(
-        answered == ROUNDS,
-        "answered",
-        format_args!("{answered} of {ROUNDS}"),
-    );
-    report.check(
-        unclaimed == ROUNDS,
-        "unclaimed",
-        format_args!("{unclaimed} of {ROUNDS}"),
-    );
-    report.check(
-        wrong == ROUNDS,
-        "wrong magic",
-        format_args!("{wrong} of {ROUNDS}"),
-    );
+    report.check(answered == ROUNDS, "answered", format_args!("{answered} of {ROUNDS}"));
+    report.check(unclaimed == ROUNDS, "unclaimed", format_args!("{unclaimed} of {ROUNDS}"));
+    report.check(wrong == ROUNDS, "wrong magic", format_args!("{wrong} of {ROUNDS}"));
     report.note(format_args!("{ticks} ticks"));
     report.done()
 }

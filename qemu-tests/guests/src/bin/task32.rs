@@ -42,8 +42,7 @@ extern "C" fn main(_memory: u64) -> ! {
     let [low, high] = (selector::OTHER_TSS as u16).to_le_bytes();
     let code = Code::new(Mode::Protected).raw(&[0xea, 0, 0, 0, 0, low, high]);
     let after = code.run(Place::ring0(Mode::Protected), |_| {});
-    let switched =
-        after.vector == END && after.rip == task + 2 && after.registers[reg::RAX] as u32 == 0x7a5c;
+    let switched = after.vector == END && after.rip == task + 2 && after.registers[reg::RAX] as u32 == 0x7a5c;
     // A hypervisor that does not carry out task switches must say so by a fault of the jump.
     let refused = matches!(after.vector, 6 | 13) && after.rip == CODE;
     report.check(

@@ -15,13 +15,11 @@ use guests::{
 guests::entry!(long64, main);
 
 fn call(command: u16) -> State {
-    Code::new(Mode::Long)
-        .raw(&[0xed])
-        .run(Place::ring3(Mode::Long, 0), |state| {
-            state.registers[reg::RAX] = u64::from(MAGIC);
-            state.registers[reg::RCX] = u64::from(command);
-            state.registers[reg::RDX] = u64::from(PORT);
-        })
+    Code::new(Mode::Long).raw(&[0xed]).run(Place::ring3(Mode::Long, 0), |state| {
+        state.registers[reg::RAX] = u64::from(MAGIC);
+        state.registers[reg::RCX] = u64::from(command);
+        state.registers[reg::RDX] = u64::from(PORT);
+    })
 }
 
 extern "C" fn main(_memory: u64) -> ! {
@@ -36,7 +34,9 @@ extern "C" fn main(_memory: u64) -> ! {
             report.check(
                 false,
                 "answers",
-                format_args!("tick {tick} version {version:#x} unknown {unknown:#x} cpuid {same} unclaimed {unclaimed:#x}"),
+                format_args!(
+                    "tick {tick} version {version:#x} unknown {unknown:#x} cpuid {same} unclaimed {unclaimed:#x}"
+                ),
             );
         }
         report.note(format_args!("tick {tick}"));
