@@ -13,7 +13,7 @@ use crate::run::EXIT_PASS;
 use crate::run::session::{self, Said, Session};
 use crate::{build, image, manifest, setup, workspace};
 use anyhow::{Context, bail};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,6 +59,10 @@ pub fn measure(manifests: &[PathBuf], limit: Duration) -> anyhow::Result<BTreeMa
     setup::ensure(&[setup::Need::Toolchain, setup::Need::Qemu])?;
     build::compile("info", |_| true)?;
     let mut measured = BTreeMap::new();
+    let demo = workspace::demo_manifest();
+    let out = workspace::out_dir().join("bench").join("boot");
+    let image = image::assemble(&demo, manifest::load(&demo)?, Some(&out))?;
+    measured.insert(figures::BOOT.to_owned(), boot(&image, limit)?);
     for path in manifests {
         let name = path.file_stem().unwrap_or_default();
         let out = workspace::out_dir().join("bench").join(name);
@@ -68,6 +72,33 @@ pub fn measure(manifests: &[PathBuf], limit: Duration) -> anyhow::Result<BTreeMa
     }
     Ok(measured)
 }
+
+/// The machine's time when the last service of the system says in the log that it is ready.
+fn boot(image: &image::Image, limit: Duration) -> anyhow::Result<u64> {
+    let machine = Machine { boot: session::pvh(image, None), memory_mib: MEMORY_MIB, icount: true };
+    let mut session = Session::start(&machine, image, limit)?;
+    let mut missing: BTreeSet<&str> = image.system.partitions.iter().map(|one| one.name.as_str()).collect();
+    loop {
+        for said in session.next(Duration::from_secs(1)) {
+            match said {
+                Said::Log(line) if line.text.contains(READY) => {
+                    missing.remove(line.origin.as_str());
+                    if missing.is_empty() {
+                        return Ok(line.tsc);
+                    }
+                }
+                Said::Event(event) if event != Event::Quiet => {
+                    let missing: Vec<&str> = missing.into_iter().collect();
+                    bail!("{event:?} before {} said that they are ready", missing.join(", "));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What every service logs when it can be called.
+const READY: &str = " ready, generation 1";
 
 fn one(image: &image::Image, limit: Duration) -> anyhow::Result<BTreeMap<String, u64>> {
     let machine = Machine { boot: session::pvh(image, None), memory_mib: MEMORY_MIB, icount: true };

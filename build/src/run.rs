@@ -8,11 +8,12 @@ use crate::emulator::Event;
 use crate::emulator::command::{Boot, MEMORY_MIB, Machine};
 use crate::logs::render::{Renderer, printable};
 use crate::{image, setup, workspace};
+use anyhow::Context;
 use lines::Lines;
 use session::{Said, Session};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How the machine starts the system.
@@ -38,10 +39,14 @@ pub struct Args {
     /// Keep COM2 as it came in this file; `log` decodes it.
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// Write the machine's memory to this file at the end; `log` decodes the log ring in it.
+    #[arg(long, value_name = "FILE")]
+    dump: Option<PathBuf>,
     /// Count instructions: every run takes the same course.
     #[arg(long)]
     icount: bool,
-    /// End the run after so many seconds of wall time; without it, when the system ends.
+    /// End the run after so many seconds of wall time. Without it a run ends when the system ends, and
+    /// where nobody types, after a minute.
     #[arg(long)]
     seconds: Option<u64>,
     /// RAM of the machine, MiB.
@@ -58,15 +63,17 @@ pub struct Args {
 /// The value that a system writes to the exit port when all went well.
 pub const EXIT_PASS: u8 = 0x10;
 
-/// A run without a time limit of the user's own.
-const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A run without a time limit of the user's own: with somebody at the terminal, and without.
+const LONGEST: [Duration; 2] = [Duration::from_secs(7 * 24 * 3600), Duration::from_secs(60)];
 
 /// Runs the verb.
 pub fn command(args: &Args) -> anyhow::Result<()> {
     setup::ensure(&[setup::Need::Qemu])?;
     let image = image::make(&args.system, None, &args.log_level)?;
     let machine = Machine { boot: boot(args, &image)?, memory_mib: args.memory, icount: args.icount };
-    let limit = args.seconds.map_or(LONGEST, Duration::from_secs);
+    let [watched, alone] = LONGEST;
+    let longest = if io::stdin().is_terminal() { watched } else { alone };
+    let limit = args.seconds.map_or(longest, Duration::from_secs);
     let mut session = Session::start(&machine, &image, limit)?;
     forward_input(&mut session)?;
     let mut screen = Screen::new();
@@ -79,7 +86,8 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
             screen.show(&one)?;
         }
     };
-    let outcome = last_words(&mut session, &mut screen, &ended);
+    // The captures are kept whatever the end was.
+    let outcome = last_words(&mut session, &mut screen, &ended, args.dump.as_deref());
     if let Some(file) = &args.log {
         session::save(&session, file)?;
     }
@@ -123,7 +131,7 @@ fn end_of_run(said: &Said) -> Option<Event> {
     }
 }
 
-fn last_words(session: &mut Session, screen: &mut Screen, ended: &Event) -> anyhow::Result<()> {
+fn last_words(session: &mut Session, screen: &mut Screen, ended: &Event, dump: Option<&Path>) -> anyhow::Result<()> {
     let verdict = match ended {
         Event::Exit(EXIT_PASS) => Ok("the system ended itself: all went well"),
         Event::Exit(value) => Err(format!("the system ended itself with value {value:#x}")),
@@ -134,6 +142,9 @@ fn last_words(session: &mut Session, screen: &mut Screen, ended: &Event) -> anyh
     };
     if !matches!(ended, Event::Gone) {
         let memory = session.snapshot()?.memory;
+        if let Some(file) = dump {
+            std::fs::write(file, &memory).with_context(|| format!("cannot write {}", file.display()))?;
+        }
         let (lines, epitaph) = session.left_behind(&memory);
         for line in lines {
             screen.show(&Said::Log(line))?;

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 pub struct Line {
     /// Sequence over all records of the system.
     pub sequence: u64,
+    /// TSC when it was made.
+    pub tsc: u64,
     /// Seconds of TSC time, once the system has told its frequency; before that 0.
     pub seconds: f64,
     /// Name of the partition, `core`, or `log` for what the decoder itself has to say.
@@ -116,7 +118,7 @@ impl Decoder {
         };
         let generation = if head.partition == CORE { 0 } else { head.generation };
         let seconds = self.seconds(head.tsc);
-        Line { sequence: head.sequence, seconds, origin, generation, level, text, place: None }
+        Line { sequence: head.sequence, tsc: head.tsc, seconds, origin, generation, level, text, place: None }
     }
 
     fn own_line(&self, record: &Record, text: String) -> Line {

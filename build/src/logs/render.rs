@@ -65,6 +65,7 @@ mod tests {
     fn line() -> Line {
         Line {
             sequence: 3,
+            tsc: 0,
             seconds: 1.25,
             origin: "vmexit".into(),
             generation: 2,
