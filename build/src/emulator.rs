@@ -143,6 +143,10 @@ impl Emulator {
     /// The next event, or [`Event::Quiet`] after `patience`.
     pub fn next(&mut self, patience: Duration) -> Event {
         let left = self.deadline.saturating_duration_since(Instant::now());
+        // A system that never stops talking has its limit, too.
+        if left.is_zero() {
+            return Event::Deadline;
+        }
         match self.events.recv_timeout(patience.min(left)) {
             Ok(event) => event,
             Err(RecvTimeoutError::Timeout) if left <= patience => Event::Deadline,

@@ -1,6 +1,7 @@
 //! The machine that a system gets, and the QEMU command line that makes it. Nothing is started here.
 
 use super::{Error, host};
+use crate::process;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -66,7 +67,7 @@ impl Sockets {
 
 /// The command that starts `machine`, frozen. UEFI's variables are copied to `directory`.
 pub fn qemu(machine: &Machine, sockets: &Sockets, directory: &Path) -> Result<Command, Error> {
-    let mut command = Command::new(QEMU);
+    let mut command = program();
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-S"]);
     command.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max,+svm,-la57"]);
     command.args(["-m", &format!("{}M", machine.memory_mib)]);
@@ -87,6 +88,19 @@ pub fn qemu(machine: &Machine, sockets: &Sockets, directory: &Path) -> Result<Co
     boot(&mut command, &machine.boot, directory)?;
     Ok(command)
 }
+
+/// QEMU, so that it ends with this process even when that is killed.
+fn program() -> Command {
+    if process::find(SETPRIV).is_none() {
+        return Command::new(QEMU);
+    }
+    let mut command = Command::new(SETPRIV);
+    command.args(["--pdeathsig", "KILL", "--", QEMU]);
+    command
+}
+
+/// A tool of util-linux, which every Debian has; others do without.
+const SETPRIV: &str = "setpriv";
 
 fn boot(command: &mut Command, boot: &Boot, directory: &Path) -> Result<(), Error> {
     const BUILD: &str = "run `cargo xtask image`";

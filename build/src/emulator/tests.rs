@@ -105,3 +105,14 @@ fn an_emulator_that_refuses_its_arguments_is_quoted() {
     let error = Emulator::start(&machine, Duration::from_secs(5)).err().unwrap();
     assert!(error.to_string().starts_with("QEMU ended at once"), "{error}");
 }
+
+#[test]
+fn a_machine_that_never_stops_talking_ends_at_its_deadline() {
+    let mut code = out(0x3f8, b'x');
+    code.extend_from_slice(&[0xeb, 0xfd]);
+    let Some((mut emulator, _file)) = start(&code, false, Duration::from_millis(500)) else { return };
+    let begun = Instant::now();
+    while emulator.next(Duration::from_secs(60)) != Event::Deadline {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+}
