@@ -25,11 +25,11 @@ use portcullis_runtime::time::{ticks, tsc};
 portcullis_runtime::entry!(main);
 
 /// Transmitter fillings (16 bytes) for each line at one call, on the caller's budget.
-const FILLS_AT_CALL: usize = 16;
+const FILLS_AT_CALL: usize = 8;
 /// Transmitter fillings for each line at a tick.
-const FILLS_AT_TICK: usize = 128;
+const FILLS_AT_TICK: usize = 32;
 /// Time between two ticks while bytes wait, microseconds.
-const BUSY_TICK: u64 = 1_000;
+const BUSY_TICK: u64 = 500;
 /// Time between two ticks otherwise unless configured, microseconds.
 const IDLE_TICK: u64 = 10_000;
 /// Control replies that wait at most; a host that asks faster asks again.
@@ -299,7 +299,9 @@ impl Service for Hub {
                     outcome = self.write(number, &request);
                 }
                 reply.put(&outcome?);
-                self.pump(FILLS_AT_CALL);
+                if self.pump(FILLS_AT_CALL) {
+                    self.timer.set(tsc() + ticks(BUSY_TICK));
+                }
                 Ok(())
             }
             ConsoleRead::KEY => {

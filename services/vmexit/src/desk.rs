@@ -254,6 +254,16 @@ impl GuestMemory for Memory {
         self.bytes
     }
 
+    #[inline]
+    fn word(&self, address: u64) -> u64 {
+        match self.place(address & !7, 8) {
+            // SAFETY: the word lies in guest memory, which is mapped for the life of the instance, and
+            // is aligned; the guest may change it, so it is read once and volatile.
+            Some(place) => unsafe { place.cast::<u64>().read_volatile() },
+            None => u64::MAX,
+        }
+    }
+
     fn read(&self, address: u64, bytes: &mut [u8]) -> bool {
         let Some(place) = self.place(address, bytes.len()) else {
             return false;

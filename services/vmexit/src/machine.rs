@@ -129,7 +129,8 @@ impl<H: Host> Machine<H> {
         step.unwrap_or_else(|word| word)
     }
 
-    /// Where the guest goes on after the current instruction, and which of the candidates it is.
+    /// Where the guest goes on after the current instruction, and which of the candidates it is; makes
+    /// `groups` valid.
     ///
     /// An instruction that is none of them was changed after the exit: the guest runs what stands there
     /// now.
@@ -142,9 +143,9 @@ impl<H: Host> Machine<H> {
         Ok((after(page, length, bytes.bits), mnemonic))
     }
 
-    /// The bytes of the current instruction; makes the groups CONTROL and SEGMENTS valid.
-    pub(crate) fn bytes(&mut self, vcpu: u16, page: &mut ExitPage) -> Step<Bytes> {
-        self.host.fetch(vcpu, page, group::CONTROL | group::SEGMENTS);
+    /// The bytes of the current instruction; makes the groups CONTROL and SEGMENTS and `groups` valid.
+    pub(crate) fn bytes(&mut self, vcpu: u16, page: &mut ExitPage, groups: u32) -> Step<Bytes> {
+        self.host.fetch(vcpu, page, group::CONTROL | group::SEGMENTS | groups);
         match Bytes::fetch(self.host.memory(), page) {
             Ok(bytes) => Ok(bytes),
             Err(fault) => Err(self.page_fault(page, fault)),
@@ -167,7 +168,7 @@ impl<H: Host> Machine<H> {
 
     /// Passes over an instruction that needs no work.
     fn skip(&mut self, vcpu: u16, page: &mut ExitPage, candidates: &[Expected]) -> Step {
-        let (next, _) = self.next(vcpu, page, candidates)?;
+        let (next, _) = self.next(vcpu, page, candidates, 0)?;
         finish(page, next);
         Ok(Resume::ENTER)
     }
@@ -188,7 +189,7 @@ impl<H: Host> Machine<H> {
     }
 
     fn hlt(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
-        let (next, _) = self.next(vcpu, page, &[crate::fetch::HLT])?;
+        let (next, _) = self.next(vcpu, page, &[crate::fetch::HLT], 0)?;
         finish(page, next);
         let trapped = page.dirty & group::EVENT != 0 && page.event != 0;
         Ok(if trapped { Resume::ENTER } else { Resume::PARK })

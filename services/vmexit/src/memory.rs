@@ -8,13 +8,19 @@ pub trait GuestMemory {
     fn read(&self, address: u64, bytes: &mut [u8]) -> bool;
     /// Copies in; `false` and nothing copied when the range is not all memory.
     fn write(&mut self, address: u64, bytes: &[u8]) -> bool;
+    /// The aligned word of eight bytes that holds `address`; all ones when it is not memory.
+    #[inline]
+    fn word(&self, address: u64) -> u64 {
+        let mut bytes = [0; 8];
+        if self.read(address & !7, &mut bytes) { u64::from_le_bytes(bytes) } else { u64::MAX }
+    }
 }
 
-/// A little-endian integer of `N` bytes; memory that is not there reads all ones, as an open bus does.
+/// An aligned little-endian integer of `N` bytes, 4 or 8; memory that is not there reads all ones, as an
+/// open bus does.
+#[inline]
 pub fn load<const N: usize>(memory: &impl GuestMemory, address: u64) -> u64 {
-    let mut bytes = [0; 8];
-    let (low, _) = bytes.split_at_mut(N.min(8));
-    if memory.read(address, low) { u64::from_le_bytes(bytes) } else { all_ones(N) }
+    memory.word(address) >> (8 * (address & 7)) & all_ones(N)
 }
 
 /// A value of `width` bytes (1 to 8) with every bit set.
@@ -72,8 +78,9 @@ pub mod tests {
         let mut memory = Plain::new(16);
         memory.put(8, &[1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(load::<4>(&memory, 8), 0x0403_0201);
+        assert_eq!(load::<4>(&memory, 12), 0x0807_0605);
         assert_eq!(load::<8>(&memory, 8), 0x0807_0605_0403_0201);
-        assert_eq!(load::<4>(&memory, 13), 0xffff_ffff);
-        assert_eq!(load::<8>(&memory, u64::MAX), u64::MAX);
+        assert_eq!(load::<4>(&memory, 16), 0xffff_ffff);
+        assert_eq!(load::<8>(&memory, u64::MAX - 7), u64::MAX);
     }
 }

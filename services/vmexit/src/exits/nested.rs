@@ -22,7 +22,7 @@ impl<H: Host> Machine<H> {
         if page.event & event::VALID != 0 {
             return self.stop(page, "event delivered through memory that is not there", address);
         }
-        let bytes = self.bytes(vcpu, page)?;
+        let bytes = self.bytes(vcpu, page, 0)?;
         if bytes.as_slice().is_empty() || how & access::FETCH != 0 && how & access::GUEST_WALK == 0 {
             return self.stop(page, "instruction fetch where there is no memory", address);
         }

@@ -17,7 +17,7 @@ impl<H: Host> Machine<H> {
         }
         let next = match page.next_rip {
             0 => {
-                let bytes = self.bytes(vcpu, page)?;
+                let bytes = self.bytes(vcpu, page, 0)?;
                 let instruction = bytes.decode(page.rip).ok_or(Resume::ENTER)?;
                 crate::registers::after(page, instruction.len(), bytes.bits)
             }

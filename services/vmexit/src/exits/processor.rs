@@ -30,11 +30,9 @@ fn set_pair(page: &mut ExitPage, value: u64) {
 
 impl<H: Host> Machine<H> {
     pub(crate) fn cpuid(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
-        let (next, _) = self.next(vcpu, page, &[fetch::CPUID])?;
         let (leaf, subleaf) = (page.registers[gpr::RAX] as u32, page.registers[gpr::RCX] as u32);
-        if matches!(leaf, 1 | 0xd) && page.valid & group::CONTROL == 0 {
-            self.host.fetch(vcpu, page, group::CONTROL);
-        }
+        let groups = if matches!(leaf, 1 | 0xd) { group::CONTROL } else { 0 };
+        let (next, _) = self.next(vcpu, page, &[fetch::CPUID], groups)?;
         let asker = Asker { vcpu: vcpu.into(), osxsave: page.cr4 & CR4_OSXSAVE != 0, xcr0: page.xcr0 };
         let host = &self.host;
         let values = self.identity.answer(leaf, subleaf, &asker, |leaf, sub| host.cpuid(leaf, sub));
@@ -51,10 +49,9 @@ impl<H: Host> Machine<H> {
     pub(crate) fn msr(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
         let write = page.qualification[0] == 1;
         let candidates = if write { [fetch::WRMSR] } else { [fetch::RDMSR] };
-        let (next, _) = self.next(vcpu, page, &candidates)?;
         let number = page.registers[gpr::RCX] as u32;
         // EFER's rules need CR0 beside it; both are in one group.
-        self.host.fetch(vcpu, page, msr::groups(number));
+        let (next, _) = self.next(vcpu, page, &candidates, msr::groups(number))?;
         let tsc = self.host.tsc();
         let done = if write {
             msr::write(page, vcpu, number, pair(page), tsc)
@@ -71,8 +68,8 @@ impl<H: Host> Machine<H> {
 
     pub(crate) fn rdtsc(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
         // QEMU reports RDTSCP as RDTSC: the instruction itself says which.
-        let (next, mnemonic) = self.next(vcpu, page, &[fetch::RDTSC, fetch::RDTSCP])?;
-        self.host.fetch(vcpu, page, group::TIME | group::SYSCALL);
+        let candidates = [fetch::RDTSC, fetch::RDTSCP];
+        let (next, mnemonic) = self.next(vcpu, page, &candidates, group::TIME | group::SYSCALL)?;
         let value = self.host.tsc().wrapping_add(page.tsc_offset);
         set_pair(page, value);
         if mnemonic == Mnemonic::Rdtscp {
@@ -83,8 +80,7 @@ impl<H: Host> Machine<H> {
     }
 
     pub(crate) fn xsetbv(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
-        self.host.fetch(vcpu, page, group::CONTROL);
-        let (next, _) = self.next(vcpu, page, &[fetch::XSETBV])?;
+        let (next, _) = self.next(vcpu, page, &[fetch::XSETBV], group::CONTROL)?;
         let value = pair(page);
         let subset = value & !self.identity.xcr0_mask == 0 && value & XCR0_X87 != 0;
         let whole = value & XCR0_AVX == 0 || value & XCR0_SSE != 0;
@@ -98,7 +94,7 @@ impl<H: Host> Machine<H> {
     }
 
     pub(crate) fn control_register(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
-        let bytes = self.bytes(vcpu, page)?;
+        let bytes = self.bytes(vcpu, page, 0)?;
         let instruction = bytes.decode(page.rip).ok_or(Resume::ENTER)?;
         if instruction.mnemonic() != Mnemonic::Mov {
             return Err(Resume::ENTER);

@@ -86,7 +86,7 @@ pub(super) fn segment_fault(page: &ExitPage, index: usize, offset: u64, length: 
 
 impl<H: Host> Machine<H> {
     pub(crate) fn string_port(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
-        let bytes = self.bytes(vcpu, page)?;
+        let bytes = self.bytes(vcpu, page, 0)?;
         let instruction = bytes.decode(page.rip).ok_or(Resume::ENTER)?;
         let string = StringIo::of(&instruction).ok_or(Resume::ENTER)?;
         let port = page.registers[gpr::RDX] as u16;
