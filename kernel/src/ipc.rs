@@ -13,6 +13,7 @@ use portcullis_ipc::{layout, limits, port};
 const HEAD: usize = size_of::<Header>();
 
 /// Copy header and payload, and not a byte more: what stands behind the payload may have been for others.
+#[inline(always)]
 fn copy_message(from: CorePage, to: CorePage, header: &Header) {
     let length = (header.length as usize).min(limits::PAYLOAD);
     from.copy_words(layout::SEND + HEAD, to, layout::RECEIVE + HEAD, length >> 3);
@@ -41,11 +42,11 @@ impl Core {
 
     /// Thread `target` waits: give it the next piece of work, if there is any. Requests come before
     /// notifications, the highest priority first.
+    #[inline(always)]
     pub fn offer(&mut self, target: u8) {
         let thread = &mut self.partitions[target].thread;
         if thread.queue != 0 {
-            let bit = self.first_in_queue(target);
-            self.deliver(target, bit);
+            self.serve_queue(target);
         } else if thread.pending & thread.mask != 0 {
             let bits = thread.pending & thread.mask;
             thread.pending &= !bits;
@@ -54,6 +55,13 @@ impl Core {
             self.begin(target, Work::Own);
             self.activate(target);
         }
+    }
+
+    #[inline(never)]
+    fn serve_queue(&mut self, target: u8) {
+        let bit = self.first_in_queue(target);
+        self.partitions[target].thread.queue &= !(1u64 << (bit & 63));
+        self.deliver(target, bit);
     }
 
     fn first_in_queue(&self, target: u8) -> u8 {
@@ -73,6 +81,7 @@ impl Core {
         best.1
     }
 
+    #[inline(always)]
     fn begin(&mut self, target: u8, work: Work) {
         let thread = &mut self.partitions[target].thread;
         thread.work = work;
@@ -80,44 +89,51 @@ impl Core {
         thread.reserve_left = thread.reserve;
     }
 
+    /// Whether `target` can take a request right now.
+    #[inline(always)]
+    fn is_idle(&self, target: u8) -> bool {
+        let partition = &self.partitions[target];
+        partition.thread.work == Work::None && partition.life == Life::Alive
+    }
+
     /// Put a request into the queue of `target`, or right into its hands if it waits.
+    #[inline(always)]
     pub fn ask(&mut self, target: u8, bit: u8) {
-        let partition = &mut self.partitions[target];
-        let idle = partition.life == Life::Alive && partition.thread.work == Work::None;
-        partition.thread.queue |= 1u64 << (bit & 63);
-        if idle {
+        if self.is_idle(target) {
             self.deliver(target, bit);
+        } else {
+            self.partitions[target].thread.queue |= 1u64 << (bit & 63);
         }
     }
 
+    #[inline(always)]
     fn deliver(&mut self, target: u8, bit: u8) {
-        self.partitions[target].thread.queue &= !(1u64 << (bit & 63));
         match bit {
             0..32 => self.deliver_call(target, bit),
-            32..48 => {
-                let vcpu = bit.wrapping_sub(32);
-                self.fill_exit(vcpu);
-                let index = self.vcpus[vcpu].index;
-                let frame = &mut self.partitions[target].thread.frame;
-                frame.rax = Status::Exited as u64;
-                frame.rdx = index.into();
-                self.begin(target, Work::Exit(vcpu));
-            }
+            32..48 => self.deliver_exit(target, bit.wrapping_sub(32)),
             _ => self.deliver_port(target, bit.wrapping_sub(48)),
         }
     }
 
+    fn deliver_exit(&mut self, target: u8, vcpu: u8) {
+        self.fill_exit(vcpu);
+        let index = self.vcpus[vcpu].index;
+        let frame = &mut self.partitions[target].thread.frame;
+        frame.rax = Status::Exited as u64;
+        frame.rdx = index.into();
+        self.begin(target, Work::Exit(vcpu));
+    }
+
     fn deliver_call(&mut self, target: u8, caller: u8) {
-        let from = self.partitions[caller].thread.message;
-        let source = self.partitions[caller].generation;
-        let badge = self.partitions[caller].thread.badge;
+        let lender = &self.partitions[caller];
+        let (from, generation, badge) = (lender.thread.message, lender.generation, lender.thread.badge);
         let thread = &mut self.partitions[target].thread;
         thread.sequence = thread.sequence.wrapping_add(1);
         let header = Header {
             sequence: thread.sequence,
             badge,
             source: caller.into(),
-            generation: source,
+            generation,
             reserved: 0,
             ..from.read::<Header, { layout::SEND }>()
         };
@@ -146,14 +162,20 @@ impl Core {
     }
 
     /// Thread `caller` calls `target` with `badge`; its message was checked.
+    #[inline(always)]
     pub fn call(&mut self, caller: u8, target: u8, badge: u32) {
         let thread = &mut self.partitions[caller].thread;
         thread.calling = Some(target);
         thread.badge = badge;
-        self.ask(target, caller);
+        if self.is_idle(target) {
+            self.deliver_call(target, caller);
+        } else {
+            self.partitions[target].thread.queue |= queue::call(caller);
+        }
     }
 
     /// End the call of `caller` with a status and a value.
+    #[inline(always)]
     pub fn end_call(&mut self, caller: u8, status: Status, value: u64) {
         let thread = &mut self.partitions[caller].thread;
         thread.calling = None;
@@ -162,6 +184,7 @@ impl Core {
     }
 
     /// `server` replies to the partition it serves; its message was checked.
+    #[inline(always)]
     pub fn reply(&mut self, server: u8, caller: u8) {
         let from = self.partitions[server].thread.message;
         let generation = self.partitions[server].generation;
@@ -180,6 +203,7 @@ impl Core {
     }
 
     /// Thread `index` is done with its work and waits for events in `mask`.
+    #[inline(always)]
     pub fn wait(&mut self, index: u8, mask: u64) {
         let thread = &mut self.partitions[index].thread;
         let own = matches!(thread.work, Work::Own | Work::Orphan);

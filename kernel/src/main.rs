@@ -60,6 +60,7 @@ fn take_core() -> &'static mut Core {
 }
 
 /// Every entry from ring 3.
+#[inline(always)]
 pub fn entry(cause: Cause) -> ! {
     let core = take_core();
     core.enter(cause);

@@ -34,24 +34,26 @@ fn look_up(vm: &Vm, command: [u8; 2], cpl: u32) -> Option<&PortReply> {
 /// The general registers after `reply` to `access`; `rax` apart, because SVM keeps it apart.
 #[inline]
 fn apply(registers: &mut [u64; 16], rax: u64, reply: &PortReply, access: &Access) -> u64 {
-    let mut result = rax;
-    let mut rest = reply.mask & 0x3f;
-    while rest != 0 {
-        let index = rest.trailing_zeros() as usize;
-        rest &= rest.wrapping_sub(1);
-        let value = reply.values.get(index).map_or(0, |bytes| u32::from_le_bytes(*bytes));
-        if index == register::EAX {
-            result = match (access.input, access.width) {
-                (false, _) => rax,
-                (true, 4) => value.into(),
-                (true, 2) => rax & !0xffff | u64::from(value & 0xffff),
-                (true, _) => rax & !0xff | u64::from(value & 0xff),
-            };
-        } else if let Some(target) = PLACE.get(index).and_then(|place| registers.get_mut(*place)) {
-            *target = *target & !0xffff_ffff | u64::from(value);
+    let [eax, ebx, ecx, edx, esi, edi] = reply.values.map(u32::from_le_bytes);
+    let [_, rcx, rdx, rbx, _, _, rsi, rdi, ..] = registers;
+    let set = |place: &mut u64, value: u32, index: usize| {
+        if reply.mask & 1 << index != 0 {
+            *place = *place & !0xffff_ffff | u64::from(value);
         }
+    };
+    set(rbx, ebx, register::EBX);
+    set(rcx, ecx, register::ECX);
+    set(rdx, edx, register::EDX);
+    set(rsi, esi, register::ESI);
+    set(rdi, edi, register::EDI);
+    if reply.mask & 1 == 0 || !access.input {
+        return rax;
     }
-    result
+    match access.width {
+        4 => eax.into(),
+        2 => rax & !0xffff | u64::from(eax & 0xffff),
+        _ => rax & !0xff | u64::from(eax & 0xff),
+    }
 }
 
 impl Core {

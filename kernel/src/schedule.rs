@@ -4,7 +4,7 @@
 //! priority, and a caller that finds the callee busy helps it along, without any queue being sorted.
 
 use crate::arch::{apic, cpu, time};
-use crate::object::account::{ACCOUNTS, of_vcpu};
+use crate::object::account::of_vcpu;
 use crate::object::partition::Life;
 use crate::object::{VcpuState, Work};
 use crate::state::{Core, NOBODY};
@@ -36,11 +36,17 @@ pub struct Clock {
     pub tsc_hz: u64,
     /// LAPIC ticks for a TSC tick, times 2^32.
     pub ratio: u64,
+    /// The timer fired or a budget ended: the short way of `dispatch` is closed.
+    pub look: bool,
+    /// Earliest end of a throttled account's period, `u64::MAX` if none is throttled.
+    pub refill: u64,
+    /// The runner changed since the last charge, so the time since then is nobody's in particular.
+    pub mixed: bool,
 }
 
 impl Clock {
     /// Before boot.
-    pub const EMPTY: Self = Self { since: 0, armed: u64::MAX, slice: i64::MAX, turns: 0, tsc_hz: 1, ratio: 0 };
+    pub const EMPTY: Self = Self { since: 0, armed: u64::MAX, slice: i64::MAX, turns: 0, tsc_hz: 1, ratio: 0, refill: u64::MAX, look: true, mixed: false };
 
     /// Ticks of `microseconds`.
     pub fn ticks(&self, microseconds: u64) -> u64 {
@@ -56,7 +62,8 @@ impl Clock {
 }
 
 impl Core {
-    /// Charge the time since the last change to payer and runner.
+    /// Charge the time since the last charge to the payer, and to the runner if it alone ran in it. What a
+    /// thread is not charged for is less than a slice, because the timer ends each.
     pub fn charge(&mut self, now: u64) {
         let ticks = i64::try_from(now.wrapping_sub(self.clock.since)).unwrap_or(i64::MAX);
         self.clock.since = now;
@@ -64,6 +71,9 @@ impl Core {
         let overdrawn = account.left <= 0;
         account.charge(ticks);
         let overdrawn = overdrawn && self.serves(self.runner).is_some();
+        if core::mem::take(&mut self.clock.mixed) {
+            return;
+        }
         if let Runner::Thread(index) = self.runner {
             let thread = &mut self.partitions[index].thread;
             thread.used = thread.used.saturating_add(ticks);
@@ -148,7 +158,7 @@ impl Core {
             rest &= rest.wrapping_sub(1);
             let account = &mut self.accounts[index];
             if account.left <= 0 && !account.refill(now) {
-                account.throttled = true;
+                self.throttle(index);
                 continue;
             }
             let (priority, turn) = (account.priority, account.turn);
@@ -190,39 +200,52 @@ impl Core {
         }
     }
 
-    /// Choose what runs next, charge for what ran, act on what is used up, and set the timer. Called at the
-    /// end of every entry; the short way is taken when the same goes on and the timer is still to come.
+    /// What runs next. The short way: the payer goes on, it had budget when the core looked last, and the timer
+    /// ends its slice, so who runs for it may change at no cost.
+    #[inline(always)]
     pub fn dispatch(&mut self) -> Runner {
-        let mut now = None;
-        loop {
-            if !self.reschedule
-                && let Some(runner) = self.resolve(self.payer)
-            {
-                if runner == self.runner && now.is_none() && self.clock.armed != u64::MAX {
-                    return runner;
-                }
-                let at = now.unwrap_or_else(cpu::tsc);
-                self.charge(at);
+        if !self.reschedule
+            && !self.clock.look
+            && let Some(runner) = self.resolve(self.payer)
+        {
+            if runner != self.runner {
+                self.clock.mixed = true;
                 self.runner = runner;
-                if self.allowance(runner) <= 0 {
-                    self.exhaust(at, runner);
-                    now = Some(at);
-                    continue;
+            }
+            return runner;
+        }
+        self.choose()
+    }
+
+    /// Charge for what ran, choose the payer anew if asked, act on what is used up, and set the timer.
+    #[inline(never)]
+    fn choose(&mut self) -> Runner {
+        let now = cpu::tsc();
+        self.charge(now);
+        loop {
+            let runner = match self.resolve(self.payer) {
+                Some(runner) if !self.reschedule => runner,
+                _ => {
+                    self.pick(now);
+                    match self.resolve(self.payer) {
+                        Some(runner) => runner,
+                        None => {
+                            self.runner = Runner::Idle;
+                            self.reschedule = true;
+                            self.set_timer(now, i64::MAX);
+                            return Runner::Idle;
+                        }
+                    }
                 }
-                self.set_timer(at, self.allowance(runner));
+            };
+            self.runner = runner;
+            let allowance = self.allowance(runner);
+            if allowance > 0 {
+                self.clock.look = self.accounts[self.payer].left <= 0;
+                self.set_timer(now, allowance);
                 return runner;
             }
-            let at = now.unwrap_or_else(cpu::tsc);
-            self.charge(at);
-            now = Some(at);
-            self.pick(at);
-            if self.payer == NOBODY {
-                self.runner = Runner::Idle;
-                self.set_timer(at, i64::MAX);
-                return Runner::Idle;
-            }
-            // Charged already: what follows belongs to the new runner.
-            self.runner = Runner::Idle;
+            self.exhaust(now, runner);
         }
     }
 
@@ -257,8 +280,7 @@ impl Core {
                 return;
             }
         }
-        self.accounts[self.payer].throttled = true;
-        self.reschedule = true;
+        self.throttle(self.payer);
     }
 
     fn set_timer(&mut self, now: u64, allowance: i64) {
@@ -266,20 +288,17 @@ impl Core {
         if allowance != i64::MAX {
             deadline = deadline.min(now.saturating_add_signed(allowance));
         }
-        for (_, account) in self.throttled() {
-            deadline = deadline.min(account.period_end);
-        }
+        deadline = deadline.min(self.clock.refill);
         if deadline < self.clock.armed {
             self.clock.arm(now, deadline);
         }
     }
 
-    fn throttled(&self) -> impl Iterator<Item = (u8, &crate::object::Account)> {
-        let active = self.active;
-        self.accounts
-            .iter()
-            .take(if active == 0 { 0 } else { ACCOUNTS })
-            .filter(move |(index, account)| account.throttled && active >> (index & 63) & 1 != 0)
+    fn throttle(&mut self, index: u8) {
+        let account = &mut self.accounts[index];
+        account.throttled = true;
+        self.clock.refill = self.clock.refill.min(account.period_end);
+        self.reschedule = true;
     }
 
     /// The local APIC's timer fired: expire timers, refill accounts, end the slice.
@@ -287,14 +306,13 @@ impl Core {
         let now = cpu::tsc();
         self.clock.armed = u64::MAX;
         self.charge(now);
+        self.clock.look = true;
         while let Some((holder, bits)) = self.timers.expired(now) {
             self.notify(holder, bits);
         }
-        let over: u64 = self
-            .throttled()
-            .filter(|(_, account)| now >= account.period_end)
-            .fold(0, |set, (index, _)| set | 1u64 << (index & 63));
-        if over != 0 {
+        if now >= self.clock.refill {
+            // Those that are throttled still say so again in `pick`.
+            self.clock.refill = u64::MAX;
             self.reschedule = true;
         }
         if self.accounts[self.payer].slice_left <= 0 {

@@ -86,6 +86,18 @@ pub unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
     unsafe { core::ptr::copy_nonoverlapping(from, to, length) };
 }
 
+/// Copy 8-byte words with one string instruction.
+///
+/// # Safety
+/// As [`copy`]; the memory may be shared with a partition that does not run.
+#[inline(always)]
+pub unsafe fn copy_words(from: *const u64, to: *mut u64, words: usize) {
+    // SAFETY: by the caller's promise; the direction flag is clear in the core (entry code).
+    unsafe {
+        asm!("rep movsq", inout("rcx") words => _, inout("rsi") from => _, inout("rdi") to => _, options(nostack, preserves_flags));
+    }
+}
+
 /// Read `width` (1, 2, 4) bytes from a port.
 ///
 /// # Safety

@@ -241,13 +241,13 @@ pub unsafe fn try_set_msr(number: u32, value: u64) -> bool {
     done != 0
 }
 
-extern "sysv64" fn enter(kind: u64, vector: u64, error: u64) -> ! {
-    let cause = match kind {
-        0 => Cause::Call,
-        _ if vector < 32 => Cause::Exception(vector as u8, error as u32),
-        _ => Cause::Interrupt(vector as u8),
-    };
-    crate::entry(cause)
+extern "sysv64" fn enter_call() -> ! {
+    crate::entry(Cause::Call)
+}
+
+extern "sysv64" fn enter_interrupt(vector: u64, error: u64) -> ! {
+    let vector = vector as u8;
+    crate::entry(if vector < 32 { Cause::Exception(vector, error as u32) } else { Cause::Interrupt(vector) })
 }
 
 extern "sysv64" fn trap(vector: u64, error: u64, rip: u64) -> ! {
@@ -281,8 +281,7 @@ entry_call:
     mov [rsp + 136], rax
     mov qword ptr [rsp + 144], 0
     mov rsp, gs:[24]
-    xor edi, edi
-    call {enter}
+    call {enter_call}
     ud2
 
 entry_interrupt:                    // vector, error, rip, cs, rflags, rsp, ss
@@ -316,11 +315,10 @@ entry_interrupt:                    // vector, error, rip, cs, rflags, rsp, ss
     mov rbx, [rsp + 40]
     mov [rax + 136], rbx
     mov qword ptr [rax + 144], 1
-    mov edi, 1
-    mov rsi, [rsp]
-    mov rdx, [rsp + 8]
+    mov rdi, [rsp]
+    mov rsi, [rsp + 8]
     mov rsp, gs:[24]
-    call {enter}
+    call {enter_interrupt}
     ud2
 2:  cmp qword ptr [rsp], 32
     jae 3f
@@ -391,7 +389,8 @@ entry_stubs:
     .set vector, vector + 1
     .endr
     "#,
-    enter = sym enter,
+    enter_call = sym enter_call,
+    enter_interrupt = sym enter_interrupt,
     trap = sym trap,
     per_cpu = sym PER_CPU,
 );

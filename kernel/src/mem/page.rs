@@ -85,15 +85,10 @@ impl CorePage {
     /// to the page.
     #[inline]
     pub fn copy_words(self, from: usize, target: Self, to: usize, words: usize) {
-        let room = 512usize.wrapping_sub((from & 0xff8).max(to & 0xff8) >> 3);
+        let words = words.min(512usize.wrapping_sub((from & 0xff8).max(to & 0xff8) >> 3));
         let source = (self.0 as usize | from & 0xff8) as *const u64;
         let target = (target.0 as usize | to & 0xff8) as *mut u64;
-        for index in 0..words.min(room) {
-            let (source, target) = (source.wrapping_add(index), target.wrapping_add(index));
-            // SAFETY: INV-CORE-PAGE; index is below the room left in the source page.
-            let word = unsafe { source.read_volatile() };
-            // SAFETY: INV-CORE-PAGE; index is below the room left in the target page.
-            unsafe { target.write_volatile(word) };
-        }
+        // SAFETY: INV-CORE-PAGE; both ranges end in their pages.
+        unsafe { crate::arch::cpu::copy_words(source, target, words) };
     }
 }

@@ -10,6 +10,7 @@ use crate::object::partition::queue;
 use crate::object::vm::{Access, Exit};
 use crate::state::Core;
 use portcullis_ipc::exit::{Reason, event, io, window};
+use portcullis_ipc::port::PORT;
 use portcullis_ipc::record::cause;
 
 /// Exit codes (APM volume 2, appendix C); compared in 32 bits, because one emulator stores no more.
@@ -113,12 +114,11 @@ impl Core {
         let block = self.vcpus[vcpu].control;
         let info = block.word(at::EXIT_INFO_1);
         let next_rip = block.word(at::EXIT_INFO_2);
-        let word = io_word(info);
-        if word & io::STRING == 0 && self.is_backdoor(vcpu, word as u16) {
-            let width = (word >> io::WIDTH_SHIFT) as u8;
-            self.port_exit(vcpu, Access { width, input: word & io::INPUT != 0, next_rip });
+        // Exact port, neither string nor REP; then the magic decides.
+        if info & 0xffff_000c == u64::from(PORT) << 16 && self.is_backdoor(vcpu, PORT) {
+            self.port_exit(vcpu, Access { width: (info >> 4 & 7) as u8, input: info & 1 != 0, next_rip });
         } else {
-            self.exit(vcpu, Exit { reason: Reason::Io, qualification: [word, 0, 0], next_rip });
+            self.exit(vcpu, Exit { reason: Reason::Io, qualification: [io_word(info), 0, 0], next_rip });
         }
     }
 
