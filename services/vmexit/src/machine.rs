@@ -134,11 +134,20 @@ impl<H: Host> Machine<H> {
     ///
     /// An instruction that is none of them was changed after the exit: the guest runs what stands there
     /// now.
-    pub(crate) fn next(&mut self, vcpu: u16, page: &mut ExitPage, candidates: &[Expected]) -> Step<(u64, Mnemonic)> {
+    pub(crate) fn next(
+        &mut self,
+        vcpu: u16,
+        page: &mut ExitPage,
+        candidates: &[Expected],
+        groups: u32,
+    ) -> Step<(u64, Mnemonic)> {
         if let ([only], true) = (candidates, page.next_rip != 0) {
+            if groups != 0 {
+                self.host.fetch(vcpu, page, groups);
+            }
             return Ok((page.next_rip, only.mnemonic));
         }
-        let bytes = self.bytes(vcpu, page)?;
+        let bytes = self.bytes(vcpu, page, groups)?;
         let (length, mnemonic) = length(&bytes, page.rip, candidates).ok_or(Resume::ENTER)?;
         Ok((after(page, length, bytes.bits), mnemonic))
     }
