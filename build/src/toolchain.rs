@@ -8,7 +8,7 @@
 
 use crate::process;
 use crate::workspace::{self, TARGET};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// Oldest compiler that builds the workspace (`rust-version` in Cargo.toml).
@@ -113,27 +113,19 @@ pub fn rustup_may_install() -> bool {
 #[derive(Clone, Debug)]
 pub struct Toolchain {
     choice: Choice,
-    sysroot: PathBuf,
 }
 
 impl Toolchain {
     /// Looks at the machine and chooses.
     pub fn detect() -> Result<Self, Error> {
-        let (current_root, current) = probe(Path::new("rustc"));
-        let (debian_root, debian) = probe(Path::new("/usr/bin/rustc"));
+        let (current, debian) = (probe(Path::new("rustc")), probe(Path::new("/usr/bin/rustc")));
         let choice = choose(current, debian, process::find("ld").is_some(), rustup_may_install())?;
-        let sysroot = if choice.debian { debian_root } else { current_root };
-        Ok(Self { choice, sysroot })
+        Ok(Self { choice })
     }
 
     /// What was chosen.
     pub fn choice(&self) -> Choice {
         self.choice
-    }
-
-    /// Root of the chosen toolchain.
-    pub fn sysroot(&self) -> &Path {
-        &self.sysroot
     }
 
     /// `cargo <verb>` of this toolchain in the workspace, for the host or with [`Self::for_metal`].
@@ -180,24 +172,20 @@ impl Toolchain {
     }
 }
 
-/// The sysroot of a compiler and what lies in it.
-fn probe(rustc: &Path) -> (PathBuf, Found) {
-    let Ok(text) = process::output(Command::new(rustc).args(["--version", "--verbose"]), "rustc") else {
-        return (PathBuf::new(), Found::default());
+/// What lies in the sysroot of a compiler.
+fn probe(rustc: &Path) -> Found {
+    let ask = |arguments: &[&str]| process::output(Command::new(rustc).args(arguments), "rustc");
+    let (Ok(text), Ok(sysroot)) = (ask(&["--version", "--verbose"]), ask(&["--print", "sysroot"])) else {
+        return Found::default();
     };
-    let Ok(sysroot) = process::output(Command::new(rustc).args(["--print", "sysroot"]), "rustc") else {
-        return (PathBuf::new(), Found::default());
-    };
-    let sysroot = PathBuf::from(sysroot.trim());
-    let rustlib = sysroot.join("lib/rustlib");
+    let rustlib = Path::new(sysroot.trim()).join("lib/rustlib");
     let host = text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default();
-    let found = Found {
+    Found {
         version: version(&text),
         prebuilt_core: rustlib.join(TARGET).join("lib").is_dir(),
         library_source: rustlib.join("src/rust/library/Cargo.lock").is_file(),
         rust_lld: rustlib.join(host).join("bin/rust-lld").is_file(),
-    };
-    (sysroot, found)
+    }
 }
 
 /// Major and minor version in the output of `rustc --version --verbose`.
