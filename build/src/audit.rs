@@ -10,7 +10,7 @@ pub mod rules;
 pub mod subject;
 pub mod walk;
 
-pub use inspect::{Found, inspect};
+pub use inspect::{Found, Scene, capture, inspect};
 
 use crate::emulator::Event;
 use crate::emulator::command::{MEMORY_MIB, Machine};

@@ -3,9 +3,10 @@
 //!
 //! [`directives`] reads how a system wants to be tested from its manifest, [`judge`] decides from lines
 //! alone, [`trial`] boots, [`spoil`] makes images that must be
-//! refused. The guests and partitions that run inside lie in `guests/` and `partitions/`.
+//! refused, [`plant`] breaches that an audit must notice. The guests and partitions that run inside lie in `guests/` and `partitions/`.
 
 pub mod directives;
 pub mod judge;
+pub mod plant;
 pub mod spoil;
 pub mod trial;

@@ -47,9 +47,7 @@ impl Report {
 
 /// Boots `image` as the directives say and judges it. An error is one of the harness, not of the system.
 pub fn run(image: &Image, directives: &Directives) -> anyhow::Result<Report> {
-    let machine =
-        Machine { boot: boot(image, directives)?, memory_mib: directives.memory_mib, icount: directives.icount };
-    let mut session = Session::start(&machine, image, directives.limit)?;
+    let mut session = start(image, directives)?;
     let mut listener = Listener::new(directives);
     let verdict = listener.listen(&mut session);
     if verdict != Verdict::Pass {
@@ -60,6 +58,22 @@ pub fn run(image: &Image, directives: &Directives) -> anyhow::Result<Report> {
     let rest = listener.com1.rest();
     listener.transcript.extend((!rest.is_empty()).then_some(rest));
     Ok(Report { verdict, transcript: listener.transcript })
+}
+
+/// Boots `image` until it has passed as the directives say, and captures it for an audit.
+pub fn capture(image: &Image, directives: &Directives) -> anyhow::Result<audit::Scene> {
+    let mut session = start(image, directives)?;
+    if let Verdict::Fail(why) = Listener::new(directives).listen(&mut session) {
+        anyhow::bail!(why);
+    }
+    let snapshot = session.snapshot()?;
+    audit::capture(session.emulator(), snapshot, image)
+}
+
+fn start(image: &Image, directives: &Directives) -> anyhow::Result<Session> {
+    let boot = boot(image, directives)?;
+    let machine = Machine { boot, memory_mib: directives.memory_mib, icount: directives.icount };
+    Session::start(&machine, image, directives.limit)
 }
 
 fn boot(image: &Image, directives: &Directives) -> anyhow::Result<Boot> {

@@ -1,12 +1,12 @@
 //! The demonstration system booted in each way that is supported, and refused with one clear line for
-//! each way in which its image can be bad.
+//! each way in which its image can be bad; and its audit, which must be able to fail.
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use portcullis_build::image::{self, Image};
 use portcullis_build::{setup, workspace};
 use portcullis_qemu_tests::directives::{By, Directives};
 use portcullis_qemu_tests::spoil::{self, Spoiled};
-use portcullis_qemu_tests::trial;
+use portcullis_qemu_tests::{plant, trial};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -37,7 +37,8 @@ fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
     let refusal = |one: &'static Spoiled| -> (String, Run) {
         (format!("refuse::{}", one.name), Box::new(move |image| refuses(image, one)))
     };
-    let all = ways.into_iter().map(boot).chain(spoil::ALL.iter().map(refusal));
+    let planted: (String, Run) = ("audit::notices-every-planted-breach".into(), Box::new(notices));
+    let all = ways.into_iter().map(boot).chain(spoil::ALL.iter().map(refusal)).chain([planted]);
     Ok(all.map(|(name, run)| trial(name, image.clone(), run)).collect())
 }
 
@@ -55,14 +56,24 @@ fn demo() -> anyhow::Result<Image> {
     image::make(&workspace::demo_manifest(), Some(&out), "info")
 }
 
+/// Expectations of the demonstration.
+fn directives() -> Directives {
+    let (limit, expect) = (Duration::from_secs(90), vec![DEMO_DONE.into()]);
+    Directives { limit, expect, ..Directives::default() }
+}
+
+/// The audit of the system as it runs finds nothing, and each planted breach.
+fn notices(image: &Image) -> anyhow::Result<()> {
+    let mut scene = trial::capture(&copy(image, "planted", |_| ())?, &directives())?;
+    let found = scene.judge().breaches;
+    anyhow::ensure!(found.is_empty(), "the system is not sound to begin with: {}", found[0]);
+    let missed: Vec<String> = plant::ALL.iter().filter_map(|one| plant::notice(&mut scene, one).err()).collect();
+    anyhow::ensure!(missed.is_empty(), "{}", missed.join("\n"));
+    Ok(())
+}
+
 fn boots(image: &Image, boot: By) -> anyhow::Result<()> {
-    let directives = Directives {
-        boot,
-        memory_mib: 512,
-        limit: Duration::from_secs(90),
-        expect: vec![DEMO_DONE.into()],
-        ..Directives::default()
-    };
+    let directives = Directives { boot, memory_mib: 512, ..directives() };
     // The two ISO trials write the same tree, so each has a copy of the image of its own.
     judged(&copy(image, &format!("boot-{boot:?}"), |_| ())?, &directives)
 }

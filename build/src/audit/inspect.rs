@@ -21,34 +21,62 @@ pub struct Found {
     pub extent: Extent,
 }
 
+/// Everything that an audit judges.
+pub struct Scene {
+    /// RAM.
+    pub memory: Vec<u8>,
+    /// Control registers of the processors, none of them inside a guest.
+    pub control: Vec<Control>,
+    /// Roots and owners.
+    pub subject: Subject,
+}
+
+impl Scene {
+    /// Judges it.
+    pub fn judge(&self) -> Found {
+        let (breaches, extent) = rules::check(Memory(&self.memory), &self.subject, &self.control);
+        Found { breaches, extent }
+    }
+}
+
 /// How often a machine that was caught inside a guest runs on for a moment.
 const TRIES: u32 = 200;
 
 /// Audits the machine. `snapshot` was taken while it stood still; if a guest ran then, so that the
 /// registers are the guest's, the machine runs on until it is caught outside.
-pub fn inspect(emulator: &mut Emulator, mut snapshot: Snapshot, image: &Image) -> anyhow::Result<Found> {
+pub fn inspect(emulator: &mut Emulator, snapshot: Snapshot, image: &Image) -> anyhow::Result<Found> {
+    Ok(capture(emulator, snapshot, image)?.judge())
+}
+
+/// Captures the machine outside its guests; see [`inspect`].
+pub fn capture(emulator: &mut Emulator, snapshot: Snapshot, image: &Image) -> anyhow::Result<Scene> {
     let elf = std::fs::read(workspace::metal_elf(CORE)).context("the core's ELF cannot be read")?;
     let bundle = std::fs::read(&image.bundle).context("the system image cannot be read")?;
     let bundle = Bundle::read(&bundle)?;
-    let mut subject = record::read(&elf, Memory(&snapshot.memory), &bundle)?;
-    let mut control = registers::parse(&snapshot.registers)?;
+    let scene = |snapshot: Snapshot| -> anyhow::Result<Scene> {
+        let subject = record::read(&elf, Memory(&snapshot.memory), &bundle)?;
+        let control = registers::parse(&snapshot.registers)?;
+        Ok(Scene { memory: snapshot.memory, control, subject })
+    };
+    let mut scene_now = scene(snapshot)?;
     for _ in 0..TRIES {
-        if control.iter().all(|processor| is_host(&subject, processor)) {
-            let (breaches, extent) = rules::check(Memory(&snapshot.memory), &subject, &control);
-            return Ok(Found { breaches, extent });
+        if outside(&scene_now.subject, &scene_now.control) {
+            return Ok(scene_now);
         }
         emulator.run_for(Duration::from_micros(300))?;
-        control = registers::parse(&emulator.monitor().human("info registers -a")?)?;
-        if control.iter().all(|processor| is_host(&subject, processor)) {
-            snapshot = emulator.snapshot()?;
-            subject = record::read(&elf, Memory(&snapshot.memory), &bundle)?;
+        let control = registers::parse(&emulator.monitor().human("info registers -a")?)?;
+        if outside(&scene_now.subject, &control) {
+            scene_now = scene(emulator.snapshot()?)?;
         }
     }
     bail!("the machine was caught inside a guest {TRIES} times in a row: its control registers cannot be read")
 }
 
-/// True when the processor translates with one of the core's host tables.
-fn is_host(subject: &Subject, processor: &Control) -> bool {
-    let host = subject.spaces.iter().filter(|space| !matches!(space.kind, Kind::Vm(_)));
-    host.into_iter().any(|space| space.root == processor.cr3 & !0xfff)
+/// True when every processor translates with one of the core's host tables.
+fn outside(subject: &Subject, control: &[Control]) -> bool {
+    let is_host = |processor: &Control| {
+        let mut host = subject.spaces.iter().filter(|space| !matches!(space.kind, Kind::Vm(_)));
+        host.any(|space| space.root == processor.cr3 & !0xfff)
+    };
+    control.iter().all(is_host)
 }

@@ -71,6 +71,20 @@ pub fn walk(memory: Memory<'_>, root: u64) -> Tree {
     tree
 }
 
+/// Address of the entry that maps the 4 KiB page at `address` below `root`; `None` where a larger page or
+/// nothing does.
+pub fn leaf_entry(memory: Memory<'_>, root: u64, address: u64) -> Option<u64> {
+    let mut frame = root & ADDRESS;
+    for level in (2..=4u32).rev() {
+        let entry = memory.word(frame + (address >> (12 + 9 * (level - 1)) & 511) * 8)?;
+        if entry & PRESENT == 0 || entry & LARGE != 0 {
+            return None;
+        }
+        frame = entry & ADDRESS;
+    }
+    Some(frame + (address >> 12 & 511) * 8)
+}
+
 fn table(memory: Memory<'_>, frame: u64, level: u32, base: u64, rights: Rights, tree: &mut Tree) {
     let looping = tree.tables.len() > memory.0.len() / 4096;
     if looping || memory.bytes(frame, 4096).is_none() {
@@ -147,6 +161,16 @@ mod tests {
         let tree = walk(image.memory(), root);
         let found: Vec<_> = tree.mappings.iter().map(|m| (m.address, m.physical, m.pages)).collect();
         assert_eq!(found, [(0xffff_ff80_0020_0000, 0x20_0000, 512), (0xffff_ff80_4000_0000, 0x4000_0000, 512 * 512)]);
+    }
+
+    #[test]
+    fn the_entry_of_a_page_is_where_the_walk_finds_its_mapping() {
+        let mut image = Image::new(16);
+        let root = image.table();
+        image.map(root, 0x4000_3000, 0x9000, U | NX);
+        let entry = leaf_entry(image.memory(), root, 0x4000_3000).unwrap();
+        assert_eq!(image.memory().word(entry), Some(0x9000 | U | NX | P));
+        assert_eq!(leaf_entry(image.memory(), root, 0x8000_0000), None);
     }
 
     #[test]
