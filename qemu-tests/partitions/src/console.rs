@@ -35,17 +35,10 @@ impl Console {
     pub fn find() -> Self {
         let sink = match (Ports::find("com1"), handle::endpoint("link")) {
             (Some(ports), _) => Sink::Ports(ports),
-            (None, Some(endpoint)) => Sink::Link {
-                endpoint,
-                sequence: 0,
-            },
+            (None, Some(endpoint)) => Sink::Link { endpoint, sequence: 0 },
             (None, None) => Sink::Nothing,
         };
-        Self {
-            sink,
-            line: [0; CONSOLE_BYTES],
-            length: 0,
-        }
+        Self { sink, line: [0; CONSOLE_BYTES], length: 0 }
     }
 
     /// Prints one line.
@@ -69,10 +62,7 @@ impl Console {
             }
             Sink::Link { endpoint, sequence } => {
                 *sequence += 1;
-                let request = ConsoleWrite {
-                    sequence: *sequence,
-                    bytes,
-                };
+                let request = ConsoleWrite { sequence: *sequence, bytes };
                 // Repeating is harmless: the sequence says that it is the same text.
                 let _ = endpoint.call_idempotent(&request);
             }

@@ -24,23 +24,11 @@ pub struct Fault {
 }
 
 const fn exception(name: &'static str, vector: u8, code: Option<u32>, run: fn()) -> Fault {
-    Fault {
-        name,
-        run,
-        cause: cause::EXCEPTION,
-        detail: Some(vector),
-        code,
-    }
+    Fault { name, run, cause: cause::EXCEPTION, detail: Some(vector), code }
 }
 
 const fn misused(name: &'static str, call: Call, code: u32, run: fn()) -> Fault {
-    Fault {
-        name,
-        run,
-        cause: cause::MISUSE,
-        detail: Some(call as u8),
-        code: Some(code),
-    }
+    Fault { name, run, cause: cause::MISUSE, detail: Some(call as u8), code: Some(code) }
 }
 
 /// A slot that no manifest of a test fills.
@@ -52,22 +40,10 @@ const USER_WRITE: u32 = 7;
 pub static FAULTS: &[Fault] = &[
     exception("read at 0", 14, None, || read(0)),
     exception("read of the core", 14, None, || read(0x20_0000)),
-    exception(
-        "read above the segments",
-        14,
-        Some(USER_NOT_PRESENT),
-        || read(0x6fff_f000),
-    ),
-    exception("read at a non-canonical address", 13, Some(0), || {
-        read(1 << 47)
-    }),
+    exception("read above the segments", 14, Some(USER_NOT_PRESENT), || read(0x6fff_f000)),
+    exception("read at a non-canonical address", 13, Some(0), || read(1 << 47)),
     exception("write to code", 14, Some(USER_WRITE), || write(USER_BASE)),
-    exception(
-        "write to the information page",
-        14,
-        Some(USER_WRITE),
-        || write(INFO_PAGE),
-    ),
+    exception("write to the information page", 14, Some(USER_WRITE), || write(INFO_PAGE)),
     exception("jump to data", 14, Some(0x15), jump_to_data),
     exception("stack overflow", 14, Some(6), || {
         recurse(u64::MAX);
@@ -85,17 +61,11 @@ pub static FAULTS: &[Fault] = &[
     // SAFETY: as above.
     exception("hlt", 13, Some(0), || unsafe { asm!("hlt") }),
     // SAFETY: as above.
-    exception("in without a capability", 13, Some(0), || unsafe {
-        asm!("in al, dx", in("dx") 0x3f8u16, out("al") _)
-    }),
+    exception("in without a capability", 13, Some(0), || unsafe { asm!("in al, dx", in("dx") 0x3f8u16, out("al") _) }),
     // SAFETY: as above.
-    exception("rdmsr", 13, Some(0), || unsafe {
-        asm!("rdmsr", in("ecx") 0xc000_0080u32, out("eax") _, out("edx") _)
-    }),
+    exception("rdmsr", 13, Some(0), || unsafe { asm!("rdmsr", in("ecx") 0xc000_0080u32, out("eax") _, out("edx") _) }),
     // SAFETY: as above.
-    exception("mov from cr3", 13, Some(0), || unsafe {
-        asm!("mov {}, cr3", out(reg) _)
-    }),
+    exception("mov from cr3", 13, Some(0), || unsafe { asm!("mov {}, cr3", out(reg) _) }),
     // SAFETY: as above.
     exception("int 0x80", 13, None, || unsafe { asm!("int 0x80") }),
     // SAFETY: as above; the trap comes after the instruction that follows POPFQ, the system call's included.
@@ -116,226 +86,76 @@ pub static FAULTS: &[Fault] = &[
         detail: None,
         code: Some(misuse::NUMBER),
     },
-    misused("call of an empty slot", Call::Call, misuse::SLOT, || {
-        with_header(Header::default(), EMPTY)
+    misused("call of an empty slot", Call::Call, misuse::SLOT, || with_header(Header::default(), EMPTY)),
+    misused("call of a slot of another kind", Call::Call, misuse::SLOT, || {
+        with_header(Header::default(), slot("timer", kind::TIMER))
     }),
-    misused(
-        "call of a slot of another kind",
-        Call::Call,
-        misuse::SLOT,
-        || with_header(Header::default(), slot("timer", kind::TIMER)),
-    ),
-    misused("call of slot 65535", Call::Call, misuse::SLOT, || {
-        with_header(Header::default(), 0xffff)
-    }),
+    misused("call of slot 65535", Call::Call, misuse::SLOT, || with_header(Header::default(), 0xffff)),
     misused("call with 257 bytes", Call::Call, misuse::HEADER, || {
-        with_header(
-            Header {
-                length: 257,
-                ..Header::default()
-            },
-            peer(),
-        )
+        with_header(Header { length: 257, ..Header::default() }, peer())
     }),
     misused("call with 5 leases", Call::Call, misuse::HEADER, || {
-        with_header(
-            Header {
-                leases: 5,
-                ..Header::default()
-            },
-            peer(),
-        )
+        with_header(Header { leases: 5, ..Header::default() }, peer())
     }),
-    misused("lease of the core", Call::Call, misuse::LEASE, || {
-        lend(0x20_0000, 4096, rights::READ)
+    misused("lease of the core", Call::Call, misuse::LEASE, || lend(0x20_0000, 4096, rights::READ)),
+    misused("lease that wraps around", Call::Call, misuse::LEASE, || lend(u64::MAX - 100, 4096, rights::READ)),
+    misused("lease over 1 MiB", Call::Call, misuse::LEASE, || lend(USER_BASE, (1 << 20) + 1, rights::READ)),
+    misused("lease of code for writing", Call::Call, misuse::LEASE, || lend(USER_BASE, 64, rights::WRITE)),
+    misused("reply to nobody", Call::ReplyWait, misuse::PROTOCOL, || raw(Call::ReplyWait as u64, [u64::MAX, 0, 0, 0])),
+    misused("notify of an empty slot", Call::Notify, misuse::SLOT, || {
+        raw(Call::Notify as u64, [EMPTY | 1 << 32, 1, 0, 0])
     }),
-    misused("lease that wraps around", Call::Call, misuse::LEASE, || {
-        lend(u64::MAX - 100, 4096, rights::READ)
+    misused("notify of foreign bits", Call::Notify, misuse::RIGHT, || {
+        raw(Call::Notify as u64, [slot("note", kind::NOTIFICATION) | 1 << 32, u64::MAX, 0, 0]);
     }),
-    misused("lease over 1 MiB", Call::Call, misuse::LEASE, || {
-        lend(USER_BASE, (1 << 20) + 1, rights::READ)
+    misused("lease read into code", Call::LeaseRead, misuse::MEMORY, || {
+        raw(Call::LeaseRead as u64, [0, 0, USER_BASE, 8]);
     }),
-    misused(
-        "lease of code for writing",
-        Call::Call,
-        misuse::LEASE,
-        || lend(USER_BASE, 64, rights::WRITE),
-    ),
-    misused("reply to nobody", Call::ReplyWait, misuse::PROTOCOL, || {
-        raw(Call::ReplyWait as u64, [u64::MAX, 0, 0, 0])
+    misused("lease write from the core", Call::LeaseWrite, misuse::MEMORY, || {
+        raw(Call::LeaseWrite as u64, [0, 0, 0x20_0000, 8]);
     }),
-    misused(
-        "notify of an empty slot",
-        Call::Notify,
-        misuse::SLOT,
-        || raw(Call::Notify as u64, [EMPTY | 1 << 32, 1, 0, 0]),
-    ),
-    misused(
-        "notify of foreign bits",
-        Call::Notify,
-        misuse::RIGHT,
-        || {
-            raw(
-                Call::Notify as u64,
-                [slot("note", kind::NOTIFICATION) | 1 << 32, u64::MAX, 0, 0],
-            );
-        },
-    ),
-    misused(
-        "lease read into code",
-        Call::LeaseRead,
-        misuse::MEMORY,
-        || {
-            raw(Call::LeaseRead as u64, [0, 0, USER_BASE, 8]);
-        },
-    ),
-    misused(
-        "lease write from the core",
-        Call::LeaseWrite,
-        misuse::MEMORY,
-        || {
-            raw(Call::LeaseWrite as u64, [0, 0, 0x20_0000, 8]);
-        },
-    ),
-    misused(
-        "lease copy of 4097 bytes",
-        Call::LeaseWrite,
-        misuse::ARGUMENT,
-        || {
-            raw(Call::LeaseWrite as u64, [0, 0, USER_BASE, 4097]);
-        },
-    ),
-    misused(
-        "resume without a VM",
-        Call::VcpuResume,
-        misuse::SLOT,
-        || raw(Call::VcpuResume as u64, [EMPTY, Resume::ENTER, 0, 0]),
-    ),
-    misused("fetch without a VM", Call::VcpuFetch, misuse::SLOT, || {
-        raw(Call::VcpuFetch as u64, [EMPTY, 1, 0, 0])
+    misused("lease copy of 4097 bytes", Call::LeaseWrite, misuse::ARGUMENT, || {
+        raw(Call::LeaseWrite as u64, [0, 0, USER_BASE, 4097]);
     }),
-    misused(
-        "recall without a VM",
-        Call::VcpuRecall,
-        misuse::SLOT,
-        || raw(Call::VcpuRecall as u64, [EMPTY, 0, 0, 0]),
-    ),
-    misused(
-        "protect without a VM",
-        Call::VmProtect,
-        misuse::SLOT,
-        || raw(Call::VmProtect as u64, [EMPTY, 0, 1, 1]),
-    ),
-    misused("answer without a VM", Call::VmAnswer, misuse::SLOT, || {
-        raw(Call::VmAnswer as u64, [EMPTY, 0, 0, 0])
+    misused("resume without a VM", Call::VcpuResume, misuse::SLOT, || {
+        raw(Call::VcpuResume as u64, [EMPTY, Resume::ENTER, 0, 0])
     }),
-    misused("port in an empty slot", Call::PortIo, misuse::SLOT, || {
-        raw(Call::PortIo as u64, [EMPTY, 0x3f8, 0, 1])
+    misused("fetch without a VM", Call::VcpuFetch, misuse::SLOT, || raw(Call::VcpuFetch as u64, [EMPTY, 1, 0, 0])),
+    misused("recall without a VM", Call::VcpuRecall, misuse::SLOT, || raw(Call::VcpuRecall as u64, [EMPTY, 0, 0, 0])),
+    misused("protect without a VM", Call::VmProtect, misuse::SLOT, || raw(Call::VmProtect as u64, [EMPTY, 0, 1, 1])),
+    misused("answer without a VM", Call::VmAnswer, misuse::SLOT, || raw(Call::VmAnswer as u64, [EMPTY, 0, 0, 0])),
+    misused("port in an empty slot", Call::PortIo, misuse::SLOT, || raw(Call::PortIo as u64, [EMPTY, 0x3f8, 0, 1])),
+    misused("port below the range", Call::PortIo, misuse::RIGHT, || port(0x2e7, 1)),
+    misused("port at the end of the range, 4 bytes", Call::PortIo, misuse::RIGHT, || port(0x2ef, 4)),
+    misused("port access of 3 bytes", Call::PortIo, misuse::ARGUMENT, || port(0x2e8, 3)),
+    misused("port past 16 bits", Call::PortIo, misuse::ARGUMENT, || port(0x1_02e8, 1)),
+    misused("msr read in an empty slot", Call::MsrRead, misuse::SLOT, || {
+        raw(Call::MsrRead as u64, [EMPTY, 0x10, 0, 0])
     }),
-    misused(
-        "port below the range",
-        Call::PortIo,
-        misuse::RIGHT,
-        || port(0x2e7, 1),
-    ),
-    misused(
-        "port at the end of the range, 4 bytes",
-        Call::PortIo,
-        misuse::RIGHT,
-        || port(0x2ef, 4),
-    ),
-    misused(
-        "port access of 3 bytes",
-        Call::PortIo,
-        misuse::ARGUMENT,
-        || port(0x2e8, 3),
-    ),
-    misused("port past 16 bits", Call::PortIo, misuse::ARGUMENT, || {
-        port(0x1_02e8, 1)
+    misused("msr write in an empty slot", Call::MsrWrite, misuse::SLOT, || {
+        raw(Call::MsrWrite as u64, [EMPTY, 0x10, 0, 0])
     }),
-    misused(
-        "msr read in an empty slot",
-        Call::MsrRead,
-        misuse::SLOT,
-        || raw(Call::MsrRead as u64, [EMPTY, 0x10, 0, 0]),
-    ),
-    misused(
-        "msr write in an empty slot",
-        Call::MsrWrite,
-        misuse::SLOT,
-        || raw(Call::MsrWrite as u64, [EMPTY, 0x10, 0, 0]),
-    ),
-    misused(
-        "acknowledge of an empty slot",
-        Call::InterruptAck,
-        misuse::SLOT,
-        || raw(Call::InterruptAck as u64, [EMPTY, 0, 0, 0]),
-    ),
-    misused(
-        "kill without the right",
-        Call::PartitionControl,
-        misuse::RIGHT,
-        || {
-            raw(
-                Call::PartitionControl as u64,
-                [slot("peer", kind::PARTITION) | 1 << 32, control::KILL, 0, 0],
-            );
-        },
-    ),
-    misused(
-        "restart without the right",
-        Call::PartitionControl,
-        misuse::RIGHT,
-        || {
-            raw(
-                Call::PartitionControl as u64,
-                [
-                    slot("peer", kind::PARTITION) | 1 << 32,
-                    control::RESTART,
-                    0,
-                    0,
-                ],
-            );
-        },
-    ),
-    misused(
-        "status in an empty slot",
-        Call::PartitionStatus,
-        misuse::SLOT,
-        || raw(Call::PartitionStatus as u64, [EMPTY, 0, 0, 0]),
-    ),
-    misused(
-        "log frame of 513 bytes",
-        Call::LogWrite,
-        misuse::ARGUMENT,
-        || raw(Call::LogWrite as u64, [513, 0, 0, 0]),
-    ),
-    misused(
-        "log read without the capability",
-        Call::LogRead,
-        misuse::SLOT,
-        || raw(Call::LogRead as u64, [EMPTY, 0, 0, 0]),
-    ),
-    misused(
-        "clock without the capability",
-        Call::ClockSet,
-        misuse::SLOT,
-        || raw(Call::ClockSet as u64, [EMPTY, 1, 1, 0]),
-    ),
-    Fault {
-        name: "abort",
-        run: || syscall::abort(0x1234),
-        cause: cause::ABORTED,
-        detail: None,
-        code: Some(0x1234),
-    },
-    Fault {
-        name: "endless work",
-        run: || forever(),
-        cause: cause::HUNG,
-        detail: None,
-        code: None,
-    },
+    misused("acknowledge of an empty slot", Call::InterruptAck, misuse::SLOT, || {
+        raw(Call::InterruptAck as u64, [EMPTY, 0, 0, 0])
+    }),
+    misused("kill without the right", Call::PartitionControl, misuse::RIGHT, || {
+        raw(Call::PartitionControl as u64, [slot("peer", kind::PARTITION) | 1 << 32, control::KILL, 0, 0]);
+    }),
+    misused("restart without the right", Call::PartitionControl, misuse::RIGHT, || {
+        raw(Call::PartitionControl as u64, [slot("peer", kind::PARTITION) | 1 << 32, control::RESTART, 0, 0]);
+    }),
+    misused("status in an empty slot", Call::PartitionStatus, misuse::SLOT, || {
+        raw(Call::PartitionStatus as u64, [EMPTY, 0, 0, 0])
+    }),
+    misused("log frame of 513 bytes", Call::LogWrite, misuse::ARGUMENT, || raw(Call::LogWrite as u64, [513, 0, 0, 0])),
+    misused("log read without the capability", Call::LogRead, misuse::SLOT, || {
+        raw(Call::LogRead as u64, [EMPTY, 0, 0, 0])
+    }),
+    misused("clock without the capability", Call::ClockSet, misuse::SLOT, || {
+        raw(Call::ClockSet as u64, [EMPTY, 1, 1, 0])
+    }),
+    Fault { name: "abort", run: || syscall::abort(0x1234), cause: cause::ABORTED, detail: None, code: Some(0x1234) },
+    Fault { name: "endless work", run: || forever(), cause: cause::HUNG, detail: None, code: None },
 ];
 
 fn read(address: u64) {
@@ -357,11 +177,7 @@ fn jump_to_data() {
 #[inline(never)]
 fn recurse(depth: u64) -> u64 {
     let filler = core::hint::black_box([depth; 64]);
-    if depth == 0 {
-        0
-    } else {
-        recurse(depth - 1) ^ filler.iter().fold(0, |all, word| all ^ word)
-    }
+    if depth == 0 { 0 } else { recurse(depth - 1) ^ filler.iter().fold(0, |all, word| all ^ word) }
 }
 
 fn forever() {
@@ -396,9 +212,7 @@ pub fn system_call(number: u64, arguments: [u64; 4]) -> (u64, u64) {
 }
 
 fn slot(name: &str, kind: u8) -> u64 {
-    info()
-        .slot(name, kind)
-        .map_or(EMPTY, |found| found.slot.into())
+    info().slot(name, kind).map_or(EMPTY, |found| found.slot.into())
 }
 
 fn peer() -> u64 {
@@ -411,23 +225,10 @@ fn with_header(header: Header, slot: u64) {
 }
 
 fn lend(address: u64, length: u32, rights: u8) {
-    message::leases(&[Lease {
-        address,
-        length,
-        rights: rights.into(),
-    }]);
-    with_header(
-        Header {
-            leases: 1,
-            ..Header::default()
-        },
-        peer(),
-    );
+    message::leases(&[Lease { address, length, rights: rights.into() }]);
+    with_header(Header { leases: 1, ..Header::default() }, peer());
 }
 
 fn port(port: u64, width: u64) {
-    raw(
-        Call::PortIo as u64,
-        [slot("ports", kind::PORTS), port, 0, width],
-    );
+    raw(Call::PortIo as u64, [slot("ports", kind::PORTS), port, 0, width]);
 }

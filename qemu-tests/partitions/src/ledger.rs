@@ -17,9 +17,7 @@ impl Book {
     pub fn open() -> Self {
         let region = state_region("test-ledger", 1, 0, 0);
         let mut buffer = [0; BYTES];
-        let totals = region
-            .read(&mut buffer)
-            .map_or(Ledger::default(), |(_, bytes)| decode(bytes));
+        let totals = region.read(&mut buffer).map_or(Ledger::default(), |(_, bytes)| decode(bytes));
         Self { region, totals }
     }
 
@@ -35,10 +33,7 @@ impl Book {
                 self.totals = next;
             }
         }
-        Appended {
-            last: self.totals.last,
-            dead: 0,
-        }
+        Appended { last: self.totals.last, dead: 0 }
     }
 
     /// What the book says.
@@ -49,29 +44,13 @@ impl Book {
 
 fn encode(totals: &Ledger) -> [u8; BYTES] {
     let mut bytes = [0; BYTES];
-    for (to, word) in
-        bytes
-            .as_chunks_mut::<8>()
-            .0
-            .iter_mut()
-            .zip([totals.last, totals.effects, totals.sum])
-    {
+    for (to, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip([totals.last, totals.effects, totals.sum]) {
         *to = word.to_le_bytes();
     }
     bytes
 }
 
 fn decode(bytes: &[u8]) -> Ledger {
-    let word = |index: usize| {
-        bytes
-            .as_chunks::<8>()
-            .0
-            .get(index)
-            .map_or(0, |chunk| u64::from_le_bytes(*chunk))
-    };
-    Ledger {
-        last: word(0),
-        effects: word(1),
-        sum: word(2),
-    }
+    let word = |index: usize| bytes.as_chunks::<8>().0.get(index).map_or(0, |chunk| u64::from_le_bytes(*chunk));
+    Ledger { last: word(0), effects: word(1), sum: word(2) }
 }

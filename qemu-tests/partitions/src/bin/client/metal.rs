@@ -21,19 +21,11 @@ impl Client {
     /// One exchange: repeats until the ledger has acknowledged it.
     fn exchange(&mut self) -> Done {
         self.sequence += 1;
-        let mut done = Done {
-            sequence: self.sequence,
-            dead: 0,
-            relay_dead: 0,
-            failed: 0,
-        };
+        let mut done = Done { sequence: self.sequence, dead: 0, relay_dead: 0, failed: 0 };
         if let Some(nudge) = &mut self.nudge {
             nudge.notify();
         }
-        let entry = Append {
-            sequence: self.sequence,
-            value: value(self.sequence),
-        };
+        let entry = Append { sequence: self.sequence, value: value(self.sequence) };
         loop {
             match self.relay.call(&entry) {
                 Ok(appended) if appended.last == self.sequence => {
@@ -54,17 +46,9 @@ fn value(sequence: u64) -> u64 {
 }
 
 fn main(_start: Start) -> ! {
-    let Some(relay) = endpoint("relay") else {
-        missing("relay")
-    };
-    let mut client = Client {
-        relay,
-        nudge: Notifier::find("nudge"),
-        sequence: 0,
-    };
-    let Some(mut sweeper) = endpoint("sweeper") else {
-        alone(client)
-    };
+    let Some(relay) = endpoint("relay") else { missing("relay") };
+    let mut client = Client { relay, nudge: Notifier::find("nudge"), sequence: 0 };
+    let Some(mut sweeper) = endpoint("sweeper") else { alone(client) };
     loop {
         syscall::wait(u64::MAX);
         let done = client.exchange();
@@ -78,14 +62,8 @@ fn alone(mut client: Client) -> ! {
     let rounds = pages::info().number("rounds").unwrap_or(100);
     for _ in 0..rounds {
         let done = client.exchange();
-        console.demand(
-            done.failed == 0,
-            format_args!("exchange {}: {} failures", done.sequence, done.failed),
-        );
-        console.demand(
-            done.dead == 0,
-            format_args!("exchange {}: {} dead codes", done.sequence, done.dead),
-        );
+        console.demand(done.failed == 0, format_args!("exchange {}: {} failures", done.sequence, done.failed));
+        console.demand(done.dead == 0, format_args!("exchange {}: {} dead codes", done.sequence, done.dead));
     }
     console.line(format_args!("{rounds} exchanges"));
     console.pass("exchange")

@@ -16,20 +16,13 @@ const LOOK_US: u64 = 200;
 const LOOKS: u32 = 10_000;
 
 fn main(_start: Start) -> ! {
-    let Some(crash) = Partition::all().find(|partition| partition.name == "crash") else {
-        missing("crash")
-    };
-    let Some(tick) = Timer::find("tick") else {
-        missing("tick")
-    };
+    let Some(crash) = Partition::all().find(|partition| partition.name == "crash") else { missing("crash") };
+    let Some(tick) = Timer::find("tick") else { missing("tick") };
     let mut console = Console::find();
     let mut wrong = 0;
     for fault in FAULTS {
         let Some(status) = end_of(&crash, &tick) else {
-            console.fail(format_args!(
-                "crash: \"{}\" did not end the instance",
-                fault.name
-            ))
+            console.fail(format_args!("crash: \"{}\" did not end the instance", fault.name))
         };
         let code = u32::from_le_bytes(status.code);
         let right = fits(fault, &status);
@@ -43,15 +36,9 @@ fn main(_start: Start) -> ! {
             status.phase,
         ));
         let generation = u32::from_le_bytes(status.generation);
-        console.demand(
-            crash.restart(generation),
-            format_args!("crash: no restart after \"{}\"", fault.name),
-        );
+        console.demand(crash.restart(generation), format_args!("crash: no restart after \"{}\"", fault.name));
     }
-    console.demand(
-        wrong == 0,
-        format_args!("crash: {wrong} fault records are wrong"),
-    );
+    console.demand(wrong == 0, format_args!("crash: {wrong} fault records are wrong"));
     console.pass("crash")
 }
 

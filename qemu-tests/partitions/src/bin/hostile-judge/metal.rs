@@ -1,5 +1,5 @@
-//! Capabilities: partition `hostile` with status and kill; notification `go` to a client whose exchanges show that
-//! others live on; timer `tick`; the console. Called by `hostile` (its progress) and by the client
+//! Capabilities: partition `hostile` with status and kill; notification `go` to a client whose exchanges, one for
+//! each look, show that others live on; timer `tick`; the console. Called by `hostile` (its progress) and by the client
 //! (`Done`). Configuration: `operations`; `late`, TSC ticks by which the own timer may be late.
 
 use portcullis_ipc::image::kind;
@@ -46,18 +46,10 @@ struct Judge {
 }
 
 fn main(_start: Start) -> ! {
-    let Some(tick) = Timer::find("tick") else {
-        missing("tick")
-    };
-    let Some(go) = Notifier::find("go") else {
-        missing("go")
-    };
-    let Some(hostile) = Partition::all().find(|partition| partition.name == "hostile") else {
-        missing("hostile")
-    };
-    let slot = info()
-        .slot("hostile", kind::PARTITION)
-        .map_or(0, |found| found.slot);
+    let Some(tick) = Timer::find("tick") else { missing("tick") };
+    let Some(go) = Notifier::find("go") else { missing("go") };
+    let Some(hostile) = Partition::all().find(|partition| partition.name == "hostile") else { missing("hostile") };
+    let slot = info().slot("hostile", kind::PARTITION).map_or(0, |found| found.slot);
     let secrets = core::hint::black_box([secret(); SECRETS]);
     let judge = Judge {
         console: Console::find(),
@@ -80,14 +72,9 @@ fn main(_start: Start) -> ! {
 
 impl Judge {
     fn run(mut self, secrets: &[u64; SECRETS]) -> ! {
-        let (seed, wanted) = (
-            info().number("seed").unwrap_or(1),
-            info().number("operations").unwrap_or(1_000_000),
-        );
-        self.console
-            .line(format_args!("hostile: seed {seed}, {wanted} operations"));
+        let (seed, wanted) = (info().number("seed").unwrap_or(1), info().number("operations").unwrap_or(1_000_000));
+        self.console.line(format_args!("hostile: seed {seed}, {wanted} operations"));
         self.arm();
-        self.go.notify();
         let mut event = syscall::wait(u64::MAX);
         loop {
             event = match event.status() {
@@ -104,9 +91,7 @@ impl Judge {
                     }
                     syscall::wait(u64::MAX)
                 }
-                _ => self
-                    .console
-                    .fail(format_args!("hostile: the judge was told {:#x}", event.raw)),
+                _ => self.console.fail(format_args!("hostile: the judge was told {:#x}", event.raw)),
             };
         }
     }
@@ -119,13 +104,9 @@ impl Judge {
     fn called(&mut self, wanted: u64, secrets: &[u64; SECRETS]) {
         let mut buffer = [0; PAYLOAD];
         let header = message::received_header();
-        let call = Incoming {
-            header,
-            payload: message::received(header.length.into(), &mut buffer),
-        };
+        let call = Incoming { header, payload: message::received(header.length.into(), &mut buffer) };
         if header.key == Done::KEY {
             self.exchanges += 1;
-            self.go.notify();
         } else if header.key == Progress::KEY
             && let Ok(progress) = call.decode::<Progress>()
         {
@@ -136,17 +117,9 @@ impl Judge {
     fn progress(&mut self, progress: &Progress, wanted: u64, secrets: &[u64; SECRETS]) {
         self.asleep = 0;
         let (operations, leaks) = (progress.operations, progress.leaks);
-        let intact = core::hint::black_box(secrets)
-            .iter()
-            .all(|word| *word == secret());
-        self.console.demand(
-            intact,
-            format_args!("hostile: the judge's memory changed after {operations}"),
-        );
-        self.console.demand(
-            leaks == 0,
-            format_args!("hostile: saw a secret, {leaks} times, after {operations}"),
-        );
+        let intact = core::hint::black_box(secrets).iter().all(|word| *word == secret());
+        self.console.demand(intact, format_args!("hostile: the judge's memory changed after {operations}"));
+        self.console.demand(leaks == 0, format_args!("hostile: saw a secret, {leaks} times, after {operations}"));
         if operations >= self.printed + wanted / 10 || operations >= wanted {
             self.printed = operations;
             let record = self.record();
@@ -161,14 +134,9 @@ impl Judge {
         }
         if operations >= wanted {
             let late = info().number("late").unwrap_or(u64::MAX);
-            self.console.demand(
-                self.latest <= late,
-                format_args!("hostile: tick late by {}, allowed {late}", self.latest),
-            );
-            self.console.demand(
-                self.exchanges > 0,
-                format_args!("hostile: nobody else lived"),
-            );
+            self.console
+                .demand(self.latest <= late, format_args!("hostile: tick late by {}, allowed {late}", self.latest));
+            self.console.demand(self.exchanges > 0, format_args!("hostile: nobody else lived"));
             self.console.pass("hostile");
         }
     }
@@ -179,26 +147,15 @@ impl Judge {
 
     fn look(&mut self) {
         self.latest = self.latest.max(tsc().saturating_sub(self.due));
-        self.stalled = if self.exchanges > self.exchanges_seen {
-            0
-        } else {
-            self.stalled + 1
-        };
+        self.stalled = if self.exchanges > self.exchanges_seen { 0 } else { self.stalled + 1 };
         self.exchanges_seen = self.exchanges;
         self.console.demand(
             self.stalled < STALLED,
-            format_args!(
-                "hostile: exchanges beside it stand still at {}",
-                self.exchanges
-            ),
+            format_args!("hostile: exchanges beside it stand still at {}", self.exchanges),
         );
         let record = self.record();
         let restarts = u32::from_le_bytes(record.restarts);
-        self.asleep = if restarts == self.restarts {
-            self.asleep + 1
-        } else {
-            0
-        };
+        self.asleep = if restarts == self.restarts { self.asleep + 1 } else { 0 };
         self.restarts = restarts;
         if self.asleep > ASLEEP && record.state == state::ALIVE {
             let generation = u32::from_le_bytes(record.generation);
@@ -207,6 +164,7 @@ impl Judge {
             }
             self.asleep = 0;
         }
+        self.go.notify();
         self.arm();
     }
 }

@@ -34,9 +34,9 @@ const REPORT: u64 = 10_000;
 /// Operations between two searches for secrets.
 const SEARCH: u64 = 16;
 /// Longest sleep, TSC ticks.
-const NAP: u64 = 20_000;
+const NAP: u64 = 5_000;
 /// Longest time without a system call, rounds of a loop.
-const SPIN: u64 = 200_000;
+const SPIN: u64 = 100_000;
 
 /// Work that was taken and not answered.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,9 +55,7 @@ struct Hostile {
 }
 
 fn slot(name: &str, kind: u8) -> u64 {
-    info()
-        .slot(name, kind)
-        .map_or(63, |found| found.slot.into())
+    info().slot(name, kind).map_or(63, |found| found.slot.into())
 }
 
 fn main(_start: Start) -> ! {
@@ -65,24 +63,13 @@ fn main(_start: Start) -> ! {
     let wanted = number("operations", 1_000_000);
     let saved = load(1);
     let random = Random::new(if saved == 0 { number("seed", 1) } else { saved });
-    let mut hostile = Hostile {
-        random,
-        debt: Debt::Nothing,
-        ledger: 1,
-        peer: 1,
-    };
-    let Some(mut judge) = endpoint("judge") else {
-        missing("judge")
-    };
+    let mut hostile = Hostile { random, debt: Debt::Nothing, ledger: 1, peer: 1 };
+    let Some(mut judge) = endpoint("judge") else { missing("judge") };
     loop {
         let operations = load(0) + 1;
         store(0, operations);
         if operations.is_multiple_of(REPORT) || operations >= wanted {
-            let progress = Progress {
-                operations,
-                leaks: load(2),
-                state: load(1),
-            };
+            let progress = Progress { operations, leaks: load(2), state: load(1) };
             // The judge is never killed; a first call with an old generation is repeated.
             let _ = judge.call_idempotent(&progress);
         }
@@ -150,12 +137,7 @@ impl Hostile {
                 self.raw_header(&header);
                 system_call(
                     Call::Call as u64,
-                    [
-                        slot("ledger", kind::ENDPOINT) | u64::from(self.ledger) << 32,
-                        0,
-                        0,
-                        0,
-                    ],
+                    [slot("ledger", kind::ENDPOINT) | u64::from(self.ledger) << 32, 0, 0, 0],
                 );
             }
         }
@@ -190,21 +172,13 @@ impl Hostile {
     /// Makes sure that the next sleep ends.
     fn alarm(&mut self) {
         let deadline = tsc() + self.random.below(NAP);
-        system_call(
-            Call::TimerSet as u64,
-            [slot("timer", kind::TIMER), deadline, 0, 0],
-        );
+        system_call(Call::TimerSet as u64, [slot("timer", kind::TIMER), deadline, 0, 0]);
     }
 
     fn notify(&mut self) {
-        let generation = if self.random.one_in(4) {
-            self.random.word() as u32
-        } else {
-            self.peer
-        };
+        let generation = if self.random.one_in(4) { self.random.word() as u32 } else { self.peer };
         let id = slot("note", kind::NOTIFICATION) | u64::from(generation) << 32;
-        let (status, value) =
-            system_call(Call::Notify as u64, [id, self.random.below(2) << 8, 0, 0]);
+        let (status, value) = system_call(Call::Notify as u64, [id, self.random.below(2) << 8, 0, 0]);
         if status == Status::Dead as u64 {
             self.peer = value as u32;
         }
@@ -221,28 +195,15 @@ impl Hostile {
     fn call(&mut self) {
         let payload = self.payload();
         let leases = self.random.below(LEASES as u64 + 1) as u8;
-        let key = if self.random.one_in(2) {
-            Totals::KEY
-        } else {
-            self.random.word()
-        };
+        let key = if self.random.one_in(2) { Totals::KEY } else { self.random.word() };
         let length = self.random.below(PAYLOAD as u64 + 1) as u16;
-        let header = Header {
-            key,
-            length,
-            leases,
-            flags: 0,
-            ..Header::default()
-        };
+        let header = Header { key, length, leases, flags: 0, ..Header::default() };
         let lent: [Lease; LEASES] = core::array::from_fn(|_| Lease {
             address: USER_BASE + self.random.below(4096),
             length: self.random.below(4096) as u32,
             rights: rights::READ.into(),
         });
-        message::send(
-            &header,
-            payload.get(..usize::from(length)).unwrap_or_default(),
-        );
+        message::send(&header, payload.get(..usize::from(length)).unwrap_or_default());
         message::leases(&lent);
         let id = slot("ledger", kind::ENDPOINT) | u64::from(self.ledger) << 32;
         let (status, value) = system_call(Call::Call as u64, [id, 0, 0, 0]);
@@ -260,24 +221,14 @@ impl Hostile {
             Debt::Call { .. } => {
                 let payload = self.payload();
                 let length = self.random.below(PAYLOAD as u64 + 1) as u16;
-                let header = Header {
-                    key: self.random.word(),
-                    length,
-                    ..Header::default()
-                };
-                message::send(
-                    &header,
-                    payload.get(..usize::from(length)).unwrap_or_default(),
-                );
+                let header = Header { key: self.random.word(), length, ..Header::default() };
+                message::send(&header, payload.get(..usize::from(length)).unwrap_or_default());
                 system_call(Call::ReplyWait as u64, [mask, 0, 0, 0])
             }
             Debt::Exit => {
                 let word = self.resume_word() | Resume::THEN_WAIT;
                 self.scribble();
-                system_call(
-                    Call::VcpuResume as u64,
-                    [slot("vm", kind::VM), word, mask, 0],
-                )
+                system_call(Call::VcpuResume as u64, [slot("vm", kind::VM), word, mask, 0])
             }
         };
         self.take(event.0);
@@ -285,11 +236,7 @@ impl Hostile {
 
     fn take(&mut self, status: u64) {
         match Status::from_raw(status) {
-            Some(Status::Called) => {
-                self.debt = Debt::Call {
-                    sequence: message::received_header().sequence,
-                }
-            }
+            Some(Status::Called) => self.debt = Debt::Call { sequence: message::received_header().sequence },
             Some(Status::Exited) => self.debt = Debt::Exit,
             Some(Status::Notified) => self.debt = Debt::Nothing,
             _ => {}
@@ -303,27 +250,13 @@ impl Hostile {
     }
 
     fn port(&mut self) {
-        let how = [1, 2, 4, 0x101, 0x102, 0x104]
-            .get(self.random.below(6) as usize)
-            .copied()
-            .unwrap_or(1);
+        let how = [1, 2, 4, 0x101, 0x102, 0x104].get(self.random.below(6) as usize).copied().unwrap_or(1);
         let port = 0x2e8 + self.random.below(5);
-        system_call(
-            Call::PortIo as u64,
-            [
-                slot("ports", kind::PORTS),
-                port,
-                self.random.word() & 0xffff_ffff,
-                how,
-            ],
-        );
+        system_call(Call::PortIo as u64, [slot("ports", kind::PORTS), port, self.random.word() & 0xffff_ffff, how]);
     }
 
     fn status(&mut self) {
-        system_call(
-            Call::PartitionStatus as u64,
-            [slot("peer", kind::PARTITION), 0, 0, 0],
-        );
+        system_call(Call::PartitionStatus as u64, [slot("peer", kind::PARTITION), 0, 0, 0]);
     }
 
     fn fetch(&mut self) {
@@ -333,11 +266,7 @@ impl Hostile {
 
     fn resume_word(&mut self) -> u64 {
         match self.random.below(8) {
-            0 => Resume::port(
-                1 << self.random.below(3),
-                self.random.one_in(2),
-                1 + self.random.below(15) as u8,
-            ),
+            0 => Resume::port(1 << self.random.below(3), self.random.one_in(2), 1 + self.random.below(15) as u8),
             1 => Resume::PARK,
             2 => Resume::YIELD,
             3 => Resume::STOP,
@@ -348,17 +277,10 @@ impl Hostile {
     /// Changes a few fields of the exit page, as it stands or after fetching all of it.
     fn scribble(&mut self) {
         if self.random.one_in(2) {
-            system_call(
-                Call::VcpuFetch as u64,
-                [slot("vm", kind::VM), group::ALL.into(), 0, 0],
-            );
+            system_call(Call::VcpuFetch as u64, [slot("vm", kind::VM), group::ALL.into(), 0, 0]);
         }
         for _ in 0..self.random.below(4) {
-            let offset = if self.random.one_in(4) {
-                self.random.below(512)
-            } else {
-                8 + self.random.below(72)
-            };
+            let offset = if self.random.one_in(4) { self.random.below(512) } else { 8 + self.random.below(72) };
             poke(EXIT_PAGES + offset * 8, self.random.edge());
         }
         let dirty = self.random.word() as u32 & group::ALL;
@@ -385,15 +307,7 @@ impl Hostile {
         let pages = info().page().guest_bytes / PAGE as u64;
         let first = self.random.below(pages);
         let count = self.random.below(pages - first + 1).max(1);
-        system_call(
-            Call::VmProtect as u64,
-            [
-                slot("vm", kind::VM),
-                first * PAGE as u64,
-                count,
-                self.random.below(8),
-            ],
-        );
+        system_call(Call::VmProtect as u64, [slot("vm", kind::VM), first * PAGE as u64, count, self.random.below(8)]);
     }
 
     /// Reads and writes leases of the present caller and of callers long gone.
@@ -404,31 +318,15 @@ impl Hostile {
         let sequence = sequence.wrapping_sub(self.random.below(3) as u32);
         let mut buffer = [0u8; 64];
         let id = lease_id(self.random.below(5) as u16, sequence);
-        let arguments = [
-            id,
-            self.random.below(8192),
-            buffer.as_mut_ptr() as u64,
-            1 + self.random.below(64),
-        ];
-        system_call(
-            if self.random.one_in(2) {
-                Call::LeaseRead
-            } else {
-                Call::LeaseWrite
-            } as u64,
-            arguments,
-        );
+        let arguments = [id, self.random.below(8192), buffer.as_mut_ptr() as u64, 1 + self.random.below(64)];
+        system_call(if self.random.one_in(2) { Call::LeaseRead } else { Call::LeaseWrite } as u64, arguments);
     }
 
     /// Random code and data for the guest, whose memory starts with its first instruction.
     fn guest_memory(&mut self) {
         let words = info().page().guest_bytes / 8;
         for _ in 0..8 {
-            let index = if self.random.one_in(2) {
-                self.random.below(64)
-            } else {
-                self.random.below(words)
-            };
+            let index = if self.random.one_in(2) { self.random.below(64) } else { self.random.below(words) };
             poke(GUEST_BASE + index * 8, self.random.word());
         }
     }

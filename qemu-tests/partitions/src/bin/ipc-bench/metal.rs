@@ -21,36 +21,21 @@ const ROUNDS: usize = 10_000;
 fn main(_start: Start) -> ! {
     let mut console = Console::find();
     for (name, bytes) in [("echo-64", 64u16), ("echo-256", 256)] {
-        let Some(found) = info().slot(name, kind::ENDPOINT) else {
-            missing(name)
-        };
+        let Some(found) = info().slot(name, kind::ENDPOINT) else { missing(name) };
         let id = Id::new(found.slot, 1);
-        message::send(
-            &Header {
-                length: bytes,
-                ..Header::default()
-            },
-            &[0xa5; 256],
-        );
+        message::send(&Header { length: bytes, ..Header::default() }, &[0xa5; 256]);
         let mut samples: Vec<u32> = Vec::with_capacity(ROUNDS);
         for _ in 0..ROUNDS {
             let start = tsc();
             let returned = syscall::call(id);
             let end = tsc();
-            console.demand(
-                returned.ok(),
-                format_args!("bench {name}: status {}", returned.raw),
-            );
+            console.demand(returned.ok(), format_args!("bench {name}: status {}", returned.raw));
             samples.push((end - start) as u32);
         }
         samples.sort_unstable();
         let at = |rank: usize| samples.get(rank).copied().unwrap_or(0);
         console.line(format_args!("bench ipc-{bytes} {}", at(ROUNDS / 2)));
-        console.line(format_args!(
-            "note ipc-{bytes}: least {} p99 {}",
-            at(0),
-            at(ROUNDS * 99 / 100)
-        ));
+        console.line(format_args!("note ipc-{bytes}: least {} p99 {}", at(0), at(ROUNDS * 99 / 100)));
     }
     console.pass("ipc-bench")
 }

@@ -15,30 +15,15 @@ portcullis_runtime::entry!(main);
 const PAUSE_US: u64 = 500;
 
 fn main(_start: Start) -> ! {
-    let Some(hostile) = info().slot("hostile", kind::ENDPOINT) else {
-        missing("hostile")
-    };
-    let Some(tick) = Timer::find("tick") else {
-        missing("tick")
-    };
+    let Some(hostile) = info().slot("hostile", kind::ENDPOINT) else { missing("hostile") };
+    let Some(tick) = Timer::find("tick") else { missing("tick") };
     let mut generation = 1;
     let mut buffer = [0u8; 4096];
     loop {
         let length = buffer.len() as u32;
         let address = buffer.as_mut_ptr() as u64;
-        let lease = |rights: u8| Lease {
-            address,
-            length,
-            rights: rights.into(),
-        };
-        message::send(
-            &Header {
-                leases: 2,
-                length: 32,
-                ..Header::default()
-            },
-            &[0x77; 32],
-        );
+        let lease = |rights: u8| Lease { address, length, rights: rights.into() };
+        message::send(&Header { leases: 2, length: 32, ..Header::default() }, &[0x77; 32]);
         message::leases(&[lease(rights::READ), lease(rights::READ | rights::WRITE)]);
         let returned = syscall::call(Id::new(hostile.slot, generation));
         if returned.status() == Some(Status::Dead) {

@@ -44,8 +44,6 @@ impl Service for Relay {
 }
 
 fn main(start: Start) -> ! {
-    let Some(ledger) = endpoint("ledger") else {
-        missing("ledger")
-    };
+    let Some(ledger) = endpoint("ledger") else { missing("ledger") };
     serve(start, &mut Relay { ledger, work: 0 })
 }

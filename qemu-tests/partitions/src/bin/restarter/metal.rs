@@ -19,25 +19,14 @@ const ROUNDS: u64 = 1000;
 
 fn main(_start: Start) -> ! {
     let mut console = Console::find();
-    let Some(mut ledger) = endpoint("ledger") else {
-        missing("ledger")
-    };
-    let Some(found) = info().slot("ledger", kind::PARTITION) else {
-        missing("ledger")
-    };
+    let Some(mut ledger) = endpoint("ledger") else { missing("ledger") };
+    let Some(found) = info().slot("ledger", kind::PARTITION) else { missing("ledger") };
     let mut generation = 1;
     let mut samples: Vec<u64> = Vec::with_capacity(ROUNDS as usize);
     for round in 1..=ROUNDS {
-        let acknowledged = ledger
-            .call_idempotent(&Append {
-                sequence: round,
-                value: round,
-            })
-            .is_ok_and(|done| done.last == round);
-        console.demand(
-            acknowledged,
-            format_args!("restart {round}: append not acknowledged"),
-        );
+        let acknowledged =
+            ledger.call_idempotent(&Append { sequence: round, value: round }).is_ok_and(|done| done.last == round);
+        console.demand(acknowledged, format_args!("restart {round}: append not acknowledged"));
         let start = tsc();
         let mut killed = syscall::partition_control(Id::new(found.slot, generation), control::KILL);
         if killed.status() == Some(Status::Dead) {
@@ -46,15 +35,9 @@ fn main(_start: Start) -> ! {
         }
         let totals = ledger.call_idempotent(&Totals).ok();
         samples.push(tsc() - start);
-        console.demand(
-            killed.ok(),
-            format_args!("restart {round}: kill returned {}", killed.raw),
-        );
+        console.demand(killed.ok(), format_args!("restart {round}: kill returned {}", killed.raw));
         let kept = totals.is_some_and(|totals| totals.last == round && totals.effects == round);
-        console.demand(
-            kept,
-            format_args!("restart {round}: an acknowledged append is lost or doubled"),
-        );
+        console.demand(kept, format_args!("restart {round}: an acknowledged append is lost or doubled"));
     }
     samples.sort_unstable();
     let at = |rank: u64| samples.get(rank as usize).copied().unwrap_or(0);

@@ -70,10 +70,8 @@ impl Victim {
             return None;
         }
         let status = self.partition.status()?;
-        if let Some(hits) = PHASES
-            .iter()
-            .position(|(_, phase)| *phase == status.phase)
-            .and_then(|index| self.hits.get_mut(index))
+        if let Some(hits) =
+            PHASES.iter().position(|(_, phase)| *phase == status.phase).and_then(|index| self.hits.get_mut(index))
         {
             *hits += 1;
         }
@@ -81,10 +79,7 @@ impl Victim {
     }
 
     fn hit(&self, phase: u8) -> bool {
-        PHASES
-            .iter()
-            .zip(self.hits)
-            .any(|((_, known), hits)| *known == phase && hits > 0)
+        PHASES.iter().zip(self.hits).any(|((_, known), hits)| *known == phase && hits > 0)
     }
 }
 
@@ -125,15 +120,11 @@ struct Sweeper {
 }
 
 fn main(_start: Start) -> ! {
-    let (Some(kill), Some(watch)) = (Timer::find("kill"), Timer::find("watch")) else {
-        missing("kill, watch")
-    };
+    let (Some(kill), Some(watch)) = (Timer::find("kill"), Timer::find("watch")) else { missing("kill, watch") };
     let number = |key, otherwise| info().number(key).unwrap_or(otherwise);
     let victim = |partition: Partition| Victim {
         partition,
-        slot: info()
-            .slot(partition.name, kind::PARTITION)
-            .map_or(0, |found| found.slot),
+        slot: info().slot(partition.name, kind::PARTITION).map_or(0, |found| found.slot),
         generation: 1,
         hits: [0; PHASES.len()],
         missed: 0,
@@ -186,9 +177,7 @@ impl Sweeper {
     }
 
     fn exchanges(&self) -> bool {
-        self.victims
-            .get(self.round.victim)
-            .is_some_and(Victim::exchanges)
+        self.victims.get(self.round.victim).is_some_and(Victim::exchanges)
     }
 
     /// Starts the round: the exchange, and the timer that ends it with a kill.
@@ -210,9 +199,7 @@ impl Sweeper {
         }
         if exchanges {
             self.sequence += 1;
-            self.sum = self
-                .sum
-                .wrapping_add(self.sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            self.sum = self.sum.wrapping_add(self.sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             if let Some(go) = &mut self.go {
                 go.notify();
             }
@@ -244,8 +231,7 @@ impl Sweeper {
             };
             self.round.phase = victim.kill();
             self.round.killed = true;
-            self.instants
-                .push((self.round.victim as u64) << 48 | (tsc() - self.round.start));
+            self.instants.push((self.round.victim as u64) << 48 | (tsc() - self.round.start));
             if !self.exchanges() {
                 self.watch.set(tsc() + ticks(SETTLE_US));
             }
@@ -253,27 +239,17 @@ impl Sweeper {
             let (number, offset) = (self.round.number, self.round.offset);
             let name = self.name();
             if self.exchanges() || !self.round.killed {
-                self.console.fail(format_args!(
-                    "{name}: round {number}, kill at {offset}, did not end"
-                ));
+                self.console.fail(format_args!("{name}: round {number}, kill at {offset}, did not end"));
             }
-            let status = self
-                .victims
-                .get(self.round.victim)
-                .and_then(|victim| victim.partition.status());
+            let status = self.victims.get(self.round.victim).and_then(|victim| victim.partition.status());
             let alive = status.is_some_and(|status| status.state == state::ALIVE);
-            self.console.demand(
-                alive,
-                format_args!("{name}: not restarted after round {number}"),
-            );
+            self.console.demand(alive, format_args!("{name}: not restarted after round {number}"));
             self.advance();
         }
     }
 
     fn name(&self) -> &'static str {
-        self.victims
-            .get(self.round.victim)
-            .map_or("", |victim| victim.partition.name)
+        self.victims.get(self.round.victim).map_or("", |victim| victim.partition.name)
     }
 
     /// What was acknowledged must be there exactly once, and whoever waited must have heard of the end.
@@ -283,41 +259,17 @@ impl Sweeper {
         self.dead_seen += u64::from(done.dead + done.relay_dead);
         self.console.demand(
             done.sequence == sequence && done.failed == 0,
-            format_args!(
-                "{name} at {offset}: exchange {} of {sequence}, {} failures",
-                done.sequence, done.failed
-            ),
+            format_args!("{name} at {offset}: exchange {} of {sequence}, {} failures", done.sequence, done.failed),
         );
-        let wanted = Ledger {
-            last: sequence,
-            effects: sequence,
-            sum: self.sum,
-        };
-        let found = self
-            .ledger
-            .as_mut()
-            .and_then(|ledger| ledger.call_idempotent(&Totals).ok())
-            .unwrap_or_default();
+        let wanted = Ledger { last: sequence, effects: sequence, sum: self.sum };
+        let found = self.ledger.as_mut().and_then(|ledger| ledger.call_idempotent(&Totals).ok()).unwrap_or_default();
         self.console.demand(
             found == wanted,
-            format_args!(
-                "{name} at {offset}: ledger {} effects {}, wanted {sequence}",
-                found.last, found.effects
-            ),
+            format_args!("{name} at {offset}: ledger {} effects {}, wanted {sequence}", found.last, found.effects),
         );
-        let serving = self
-            .round
-            .phase
-            .is_some_and(|phase| phase & !phase::CALLING == phase::SERVING_CALL);
-        let heard = if name == "relay" {
-            done.dead
-        } else {
-            done.relay_dead
-        };
-        self.console.demand(
-            !serving || heard > 0,
-            format_args!("{name} at {offset}: its caller saw no dead code"),
-        );
+        let serving = self.round.phase.is_some_and(|phase| phase & !phase::CALLING == phase::SERVING_CALL);
+        let heard = if name == "relay" { done.dead } else { done.relay_dead };
+        self.console.demand(!serving || heard > 0, format_args!("{name} at {offset}: its caller saw no dead code"));
     }
 
     fn report(&mut self) {
@@ -343,33 +295,23 @@ impl Sweeper {
             "sweep: {distinct} instants, {} exchanges of {} ticks, {} dead codes",
             self.sequence, self.span, self.dead_seen
         ));
-        self.console.demand(
-            distinct >= wanted,
-            format_args!("{distinct} distinct instants, wanted {wanted}"),
-        );
+        self.console.demand(distinct >= wanted, format_args!("{distinct} distinct instants, wanted {wanted}"));
         for index in 0..self.victims.len() {
             let Some(victim) = self.victims.get(index) else {
                 continue;
             };
             let name = victim.partition.name;
             let demanded: &[u8] = match name {
-                "relay" => &[
-                    phase::WAITING,
-                    phase::OWN_WORK,
-                    phase::SERVING_CALL,
-                    phase::SERVING_CALL | phase::CALLING,
-                ],
+                "relay" => {
+                    &[phase::WAITING, phase::OWN_WORK, phase::SERVING_CALL, phase::SERVING_CALL | phase::CALLING]
+                }
                 "ledger" => &[phase::WAITING, phase::SERVING_CALL],
                 name if name.starts_with("vmexit") => &[phase::WAITING, phase::SERVING_EXIT],
                 _ => &[],
             };
             for (label, phase) in PHASES.iter().filter(|(_, phase)| demanded.contains(phase)) {
-                let hit = self
-                    .victims
-                    .get(index)
-                    .is_some_and(|victim| victim.hit(*phase));
-                self.console
-                    .demand(hit, format_args!("{name} was never hit at {label}"));
+                let hit = self.victims.get(index).is_some_and(|victim| victim.hit(*phase));
+                self.console.demand(hit, format_args!("{name} was never hit at {label}"));
             }
         }
         self.console.pass("sweep")
@@ -381,7 +323,5 @@ fn take_done() -> Option<Done> {
     let header = message::received_header();
     let payload = message::received(header.length.into(), &mut buffer);
     let call = Incoming { header, payload };
-    (header.key == Done::KEY)
-        .then(|| call.decode().ok())
-        .flatten()
+    (header.key == Done::KEY).then(|| call.decode().ok()).flatten()
 }
