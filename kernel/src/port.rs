@@ -76,9 +76,9 @@ impl Core {
         })
     }
 
-    /// Serve a port access: from the answer table, or by a call to `vmport-rpc`.
-    #[inline]
-    pub fn port_exit(&mut self, vcpu: u8, access: Access) {
+    /// Serve a port access: from the answer table, or by a call to `vmport-rpc`. `true` if it is served.
+    #[inline(always)]
+    pub fn port_exit(&mut self, vcpu: u8, access: Access) -> bool {
         let cpl = self.cpl(vcpu);
         let rax = self.rax(vcpu);
         let state = &mut self.vcpus[vcpu];
@@ -87,9 +87,16 @@ impl Core {
         if let Some(reply) = look_up(vm, (rcx as u16).to_le_bytes(), cpl) {
             let rax = apply(&mut state.registers, rax, reply, &access);
             self.finish_port(vcpu, rax, access.next_rip);
-            return;
+            return true;
         }
-        let Some(server) = vm.vmport else { return };
+        self.call_port(vcpu, access);
+        false
+    }
+
+    #[inline(never)]
+    fn call_port(&mut self, vcpu: u8, access: Access) {
+        let state = &mut self.vcpus[vcpu];
+        let Some(server) = self.vms[state.vm].vmport else { return };
         state.state = VcpuState::Port;
         state.sequence = state.sequence.wrapping_add(1);
         state.access = access;

@@ -69,7 +69,7 @@ pub fn install(chosen: u32) {
 }
 
 /// Crossing from one partition or VM to another.
-#[inline]
+#[inline(never)]
 pub fn cross(chosen: u32) {
     if chosen & mitigation::IBPB != 0 {
         // SAFETY: `choose` found IBPB in CPUID; the command only forgets predictions.
@@ -89,6 +89,7 @@ pub fn cross(chosen: u32) {
     }
 }
 
+#[inline(never)]
 fn fill_return_stack() {
     // SAFETY: 32 calls into the next instruction, then the stack pointer is put back: only the return
     // predictor changes.

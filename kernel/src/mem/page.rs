@@ -27,31 +27,35 @@ impl CorePage {
     }
 
     /// The page's word at byte `offset`, which is rounded down into the page.
+    #[inline(always)]
     pub fn word(self, offset: usize) -> u64 {
-        let pointer = (self.0 as usize | offset & 0xff8) as *const u64;
+        let pointer = (self.0 as usize).wrapping_add(offset & 0xff8) as *const u64;
         // SAFETY: INV-CORE-PAGE; the offset is masked into the page.
         unsafe { pointer.read_volatile() }
     }
 
     /// Set the word at byte `offset`, rounded down into the page.
+    #[inline(always)]
     pub fn set_word(self, offset: usize, value: u64) {
-        let pointer = (self.0 as usize | offset & 0xff8) as *mut u64;
+        let pointer = (self.0 as usize).wrapping_add(offset & 0xff8) as *mut u64;
         // SAFETY: INV-CORE-PAGE; the offset is masked into the page.
         unsafe { pointer.write_volatile(value) }
     }
 
     /// A copy of the `T` at `offset`, a constant offset that the caller knows to fit.
+    #[inline(always)]
     pub fn read<T: FromBytes + Immutable, const OFFSET: usize>(self) -> T {
         const { assert!(OFFSET + size_of::<T>() <= 4096) };
-        let pointer = (self.0 as usize | OFFSET) as *const T;
+        let pointer = (self.0 as usize).wrapping_add(OFFSET) as *const T;
         // SAFETY: INV-CORE-PAGE; the range lies in the page, any bytes are a T.
         unsafe { pointer.read_unaligned() }
     }
 
     /// Write a `T` at constant `OFFSET`.
+    #[inline(always)]
     pub fn write<T: IntoBytes + Immutable, const OFFSET: usize>(self, value: &T) {
         const { assert!(OFFSET + size_of::<T>() <= 4096) };
-        let target = (self.0 as usize | OFFSET) as *mut u8;
+        let target = (self.0 as usize).wrapping_add(OFFSET) as *mut u8;
         let bytes = value.as_bytes();
         // SAFETY: INV-CORE-PAGE; the range lies in the page and cannot overlap the borrowed value.
         unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) }
@@ -61,7 +65,7 @@ impl CorePage {
     pub fn bytes(self, offset: usize, into: &mut [u8]) {
         let offset = offset & 0xfff;
         let length = into.len().min(4096usize.wrapping_sub(offset));
-        let source = (self.0 as usize | offset) as *const u8;
+        let source = (self.0 as usize).wrapping_add(offset) as *const u8;
         // SAFETY: INV-CORE-PAGE; the range lies in the page and `into` is the core's own memory.
         unsafe { core::ptr::copy_nonoverlapping(source, into.as_mut_ptr(), length) }
     }
@@ -70,7 +74,7 @@ impl CorePage {
     pub fn set_bytes(self, offset: usize, from: &[u8]) {
         let offset = offset & 0xfff;
         let length = from.len().min(4096usize.wrapping_sub(offset));
-        let target = (self.0 as usize | offset) as *mut u8;
+        let target = (self.0 as usize).wrapping_add(offset) as *mut u8;
         // SAFETY: INV-CORE-PAGE; the range lies in the page and `from` is the core's own memory.
         unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), target, length) }
     }
@@ -83,11 +87,11 @@ impl CorePage {
 
     /// Copy `words` 8-byte words at `from` of this page to `to` of another page; both ranges are clipped
     /// to the page.
-    #[inline]
+    #[inline(always)]
     pub fn copy_words(self, from: usize, target: Self, to: usize, words: usize) {
         let words = words.min(512usize.wrapping_sub((from & 0xff8).max(to & 0xff8) >> 3));
-        let source = (self.0 as usize | from & 0xff8) as *const u64;
-        let target = (target.0 as usize | to & 0xff8) as *mut u64;
+        let source = (self.0 as usize).wrapping_add(from & 0xff8) as *const u64;
+        let target = (target.0 as usize).wrapping_add(to & 0xff8) as *mut u64;
         // SAFETY: INV-CORE-PAGE; both ranges end in their pages.
         unsafe { crate::arch::cpu::copy_words(source, target, words) };
     }

@@ -79,47 +79,60 @@ fn must_redeliver(interrupted: u64, injected: u64) -> bool {
         event::EXCEPTION => vector == 3 || vector == 4,
         _ => false,
     };
-    interrupted & event::VALID != 0 && (!raised || interrupted == injected)
+    !raised || interrupted == injected
 }
 
 impl Core {
-    /// Enter the guest of `vcpu` and deal with its next exit.
+    /// Run the guest of `vcpu` until an exit that the core does not answer at once.
     pub fn run_guest(&mut self, vcpu: u8) {
         if self.take_recall(vcpu) {
             return;
         }
         self.load_extended(vcpu);
-        let injected = self.load_event(vcpu);
         self.cross(of_vcpu(vcpu));
+        while self.enter_guest(vcpu) {}
+    }
+
+    /// Enter the guest and deal with its next exit. `true` if it was answered here and the guest goes on.
+    #[inline(always)]
+    fn enter_guest(&mut self, vcpu: u8) -> bool {
+        let injected = self.load_event(vcpu);
         let host = self.machine.host;
         let state = &mut self.vcpus[vcpu];
         let block = state.control;
         // SAFETY: INV-WORLD: the block was built by `Machine::reset` and changed only through `commit`.
         unsafe { world::enter(block, &mut state.registers, host) };
         block.set_word(at::ASID, block.word(at::ASID) & 0xffff_ffff);
-        let interrupted = defined(block.word(at::EXIT_EVENT));
-        if must_redeliver(interrupted, injected) {
-            state.event = interrupted;
+        let interrupted = block.word(at::EXIT_EVENT);
+        if interrupted & event::VALID != 0 {
+            self.keep_event(vcpu, defined(interrupted), injected);
         }
         let number = block.word(at::EXIT_CODE) as u32;
         if number == code::IOIO {
-            self.io_exit(vcpu);
-        } else {
-            self.other_exit(vcpu, number);
+            return self.io_exit(vcpu);
+        }
+        self.other_exit(vcpu, number);
+        false
+    }
+
+    #[inline(never)]
+    fn keep_event(&mut self, vcpu: u8, interrupted: u64, injected: u64) {
+        if must_redeliver(interrupted, injected) {
+            self.vcpus[vcpu].event = interrupted;
         }
     }
 
     #[inline(always)]
-    fn io_exit(&mut self, vcpu: u8) {
+    fn io_exit(&mut self, vcpu: u8) -> bool {
         let block = self.vcpus[vcpu].control;
         let info = block.word(at::EXIT_INFO_1);
         let next_rip = block.word(at::EXIT_INFO_2);
         // Exact port, neither string nor REP; then the magic decides.
         if info & 0xffff_000c == u64::from(PORT) << 16 && self.is_backdoor(vcpu, PORT) {
-            self.port_exit(vcpu, Access { width: (info >> 4 & 7) as u8, input: info & 1 != 0, next_rip });
-        } else {
-            self.exit(vcpu, Exit { reason: Reason::Io, qualification: [io_word(info), 0, 0], next_rip });
+            return self.port_exit(vcpu, Access { width: (info >> 4 & 7) as u8, input: info & 1 != 0, next_rip });
         }
+        self.exit(vcpu, Exit { reason: Reason::Io, qualification: [io_word(info), 0, 0], next_rip });
+        false
     }
 
     #[inline(never)]

@@ -270,11 +270,15 @@ impl Core {
     }
 
     /// Make the vCPU's own extended registers the ones that are loaded.
-    #[inline]
+    #[inline(always)]
     pub fn load_extended(&mut self, vcpu: u8) {
-        if self.loaded == Some(vcpu) {
-            return;
+        if self.loaded != Some(vcpu) {
+            self.exchange_extended(vcpu);
         }
+    }
+
+    #[inline(never)]
+    fn exchange_extended(&mut self, vcpu: u8) {
         if let Some(other) = self.loaded {
             self.unload_extended(other);
         }
