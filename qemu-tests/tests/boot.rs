@@ -38,7 +38,9 @@ fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
         (format!("refuse::{}", one.name), Box::new(move |image| refuses(image, one)))
     };
     let planted: (String, Run) = ("audit::notices-every-planted-breach".into(), Box::new(notices));
-    let all = ways.into_iter().map(boot).chain(spoil::ALL.iter().map(refusal)).chain([planted]);
+    let last_words: (String, Run) =
+        ("stop::leaves-an-epitaph-and-the-last-records".into(), Box::new(leaves_last_words));
+    let all = ways.into_iter().map(boot).chain(spoil::ALL.iter().map(refusal)).chain([planted, last_words]);
     Ok(all.map(|(name, run)| trial(name, image.clone(), run)).collect())
 }
 
@@ -86,6 +88,32 @@ fn refuses(image: &Image, spoiled: &Spoiled) -> anyhow::Result<()> {
         ..Directives::default()
     };
     judged(&copy(image, &format!("refuse-{}", spoiled.name), spoiled.spoil)?, &directives)
+}
+
+/// A supervisor that dies whenever it is started makes the core stop: with a line on COM1, the records
+/// that nobody had fetched on COM2, and an epitaph in the memory that stays.
+fn leaves_last_words(image: &Image) -> anyhow::Result<()> {
+    let mut system = image.system.clone();
+    for partition in system.partitions.iter_mut().filter(|one| one.name == "supervisor") {
+        // Another service's program, which does not find its configuration.
+        "portcullis-vmexit".clone_into(&mut partition.elf);
+    }
+    let out = workspace::out_dir().join("tests").join("last-words");
+    let image = image::assemble(&workspace::demo_manifest(), system, Some(&out))?;
+    let why = "the supervisor died more than 3 times";
+    let directives = Directives {
+        limit: Duration::from_secs(30),
+        expect: vec![format!("portcullis: stop: {why}"), "portcullis: stop: log written".into()],
+        audit: false,
+        ..Directives::default()
+    };
+    let report = trial::run(&image, &directives)?;
+    report.outcome(&image)?;
+    for text in [format!("the core stopped: {why}"), "partition 0 ended".into(), "generation 4, restart 3".into()] {
+        let came = report.transcript.iter().any(|line| line.contains(&text));
+        anyhow::ensure!(came, "`{text}` is not in:\n{}", report.transcript.join("\n"));
+    }
+    Ok(())
 }
 
 /// A copy of the image in a directory of its own, changed.
