@@ -5,9 +5,7 @@ use crate::{layout, limits};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Fixed header of every message, 32 bytes, little endian.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Header {
     /// Schema key of the payload type and of the operation's path ([`crate::proto`]).
@@ -38,9 +36,7 @@ pub const ERROR: u8 = 1;
 pub const FROM_CORE: u32 = u32::MAX;
 
 /// Descriptor of one lease, in the lease table of the message page, 16 bytes.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Lease {
     /// First byte, an address of the caller.

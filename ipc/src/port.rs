@@ -54,9 +54,7 @@ pub const PORT_CALL_BYTES: usize = 40;
 impl PortCall {
     /// The low half of register `index`, 0 for an index that does not exist.
     pub fn register(&self, index: usize) -> u32 {
-        self.registers
-            .get(index)
-            .map_or(0, |bytes| u32::from_le_bytes(*bytes))
+        self.registers.get(index).map_or(0, |bytes| u32::from_le_bytes(*bytes))
     }
 }
 
@@ -74,10 +72,7 @@ pub const PORT_REPLY_BYTES: usize = 25;
 
 impl PortReply {
     /// A reply that changes nothing.
-    pub const UNCHANGED: Self = Self {
-        mask: 0,
-        values: [[0; 4]; 6],
-    };
+    pub const UNCHANGED: Self = Self { mask: 0, values: [[0; 4]; 6] };
     /// EAX all ones, nothing else changed: the answer to a command that is not known.
     pub const UNKNOWN: Self = Self::UNCHANGED.with(register::EAX, u32::MAX);
 
@@ -126,16 +121,8 @@ mod tests {
         assert_eq!(&bytes[..12], &[7, 0, 0, 0, 0, 0, 0, 0, 1, 4, 1, 3]);
         assert_eq!(&bytes[12..16], &[1, 2, 3, 4]);
         let reply = PortReply::UNKNOWN;
-        assert_eq!(
-            postcard::to_allocvec(&reply).unwrap().len(),
-            PORT_REPLY_BYTES
-        );
-        let answer = Answer {
-            command: [10, 0],
-            highest_cpl: 3,
-            used: 1,
-            reply,
-        };
+        assert_eq!(postcard::to_allocvec(&reply).unwrap().len(), PORT_REPLY_BYTES);
+        let answer = Answer { command: [10, 0], highest_cpl: 3, used: 1, reply };
         assert_eq!(postcard::to_allocvec(&answer).unwrap().len(), ANSWER_BYTES);
     }
 }

@@ -132,10 +132,7 @@ mod tests {
             ("link/console-read", link::ConsoleRead::KEY),
             ("vmport/port", crate::port::PortCall::KEY),
         ];
-        let text: Vec<String> = keys
-            .iter()
-            .map(|(path, key)| format!("{path} {key:016x}"))
-            .collect();
+        let text: Vec<String> = keys.iter().map(|(path, key)| format!("{path} {key:016x}")).collect();
         let golden = include_str!("../golden/keys.txt");
         assert_eq!(text.join("\n"), golden.trim_end());
     }

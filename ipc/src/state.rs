@@ -3,9 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Head of saved state, 48 bytes; `length` bytes follow.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Envelope {
     /// [`MAGIC`].
@@ -47,11 +45,7 @@ const CRC_TABLE: [u32; 256] = {
         let mut value = index as u32;
         let mut bit = 0;
         while bit < 8 {
-            value = if value & 1 != 0 {
-                0xEDB8_8320 ^ (value >> 1)
-            } else {
-                value >> 1
-            };
+            value = if value & 1 != 0 { 0xEDB8_8320 ^ (value >> 1) } else { value >> 1 };
             bit += 1;
         }
         table[index] = value;
@@ -65,9 +59,6 @@ mod tests {
     #[test]
     fn crc_of_the_check_string_is_the_published_one() {
         assert_eq!(super::crc32(0, b"123456789"), 0xCBF4_3926);
-        assert_eq!(
-            super::crc32(super::crc32(0, b"1234"), b"56789"),
-            0xCBF4_3926
-        );
+        assert_eq!(super::crc32(super::crc32(0, b"1234"), b"56789"), 0xCBF4_3926);
     }
 }

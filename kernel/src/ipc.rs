@@ -124,6 +124,7 @@ impl Core {
         self.begin(target, Work::Exit(vcpu));
     }
 
+    #[inline(always)]
     fn deliver_call(&mut self, target: u8, caller: u8) {
         let lender = &self.partitions[caller];
         let (from, generation, badge) = (lender.thread.message, lender.generation, lender.thread.badge);

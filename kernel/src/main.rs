@@ -68,6 +68,7 @@ pub fn entry(cause: Cause) -> ! {
 }
 
 /// Run what there is to run until the next entry from ring 3.
+#[inline(always)]
 fn run(core: &mut Core) -> ! {
     loop {
         match core.dispatch() {
@@ -82,6 +83,7 @@ fn run(core: &mut Core) -> ! {
 }
 
 impl Core {
+    #[inline(always)]
     fn enter(&mut self, why: Cause) {
         let Runner::Thread(caller) = self.runner else {
             epitaph::stop(format_args!("entry from ring 3 while no partition ran"))
@@ -111,6 +113,7 @@ impl Core {
         }
     }
 
+    #[inline(always)]
     fn resume(&mut self, index: u8) -> ! {
         self.cross(index);
         let partition = &mut self.partitions[index];

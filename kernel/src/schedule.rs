@@ -46,7 +46,17 @@ pub struct Clock {
 
 impl Clock {
     /// Before boot.
-    pub const EMPTY: Self = Self { since: 0, armed: u64::MAX, slice: i64::MAX, turns: 0, tsc_hz: 1, ratio: 0, refill: u64::MAX, look: true, mixed: false };
+    pub const EMPTY: Self = Self {
+        since: 0,
+        armed: u64::MAX,
+        slice: i64::MAX,
+        turns: 0,
+        tsc_hz: 1,
+        ratio: 0,
+        refill: u64::MAX,
+        look: true,
+        mixed: false,
+    };
 
     /// Ticks of `microseconds`.
     pub fn ticks(&self, microseconds: u64) -> u64 {
@@ -85,6 +95,7 @@ impl Core {
 
     /// Follow the chain of `payer` to what must run for it; `None` if it ends at a partition that is not
     /// alive.
+    #[inline(always)]
     pub fn resolve(&self, payer: u8) -> Option<Runner> {
         let mut node = if (payer as usize) < limits::PARTITIONS {
             payer
@@ -100,8 +111,8 @@ impl Core {
                 _ => return None,
             }
         };
-        // Ranks rise along a chain (R11), so it is shorter than the number of partitions.
-        for _ in 0..limits::PARTITIONS {
+        // INV-UPHILL: ranks rise along a chain (R11, checked at boot), so it ends.
+        loop {
             let partition = &self.partitions[node];
             if partition.life != Life::Alive {
                 return None;
@@ -112,7 +123,6 @@ impl Core {
                 None => return Some(Runner::Thread(node)),
             }
         }
-        None
     }
 
     /// The thread that works on the payer's own request, so that its reserve stands behind the payer's budget.
@@ -136,17 +146,14 @@ impl Core {
         } else if node == index {
             return None;
         }
-        for _ in 0..limits::PARTITIONS {
-            if node == index {
-                return Some(index);
-            }
+        while node != index {
             let callee = self.partitions[node].thread.calling?;
             if self.partitions[callee].thread.work != Work::Call(node) {
                 return None;
             }
             node = callee;
         }
-        None
+        Some(index)
     }
 
     fn pick(&mut self, now: u64) {

@@ -84,6 +84,7 @@ fn must_redeliver(interrupted: u64, injected: u64) -> bool {
 
 impl Core {
     /// Run the guest of `vcpu` until an exit that the core does not answer at once.
+    #[inline(never)]
     pub fn run_guest(&mut self, vcpu: u8) {
         if self.take_recall(vcpu) {
             return;
