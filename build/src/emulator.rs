@@ -21,6 +21,12 @@ use std::time::{Duration, Instant};
 /// Time within which QEMU must have connected to all its sockets.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
+/// Time without a word after which an end is taken to be the last.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// The same for a system that talks on.
+const LONGEST_LINGER: Duration = Duration::from_secs(1);
+
 /// Why an emulator does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -100,6 +106,8 @@ pub struct Emulator {
     com2: Line,
     events: Receiver<Event>,
     deadline: Instant,
+    /// An end that was seen and waits for what was said before it, and how long at most.
+    ended: Option<(Event, Instant)>,
     memory_mib: u32,
     directory: tempfile::TempDir,
 }
@@ -133,25 +141,48 @@ impl Emulator {
             }
         };
         let deadline = Instant::now() + limit;
-        let mut emulator =
-            Self { child, monitor, com1, com2, events, deadline, memory_mib: machine.memory_mib, directory };
+        let mut emulator = Self {
+            child,
+            monitor,
+            com1,
+            com2,
+            events,
+            deadline,
+            ended: None,
+            memory_mib: machine.memory_mib,
+            directory,
+        };
         // The machine was started frozen, so that it cannot end before all lines are open.
         emulator.monitor.run("cont")?;
         Ok(emulator)
     }
 
-    /// The next event, or [`Event::Quiet`] after `patience`.
+    /// The next event, or [`Event::Quiet`] after `patience`. An end comes after what was said before it,
+    /// though each line has a reader of its own.
     pub fn next(&mut self, patience: Duration) -> Event {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        // A system that never stops talking has its limit, too.
-        if left.is_zero() {
-            return Event::Deadline;
-        }
-        match self.events.recv_timeout(patience.min(left)) {
+        let now = Instant::now();
+        let (until, otherwise) = match &self.ended {
+            Some((end, latest)) => ((now + LINGER).min(*latest), end.clone()),
+            None if self.deadline <= now + patience => (self.deadline, Event::Deadline),
+            None => (now + patience, Event::Quiet),
+        };
+        // Something that never stops talking has its limit, too.
+        let left = until.saturating_duration_since(now);
+        let event = match left.is_zero() {
+            true => Err(RecvTimeoutError::Timeout),
+            false => self.events.recv_timeout(left),
+        };
+        match event {
+            Ok(end @ (Event::Exit(_) | Event::Stopped(_) | Event::Gone)) => {
+                self.ended.get_or_insert((end, Instant::now() + LONGEST_LINGER));
+                self.next(patience)
+            }
             Ok(event) => event,
-            Err(RecvTimeoutError::Timeout) if left <= patience => Event::Deadline,
-            Err(RecvTimeoutError::Timeout) => Event::Quiet,
-            Err(RecvTimeoutError::Disconnected) => Event::Gone,
+            Err(RecvTimeoutError::Disconnected) if self.ended.is_none() => Event::Gone,
+            Err(_) => {
+                self.ended = None;
+                otherwise
+            }
         }
     }
 
