@@ -205,7 +205,7 @@ fn clippy_metal() -> anyhow::Result<()> {
 const EMULATOR_TESTS: &str = "portcullis-qemu-tests";
 
 fn unit() -> anyhow::Result<()> {
-    limited(on_host("test", &[EMULATOR_TESTS])?.arg("--quiet"), "the unit tests", 15)?;
+    limited(on_host("test", &[EMULATOR_TESTS])?.args(["--no-fail-fast", "--quiet"]), "the unit tests", 15)?;
     let mut judge = cargo("test");
     judge.args(["--package", EMULATOR_TESTS, "--lib", "--quiet"]);
     Ok(limited(&mut judge, "the unit tests of the emulator tests", 10)?)
