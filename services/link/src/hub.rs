@@ -6,6 +6,7 @@ use crate::frame::{Outgoing, Receiver};
 use crate::input::Input;
 use crate::lines::Line;
 use crate::saved::{self, Consoles};
+use crate::spill::{self, Cells, Spill};
 use alloc::boxed::Box;
 use alloc::vec;
 use arrayvec::ArrayVec;
@@ -26,8 +27,8 @@ portcullis_runtime::entry!(main);
 
 /// Transmitter fillings (16 bytes) for each line at one call, on the caller's budget.
 const FILLS_AT_CALL: usize = 8;
-/// Transmitter fillings for each line at a tick.
-const FILLS_AT_TICK: usize = 32;
+/// Transmitter fillings for each line at a tick: the longest frame and some.
+const FILLS_AT_TICK: usize = 72;
 /// Time between two ticks while bytes wait, microseconds.
 const BUSY_TICK: u64 = 500;
 /// Time between two ticks otherwise unless configured, microseconds.
@@ -52,6 +53,7 @@ fn main(start: Start) -> ! {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     Console(usize),
+    Log,
     Other,
 }
 
@@ -61,7 +63,7 @@ struct Hub {
     timer: Timer,
     idle: u64,
     log: Option<LogReader>,
-    log_sequence: u32,
+    log_frame: Spill<RegionWords>,
     log_buffer: Box<[u8; LOG_READ]>,
     listeners: [Option<Notifier>; VMS],
     consoles: Consoles,
@@ -82,8 +84,8 @@ struct Hub {
 
 impl Hub {
     fn new(start: Start, timer: Timer) -> Self {
-        let region = state_region("link", saved::VERSION, saved::SCHEMA, 1);
-        let plain_counter = counters(1);
+        let region = state_region("link", saved::VERSION, saved::SCHEMA, 1 + spill::WORDS);
+        let (plain_counter, spill) = counters(1 + spill::WORDS).split(1);
         let mut encoded = vec![0; saved::MOST].into_boxed_slice();
         if region.capacity() < saved::MOST {
             defmt::warn!(
@@ -96,7 +98,7 @@ impl Hub {
             .read(&mut encoded)
             .filter(|(head, _)| head.version == saved::VERSION)
             .map_or_else(Consoles::default, |(_, bytes)| saved::decode(bytes));
-        let plain = plain_counter.load(0).max(consoles.first().map_or(0, |one| one.base));
+        let plain = Words::load(&plain_counter, 0).max(consoles.first().map_or(0, |one| one.base));
         let names =
             ["console-0", "console-1", "console-2", "console-3", "console-4", "console-5", "console-6", "console-7"];
         Self {
@@ -105,7 +107,7 @@ impl Hub {
             timer,
             idle: ticks(info().number("tick-us").unwrap_or(IDLE_TICK)),
             log: LogReader::find("log"),
-            log_sequence: 0,
+            log_frame: Spill::open(spill),
             log_buffer: Box::new([0; LOG_READ]),
             listeners: names.map(Notifier::find),
             consoles,
@@ -145,7 +147,7 @@ impl Hub {
                 line.uart.send(byte);
                 self.plain += 1;
                 // An end between the two repeats this one byte: port and counter cannot change at once.
-                self.plain_counter.store(0, self.plain);
+                Words::store(&mut self.plain_counter, 0, self.plain);
             }
         }
         console.byte(self.plain).is_some()
@@ -173,16 +175,27 @@ impl Hub {
     /// The next byte for COM2, from the frame that is being sent or the next one.
     fn next_byte(&mut self) -> Option<u8> {
         if self.outgoing.is_done() {
-            let source = core::mem::replace(&mut self.source, Source::Other);
-            if let Source::Console(number) = source
-                && let Some(console) = self.consoles.get_mut(number)
-            {
-                console.framed += 1;
-                self.unsaved = true;
-            }
+            self.frame_done();
             self.next_frame();
         }
         self.outgoing.next()
+    }
+
+    /// COM2 has the whole frame: what it carried need not be kept.
+    fn frame_done(&mut self) {
+        match core::mem::replace(&mut self.source, Source::Other) {
+            Source::Console(number) => {
+                if let Some(console) = self.consoles.get_mut(number) {
+                    console.framed += 1;
+                    self.unsaved = true;
+                }
+                // At once, not at the end of the event: or instances that end early send it for ever.
+                self.drop_done();
+                self.save();
+            }
+            Source::Log => self.log_frame.done(),
+            Source::Other => {}
+        }
     }
 
     /// Starts the next frame, if there is one: replies first, then consoles and log in turn.
@@ -201,13 +214,20 @@ impl Hub {
     }
 
     fn start_log(&mut self) -> bool {
-        let Some(log) = self.log else { return false };
-        let records = log.read(&mut self.log_buffer);
-        if records.is_empty() {
-            return false;
-        }
-        self.outgoing.start(channel::LOG, self.log_sequence, records);
-        self.log_sequence = self.log_sequence.wrapping_add(1);
+        let frame = match self.log_frame.pending(&mut self.log_buffer) {
+            Some(left_over) => left_over,
+            None => {
+                let Some(log) = self.log else { return false };
+                let records = log.read(&mut self.log_buffer);
+                if records.is_empty() {
+                    return false;
+                }
+                (self.log_frame.start(records), records)
+            }
+        };
+        let (sequence, records) = frame;
+        self.outgoing.start(channel::LOG, sequence, records);
+        self.source = Source::Log;
         true
     }
 
@@ -275,6 +295,16 @@ impl Hub {
         self.unsaved |= taken;
         self.save();
         Ok(ConsoleWritten { sequence })
+    }
+}
+
+impl Cells for RegionWords {
+    fn load(&self, index: usize) -> u64 {
+        Words::load(self, index)
+    }
+
+    fn store(&mut self, index: usize, value: u64) {
+        Words::store(self, index, value);
     }
 }
 

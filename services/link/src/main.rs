@@ -2,9 +2,9 @@
 //! replies); COM1 carries console 0 as plain text, after the core's early lines.
 //!
 //! What a console wrote and the line has not yet taken lives in the state region, so that an instance
-//! that is killed loses nothing that it acknowledged. Log records are not acknowledged: those that were
-//! taken from the core's ring and not yet sent are lost with the instance, and the gap in their
-//! sequence says so.
+//! that is killed loses nothing that it acknowledged. The log frame on its way lies there too: what is
+//! lost with an instance are the records it took from the core's ring and had not yet put there, and the
+//! gap in their sequence says so. A frame that is sent again has the same sequence as before.
 //!
 //! Capabilities: ports `com1`, `com2` (8 each); interrupts `com1-irq`, `com2-irq`; timer `tick`; log
 //! `log`; notifications `console-0` to `console-7`, each to the `vmexit` that wants to hear of input.
@@ -21,6 +21,7 @@ mod control;
 mod frame;
 mod input;
 mod saved;
+mod spill;
 mod uart;
 
 #[cfg(target_os = "none")]

@@ -32,6 +32,13 @@ pub struct RegionWords {
 }
 
 impl RegionWords {
+    /// The first `count` words, and the rest.
+    pub fn split(self, count: usize) -> (Self, Self) {
+        let count = count.min(self.words);
+        let head = Self { first: self.first, words: count };
+        (head, Self { first: self.first + count, words: self.words - count })
+    }
+
     fn at(&self, index: usize) -> Option<*mut u64> {
         let address = STATE_REGION as usize + (self.first + index) * 8;
         (index < self.words).then(|| core::ptr::with_exposed_provenance_mut(address))
