@@ -6,7 +6,7 @@ use crate::frame::{Outgoing, Receiver};
 use crate::input::Input;
 use crate::lines::Line;
 use crate::saved::{self, Consoles};
-use crate::spill::{self, Cells, Spill};
+use crate::spill::{self, Spill};
 use alloc::boxed::Box;
 use alloc::vec;
 use arrayvec::ArrayVec;
@@ -84,8 +84,8 @@ struct Hub {
 
 impl Hub {
     fn new(start: Start, timer: Timer) -> Self {
-        let region = state_region("link", saved::VERSION, saved::SCHEMA, 1 + spill::WORDS);
-        let (plain_counter, spill) = counters(1 + spill::WORDS).split(1);
+        let region = state_region("link", saved::VERSION, saved::SCHEMA, 1 + spill::SIZE);
+        let (plain_counter, spill) = counters(1 + spill::SIZE).split(1);
         let mut encoded = vec![0; saved::MOST].into_boxed_slice();
         if region.capacity() < saved::MOST {
             defmt::warn!(
@@ -98,7 +98,7 @@ impl Hub {
             .read(&mut encoded)
             .filter(|(head, _)| head.version == saved::VERSION)
             .map_or_else(Consoles::default, |(_, bytes)| saved::decode(bytes));
-        let plain = Words::load(&plain_counter, 0).max(consoles.first().map_or(0, |one| one.base));
+        let plain = plain_counter.load(0).max(consoles.first().map_or(0, |one| one.base));
         let names =
             ["console-0", "console-1", "console-2", "console-3", "console-4", "console-5", "console-6", "console-7"];
         Self {
@@ -147,7 +147,7 @@ impl Hub {
                 line.uart.send(byte);
                 self.plain += 1;
                 // An end between the two repeats this one byte: port and counter cannot change at once.
-                Words::store(&mut self.plain_counter, 0, self.plain);
+                self.plain_counter.store(0, self.plain);
             }
         }
         console.byte(self.plain).is_some()
@@ -295,16 +295,6 @@ impl Hub {
         self.unsaved |= taken;
         self.save();
         Ok(ConsoleWritten { sequence })
-    }
-}
-
-impl Cells for RegionWords {
-    fn load(&self, index: usize) -> u64 {
-        Words::load(self, index)
-    }
-
-    fn store(&mut self, index: usize, value: u64) {
-        Words::store(self, index, value);
     }
 }
 

@@ -2,38 +2,31 @@
 //! COM2 has them. A new instance sends the frame again, with the same sequence.
 
 use portcullis_ipc::limits::LOG_READ;
-
-/// Memory that is read and written in words, each by one store that no other passes.
-pub trait Cells {
-    /// The word at `index`; 0 outside.
-    fn load(&self, index: usize) -> u64;
-    /// Stores the word at `index`; nothing outside.
-    fn store(&mut self, index: usize, value: u64);
-}
+use portcullis_runtime::state::Words;
 
 /// Words that a spill takes.
-pub const WORDS: usize = 1 + LOG_READ / 8;
+pub const SIZE: usize = 1 + LOG_READ / 8;
 
 /// The frame. Word 0 holds its sequence (bits 16 to 47) and its length in bytes, 0 for none; it is stored
 /// last at the start and alone at the end.
-pub struct Spill<C> {
-    cells: C,
+pub struct Spill<W> {
+    words: W,
     sequence: u32,
 }
 
-impl<C: Cells> Spill<C> {
+impl<W: Words> Spill<W> {
     /// Opens what an instance before left.
-    pub fn open(cells: C) -> Self {
-        let sequence = (cells.load(0) >> 16) as u32;
-        Self { cells, sequence }
+    pub fn open(words: W) -> Self {
+        let sequence = (words.load(0) >> 16) as u32;
+        Self { words, sequence }
     }
 
     /// The frame that was not sent to its end: its sequence and its bytes.
     pub fn pending<'b>(&self, buffer: &'b mut [u8; LOG_READ]) -> Option<(u32, &'b [u8])> {
-        let length = usize::from(self.cells.load(0) as u16);
+        let length = usize::from(self.words.load(0) as u16);
         let bytes = buffer.get_mut(..length).filter(|bytes| !bytes.is_empty())?;
         for (index, chunk) in bytes.chunks_mut(8).enumerate() {
-            for (to, from) in chunk.iter_mut().zip(self.cells.load(1 + index).to_le_bytes()) {
+            for (to, from) in chunk.iter_mut().zip(self.words.load(1 + index).to_le_bytes()) {
                 *to = from;
             }
         }
@@ -47,16 +40,16 @@ impl<C: Cells> Spill<C> {
             for (to, from) in word.iter_mut().zip(chunk) {
                 *to = *from;
             }
-            self.cells.store(1 + index, u64::from_le_bytes(word));
+            self.words.store(1 + index, u64::from_le_bytes(word));
         }
-        self.cells.store(0, u64::from(self.sequence) << 16 | bytes.len() as u64 & 0xffff);
+        self.words.store(0, u64::from(self.sequence) << 16 | bytes.len() as u64 & 0xffff);
         self.sequence
     }
 
     /// The frame was sent.
     pub fn done(&mut self) {
         self.sequence = self.sequence.wrapping_add(1);
-        self.cells.store(0, u64::from(self.sequence) << 16);
+        self.words.store(0, u64::from(self.sequence) << 16);
     }
 }
 
@@ -71,7 +64,10 @@ mod tests {
         stores: Vec<(usize, u64)>,
     }
 
-    impl Cells for Recorded {
+    impl Words for Recorded {
+        fn words(&self) -> usize {
+            self.words.len()
+        }
         fn load(&self, index: usize) -> u64 {
             self.words.get(index).copied().unwrap_or(0)
         }
@@ -96,13 +92,13 @@ mod tests {
         fn an_end_between_any_two_stores_leaves_a_whole_frame_or_none(
             frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..LOG_READ), 1..5)
         ) {
-            let mut spill = Spill::open(Recorded { words: vec![0; WORDS], stores: Vec::new() });
+            let mut spill = Spill::open(Recorded { words: vec![0; SIZE], stores: Vec::new() });
             let mut buffer = [0; LOG_READ];
             for (number, frame) in frames.iter().enumerate() {
-                let before = spill.cells.words.clone();
-                spill.cells.stores.clear();
+                let before = spill.words.words.clone();
+                spill.words.stores.clear();
                 prop_assert_eq!(spill.start(frame), number as u32);
-                let stores = spill.cells.stores.clone();
+                let stores = spill.words.stores.clone();
                 for cut in 0..=stores.len() {
                     let seen = after(&before, &stores[..cut]);
                     let whole = (number as u32, frame.as_slice());

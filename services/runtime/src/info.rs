@@ -66,7 +66,8 @@ pub fn text(name: &[u8]) -> &str {
     core::str::from_utf8(name.get(..end).unwrap_or_default()).unwrap_or_default()
 }
 
-fn number(value: &str) -> Option<u64> {
+/// The number in a configuration value: decimal, or hexadecimal after `0x`.
+pub fn number(value: &str) -> Option<u64> {
     match value.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
         None => value.parse().ok(),

@@ -1,5 +1,7 @@
 //! What the manifest says about this VM.
 
+use portcullis_runtime::info::number;
+
 /// How the guest is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -36,13 +38,6 @@ pub struct Bad(pub &'static str, pub &'static str);
 const LOW: u64 = 0x7c00;
 /// Where others are.
 const HIGH: u64 = 0x10_0000;
-
-fn number(text: &str) -> Option<u64> {
-    match text.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16).ok(),
-        None => text.parse().ok(),
-    }
-}
 
 impl Config {
     /// Reads the configuration through `value`, which looks up a key.
