@@ -228,6 +228,23 @@ mod tests {
         assert_ne!(ask(&plain, 1)[2] & HYPERVISOR, 0);
     }
 
+    /// What a running guest sees never changes under it (R12): platform version 1, over a host that has
+    /// every feature.
+    #[test]
+    fn every_leaf_is_that_of_platform_version_1() {
+        let mut text = String::new();
+        let ranges = [0..0x20, 0x4000_0000..0x4000_0020, 0x8000_0000..0x8000_0020u32];
+        for leaf in ranges.into_iter().flatten() {
+            for subleaf in 0..4 {
+                let answer = VM.answer(leaf, subleaf, &ASKER, everything);
+                if answer != [0; 4] {
+                    text.push_str(&format!("{leaf:x}.{subleaf} {answer:08x?}\n"));
+                }
+            }
+        }
+        assert_eq!(text, include_str!("../golden/cpuid-1.txt"));
+    }
+
     #[test]
     fn what_is_not_emulated_is_hidden_even_if_the_host_has_it() {
         let [_, ebx, ecx, edx] = ask(&VM, 1);
