@@ -16,7 +16,6 @@
 
 mod arch;
 mod audit;
-#[cfg(not(test))]
 mod boot;
 mod epitaph;
 mod fault;
@@ -32,12 +31,6 @@ mod state;
 mod svm;
 mod syscall;
 mod vcpu;
-
-#[cfg(test)]
-mod boot {
-    pub mod frames;
-    pub mod handover;
-}
 
 use arch::entry::{self, Cause};
 use arch::vector::Source;

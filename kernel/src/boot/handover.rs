@@ -191,7 +191,7 @@ mod tests {
         }
     }
 
-    fn put(memory: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    fn put(memory: &mut [u8], at: usize, bytes: &[u8]) {
         memory[at..at + bytes.len()].copy_from_slice(bytes);
     }
 

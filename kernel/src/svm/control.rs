@@ -57,8 +57,9 @@ pub const MASKING: u64 = 1 << 24;
 /// V_IRQ with highest priority, TPR ignored: an interrupt window.
 pub const WINDOW: u64 = 1 << 8 | 0xf << 16 | 1 << 20;
 
-/// CR8 reads; CR4 and CR8 writes.
-const CR: u64 = 1 << 8 | 1 << 20 | 1 << 24;
+/// CR8 reads; CR4 and CR8 writes; writes of all debug registers: an emulator that keeps a guest's breakpoints
+/// over the exit would raise them in the core.
+const CR: u64 = 1 << 8 | 1 << 20 | 1 << 24 | 0xff << 48;
 /// INTR, NMI, INIT, RDPMC, CPUID, INVD, HLT, INVLPGA, IOIO, MSR, SHUTDOWN.
 const MISC_1: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 15 | 1 << 18 | 1 << 22 | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 31;
 /// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, WBINVD, MONITOR, MWAIT, XSETBV.

@@ -43,7 +43,7 @@ macro_rules! reasons {
 reasons! {
     EXCEPTION Exception, INTERRUPT_WINDOW InterruptWindow, NMI_WINDOW NmiWindow, CPUID Cpuid, HLT Hlt,
     IO Io, MSR Msr, RDTSC Rdtsc, RDTSCP Rdtscp, RDPMC Rdpmc, INVLPG Invlpg,
-    CONTROL_REGISTER ControlRegister, NESTED_FAULT NestedFault, SHUTDOWN Shutdown, HYPERCALL Hypercall,
+    CONTROL_REGISTER ControlRegister, DEBUG_REGISTER DebugRegister, NESTED_FAULT NestedFault, SHUTDOWN Shutdown, HYPERCALL Hypercall,
     PAUSE Pause, WBINVD Wbinvd, XSETBV Xsetbv, MONITOR Monitor, MWAIT Mwait,
     VIRTUALIZATION Virtualization, TASK_SWITCH TaskSwitch, IRET Iret, RECALL Recall,
     SYSTEM_SIGNAL SystemSignal, BAD_STATE BadState,
@@ -106,6 +106,7 @@ impl<H: Host> Machine<H> {
             EXCEPTION => self.exception(vcpu, page),
             NESTED_FAULT => self.nested_fault(vcpu, page),
             CONTROL_REGISTER => self.control_register(vcpu, page),
+            DEBUG_REGISTER => self.debug_register(vcpu, page),
             XSETBV => self.xsetbv(vcpu, page),
             RDTSC | RDTSCP => self.rdtsc(vcpu, page),
             PAUSE => self.skip(vcpu, page, &[crate::fetch::PAUSE]).map(|_| Resume::YIELD),
