@@ -1,5 +1,5 @@
 //! Frames on the control line (COM2): channel, sequence, length, payload, checksum, COBS-encoded and
-//! ended by a zero byte. The head is [`Head`], the checksum [`crate::state::crc32`] over head and
+//! ended by a zero byte. The head is [`Head`], the checksum [`crate::checksum::crc32`] over head and
 //! payload, little endian, after the payload.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

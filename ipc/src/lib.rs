@@ -13,6 +13,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod checksum;
 pub mod exit;
 pub mod frame;
 pub mod image;

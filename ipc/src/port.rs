@@ -4,6 +4,7 @@
 //! Registers and commands: facts of VMware's backdoor, section 1.
 
 use postcard_schema::Schema;
+use postcard_schema::key::Key;
 use serde::{Deserialize, Serialize};
 
 /// The low-bandwidth port.
@@ -47,6 +48,11 @@ pub struct PortCall {
     /// Low halves of EAX, EBX, ECX, EDX, ESI, EDI, EBP, little endian.
     pub registers: [[u8; 4]; 7],
 }
+
+/// Path of the port call.
+pub const PATH: &str = "vmport/port";
+/// Schema key of a port call.
+pub const KEY: u64 = u64::from_le_bytes(Key::for_path::<PortCall>(PATH).to_bytes());
 
 /// Encoded bytes of a [`PortCall`].
 pub const PORT_CALL_BYTES: usize = 40;

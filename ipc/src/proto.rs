@@ -114,7 +114,7 @@ pub mod vmport {
     use crate::port::{PortCall, PortReply};
 
     impl Request for PortCall {
-        const PATH: &'static str = "vmport/port";
+        const PATH: &'static str = crate::port::PATH;
         type Reply = PortReply;
     }
 }

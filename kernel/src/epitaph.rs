@@ -4,10 +4,10 @@ use crate::arch::uart::{COM2, Line};
 use crate::arch::{cpu, uart};
 use crate::log;
 use core::fmt::{self, Write};
+use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::frame::{Head, channel};
 use portcullis_ipc::limits;
 use portcullis_ipc::log::RingHead;
-use portcullis_ipc::state::crc32;
 use zerocopy::IntoBytes;
 
 struct Text<'a>(&'a mut RingHead);

@@ -1,11 +1,11 @@
 //! The system image, checked again by the core (section 4 of the design): head, checksum, records, and
 //! every record against every limit. Pure; what the records ask for is done by `boot::system`.
 
+use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::image::{
     CapabilityRecord, ImageHead, MAGIC, MANDATORY, PartitionRecord, RecordHead, SegmentRecord, VERSION, VcpuRecord,
     VmRecord, record,
 };
-use portcullis_ipc::state::crc32;
 use zerocopy::FromBytes;
 
 /// Why an image was refused.

@@ -149,7 +149,7 @@ impl Core {
         let thread = &mut self.partitions[target].thread;
         thread.sequence = thread.sequence.wrapping_add(1);
         let header = Header {
-            key: <port::PortCall as portcullis_ipc::proto::Request>::KEY,
+            key: port::KEY,
             length: port::PORT_CALL_BYTES as u16,
             sequence: thread.sequence,
             badge,

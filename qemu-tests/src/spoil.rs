@@ -2,7 +2,7 @@
 //! changed here; where a changed byte would be found by the checksum first, the checksum is made right.
 
 use portcullis_ipc::image::{ImageHead, MANDATORY, RecordHead};
-use portcullis_ipc::state::crc32;
+use portcullis_ipc::checksum::crc32;
 use std::mem::offset_of;
 use zerocopy::{FromBytes, IntoBytes};
 

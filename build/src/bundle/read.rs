@@ -4,7 +4,7 @@
 use portcullis_ipc::image::{
     self, CapabilityRecord, ImageHead, PartitionRecord, RecordHead, SegmentRecord, VcpuRecord, VmRecord, record,
 };
-use portcullis_ipc::state::crc32;
+use portcullis_ipc::checksum::crc32;
 use sha2::{Digest, Sha256};
 use zerocopy::FromBytes;
 

@@ -7,7 +7,7 @@ use portcullis_ipc::image::{
     rank, record,
 };
 use portcullis_ipc::layout::PAGE;
-use portcullis_ipc::state::crc32;
+use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::syscall::rights;
 use sha2::{Digest, Sha256};
 use zerocopy::{Immutable, IntoBytes};

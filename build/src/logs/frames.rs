@@ -2,7 +2,7 @@
 //! encoding. What a payload means is not known here. The format is `portcullis_ipc::frame`.
 
 use portcullis_ipc::frame::{Head, MAX_ENCODED, MAX_PAYLOAD};
-use portcullis_ipc::state::crc32;
+use portcullis_ipc::checksum::crc32;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Version of the framing that this code reads and writes.

@@ -5,7 +5,8 @@
 //! The order of the stores is the whole protection: one thread writes the region, and the count is one
 //! aligned 64-bit store.
 
-use portcullis_ipc::state::{Envelope, MAGIC, crc32};
+use portcullis_ipc::checksum::crc32;
+use portcullis_ipc::state::{Envelope, MAGIC};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Bytes of an envelope.
