@@ -64,10 +64,6 @@ read!(dr3, "dr3");
 write!(set_cr0, "cr0");
 write!(set_cr3, "cr3");
 write!(set_cr4, "cr4");
-write!(set_dr0, "dr0");
-write!(set_dr1, "dr1");
-write!(set_dr2, "dr2");
-write!(set_dr3, "dr3");
 
 /// Drop the translation of one page.
 #[inline(always)]

@@ -68,13 +68,9 @@ pub fn reset(area: CorePage) {
 pub fn load_debug(values: [u64; 4]) {
     let [a, b, c, d] = values;
     // SAFETY: the core never enables a breakpoint of its own (DR7 is 0x400 outside guests).
-    unsafe { cpu::set_dr0(a) };
-    // SAFETY: as above.
-    unsafe { cpu::set_dr1(b) };
-    // SAFETY: as above.
-    unsafe { cpu::set_dr2(c) };
-    // SAFETY: as above.
-    unsafe { cpu::set_dr3(d) };
+    unsafe {
+        asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", in(reg) a, in(reg) b, in(reg) c, in(reg) d, options(nomem, nostack, preserves_flags));
+    }
 }
 
 /// Read DR0 to DR3.
