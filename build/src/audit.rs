@@ -1,8 +1,9 @@
 //! `audit`: boots a system and checks its page tables and control registers from outside.
 //!
 //! [`walk`] reads page tables in captured memory, [`registers`] the monitor's listing, [`subject`] says
-//! whose each frame is, [`rules`] judges. Nothing here asks the running core.
+//! whose each frame is, [`grants`] what the image gives each partition, [`rules`] judges. Nothing here asks the running core.
 
+pub mod grants;
 pub mod inspect;
 pub mod record;
 pub mod registers;

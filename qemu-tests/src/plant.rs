@@ -24,7 +24,7 @@ const CORE_TEXT: u64 = 0x20_0000;
 const LOCAL_APIC: u64 = USER_BASE - (2 << 20);
 
 /// All of them.
-pub const ALL: [Plant; 6] = [
+pub const ALL: [Plant; 7] = [
     Plant {
         name: "a partition's code is writable",
         rule: "a page is writable and executable",
@@ -46,6 +46,14 @@ pub const ALL: [Plant; 6] = [
         change: |scene| {
             let other = entry(scene, 1, MESSAGE_PAGE)?.1 & ADDRESS;
             with(scene, 0, MESSAGE_PAGE, |entry| entry & !ADDRESS | other)
+        },
+    },
+    Plant {
+        name: "a partition runs another's code",
+        rule: "a partition maps a page otherwise than the image says",
+        change: |scene| {
+            let other = entry(scene, 1, USER_BASE)?.1;
+            with(scene, 0, USER_BASE, |_| other)
         },
     },
     Plant {

@@ -1,8 +1,8 @@
 //! Ways to spoil a system image, each with the words in which the core must refuse it. Only the bytes are
 //! changed here; where a changed byte would be found by the checksum first, the checksum is made right.
 
-use portcullis_ipc::image::{ImageHead, MANDATORY, RecordHead};
 use portcullis_ipc::checksum::crc32;
+use portcullis_ipc::image::{ImageHead, MANDATORY, RecordHead};
 use std::mem::offset_of;
 use zerocopy::{FromBytes, IntoBytes};
 

@@ -2,6 +2,7 @@
 //! from captured memory. It says where the tables are and who owns which frames; which partition
 //! serves which VM comes from the system image.
 
+use super::grants;
 use super::subject::{Kind, Owned, Owner, Space, Subject};
 use super::walk::Memory;
 use crate::bundle::Bundle;
@@ -57,6 +58,7 @@ pub fn read(elf: &[u8], memory: Memory<'_>, bundle: &Bundle<'_>) -> Result<Subje
     let vms: Vec<String> = bundle.vms.iter().map(|vm| name(&vm.record.name)).collect();
     let vcpus: Vec<u16> = (0..).zip(&bundle.vms).flat_map(|(index, vm)| vm.vcpus.iter().map(move |_| index)).collect();
     let mut subject = at_address(memory, at, &names, &vms, &vcpus)?;
+    subject.grants = grants::of(bundle);
     subject.vmexit = bundle.vms.iter().map(|vm| vm.record.vmexit).collect();
     Ok(subject)
 }

@@ -139,7 +139,12 @@ fn page_rule(subject: &Subject, space: &Space, mapping: &Mapping, address: u64, 
         Some(Owner::Exit(vm) | Owner::Guest(vm)) => serves(vm) && !rights.execute,
         Some(Owner::Core | Owner::Tables | Owner::Spare(_)) | None => false,
     };
-    (!allowed).then_some("a partition maps what is not its own")
+    if !allowed {
+        return Some("a partition maps what is not its own");
+    }
+    let grants = subject.grants.get(usize::from(partition)).map_or(&[][..], Vec::as_slice);
+    let granted = grants.iter().any(|grant| grant.allows(address, frame, rights, subject.image()));
+    (!granted).then_some("a partition maps a page otherwise than the image says")
 }
 
 fn host_pages<'a>(trees: &'a [(&'a Space, Tree)]) -> impl Iterator<Item = (&'a Space, Mapping, u64)> {

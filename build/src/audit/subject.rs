@@ -1,6 +1,7 @@
 //! What an audit looks at: the roots, who owns which frames, and which partition serves which VM. The
 //! roots and owners come from the core's own record, the rest from the system image.
 
+use super::grants::Grant;
 use std::fmt;
 
 /// Whose a frame is.
@@ -93,6 +94,8 @@ pub struct Subject {
     owned: Vec<Owned>,
     /// For each VM the partition that serves it.
     pub vmexit: Vec<u16>,
+    /// For each partition what the image gives it to map.
+    pub grants: Vec<Vec<Grant>>,
     /// Addresses of the copy windows, each one page.
     pub windows: Vec<u64>,
     /// Frame of the local APIC.
@@ -111,6 +114,11 @@ impl Subject {
         let after = self.owned.partition_point(|range| range.start <= frame);
         let range = self.owned[..after].last()?;
         (frame < range.end()).then_some(range.owner)
+    }
+
+    /// First frame of the sealed image.
+    pub fn image(&self) -> Option<u64> {
+        self.owned.iter().find(|range| range.owner == Owner::Image).map(|range| range.start)
     }
 
     /// Pairs of ranges that overlap, in words.

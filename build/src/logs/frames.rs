@@ -1,8 +1,8 @@
 //! Frames on the control line: cutting a byte stream at the delimiters, checking each piece, and
 //! encoding. What a payload means is not known here. The format is `portcullis_ipc::frame`.
 
-use portcullis_ipc::frame::{Head, MAX_ENCODED, MAX_PAYLOAD};
 use portcullis_ipc::checksum::crc32;
+use portcullis_ipc::frame::{Head, MAX_ENCODED, MAX_PAYLOAD};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Version of the framing that this code reads and writes.

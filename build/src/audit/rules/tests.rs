@@ -2,6 +2,7 @@
 //! broken in one way at a time.
 
 use super::super::fixture::{E, Image, NX, U, W};
+use super::super::grants::Grant;
 use super::super::subject::Owned;
 use super::*;
 
@@ -20,6 +21,18 @@ const MESSAGE: u64 = 0x8_6000;
 const EXIT: u64 = 0x8_7000;
 const GUEST: u64 = 0x8_8000;
 const STRANGER: u64 = 0x8_9000;
+
+/// What the image gives the two partitions.
+fn grants() -> Vec<Vec<Grant>> {
+    let page = |address, write| Grant { address, pages: 1, write, execute: false, image_offset: None };
+    let both = [
+        Grant { execute: true, image_offset: Some(0), ..page(0x4000_0000, false) },
+        page(0x4000_1000, true),
+        page(0x7000_1000, false),
+    ];
+    let first = [page(0x7000_2000, true), page(0x7002_0000, true), page(0x100_0000_0000, true)];
+    vec![[both.as_slice(), first.as_slice()].concat(), both.to_vec()]
+}
 
 struct System {
     image: Image,
@@ -76,6 +89,7 @@ impl System {
         ];
         let mut subject = Subject::new(spaces, owned);
         subject.vmexit = vec![0];
+        subject.grants = grants();
         subject.windows = vec![WINDOW];
         subject.local_apic = APIC;
         subject
@@ -110,10 +124,17 @@ struct Case {
 const ALIKE: &str = "the core's half differs between address spaces";
 const NOT_OWN: &str = "a partition maps what is not its own";
 const TWO: &str = "a writable frame is open to two";
+const OTHERWISE: &str = "a partition maps a page otherwise than the image says";
 const LISTED: &str = "the core's half maps what R7 does not list";
 
 #[rustfmt::skip]
-const CASES: [Case; 18] = [
+const CASES: [Case; 21] = [
+    Case { what: "own page at another address", space: 0, address: 0x4000_2000, physical: FIRST, flags: U | NX,
+           rules: &[OTHERWISE] },
+    Case { what: "own page with fewer rights", space: 0, address: 0x4000_1000, physical: FIRST, flags: U | NX,
+           rules: &[OTHERWISE] },
+    Case { what: "code that cannot be executed", space: 1, address: 0x4000_0000, physical: SEALED, flags: U | NX,
+           rules: &[OTHERWISE] },
     Case { what: "sealed frame writable", space: 0, address: 0x4000_2000, physical: SEALED, flags: W | U | NX,
            rules: &["a frame is writable and executable", NOT_OWN, TWO] },
     Case { what: "own page writable and executable", space: 0, address: 0x4000_2000, physical: FIRST, flags: W | U | E,
