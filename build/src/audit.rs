@@ -1,10 +1,12 @@
 //! `audit`: boots a system and checks its page tables and control registers from outside.
 //!
 //! [`walk`] reads page tables in captured memory, [`registers`] the monitor's listing, [`subject`] says
-//! whose each frame is, [`grants`] what the image gives each partition, [`rules`] judges. Nothing here asks the running core.
+//! whose each frame is, [`grants`] what the image gives each partition, [`platform`] what the core says of
+//! the machine, [`rules`] judges. Nothing here asks the running core.
 
 pub mod grants;
 pub mod inspect;
+pub mod platform;
 pub mod record;
 pub mod registers;
 pub mod rules;
@@ -50,9 +52,11 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
         }
     }
     let snapshot = session.snapshot()?;
-    let found = inspect(session.emulator(), snapshot, &image)?;
+    let scene = capture(session.emulator(), snapshot, &image)?;
+    let found = scene.judge();
     let rules::Extent { spaces, mappings, tables } = found.extent;
     println!("looked at {spaces} address spaces and nested tables, {mappings} mappings, {tables} table pages");
+    println!("{}", scene.platform().unwrap_or_else(|| "the platform page is not filled".to_owned()));
     for breach in &found.breaches {
         println!("{breach}");
     }

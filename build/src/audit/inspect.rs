@@ -1,11 +1,11 @@
 //! From a stopped machine to a verdict: captures it while the core's own tables are in force, and judges
 //! it with the core's record and the system image.
 
-use super::record;
 use super::registers::{self, Control};
 use super::rules::{self, Breach, Extent};
-use super::subject::{Kind, Subject};
+use super::subject::{Kind, Owner, Subject};
 use super::walk::Memory;
+use super::{platform, record};
 use crate::bundle::Bundle;
 use crate::emulator::{Emulator, Snapshot};
 use crate::image::{CORE, Image};
@@ -36,6 +36,11 @@ impl Scene {
     pub fn judge(&self) -> Found {
         let (breaches, extent) = rules::check(Memory(&self.memory), &self.subject, &self.control);
         Found { breaches, extent }
+    }
+
+    /// What the core says of the machine; `None` when it has not got that far.
+    pub fn platform(&self) -> Option<String> {
+        platform::line(Memory(&self.memory), self.subject.first_of(Owner::Platform)?)
     }
 }
 

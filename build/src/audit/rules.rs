@@ -143,7 +143,7 @@ fn page_rule(subject: &Subject, space: &Space, mapping: &Mapping, address: u64, 
         return Some("a partition maps what is not its own");
     }
     let grants = subject.grants.get(usize::from(partition)).map_or(&[][..], Vec::as_slice);
-    let granted = grants.iter().any(|grant| grant.allows(address, frame, rights, subject.image()));
+    let granted = grants.iter().any(|grant| grant.allows(address, frame, rights, subject.first_of(Owner::Image)));
     (!granted).then_some("a partition maps a page otherwise than the image says")
 }
 

@@ -116,9 +116,9 @@ impl Subject {
         (frame < range.end()).then_some(range.owner)
     }
 
-    /// First frame of the sealed image.
-    pub fn image(&self) -> Option<u64> {
-        self.owned.iter().find(|range| range.owner == Owner::Image).map(|range| range.start)
+    /// First frame of that owner.
+    pub fn first_of(&self, owner: Owner) -> Option<u64> {
+        self.owned.iter().find(|range| range.owner == owner).map(|range| range.start)
     }
 
     /// Pairs of ranges that overlap, in words.
