@@ -13,7 +13,7 @@ const PAGE: u64 = 4096;
 /// Bytes at the current instruction.
 #[derive(Clone, Copy, Debug)]
 pub struct Bytes {
-    buffer: [u8; LONGEST],
+    buffer: [u8; 16],
     length: usize,
     /// Width of the code in bits.
     pub bits: u32,
@@ -26,18 +26,16 @@ impl Bytes {
         let translation = Translation::of(page);
         let code_bits = bits(page);
         let start = linear(page, segment::CS, page.rip, code_bits);
-        let first = (PAGE - start % PAGE).min(LONGEST as u64) as usize;
+        let first = (PAGE - start % PAGE).min(LONGEST as u64);
         let physical = translation.translate(memory, start, Access::Fetch)?;
-        let mut bytes = Self { buffer: [0; LONGEST], length: 0, bits: code_bits };
-        if physical.saturating_add(first as u64) > memory.size() {
-            return Ok(bytes);
+        if physical.saturating_add(first) > memory.size() {
+            return Ok(Self { buffer: [0; 16], length: 0, bits: code_bits });
         }
-        bytes.length = first;
-        let (head, tail) = bytes.buffer.split_at_mut(first);
-        copy(memory, physical, head);
-        if !tail.is_empty() {
-            let next = linear(page, segment::CS, page.rip.wrapping_add(first as u64), code_bits);
+        let mut bytes = Self { buffer: window(memory, physical), length: first as usize, bits: code_bits };
+        if bytes.length < LONGEST {
+            let next = linear(page, segment::CS, page.rip.wrapping_add(first), code_bits);
             let physical = translation.translate(memory, next, Access::Fetch);
+            let tail = bytes.buffer.get_mut(bytes.length..LONGEST).unwrap_or_default();
             if physical.is_ok_and(|physical| memory.read(physical, tail)) {
                 bytes.length = LONGEST;
             }
@@ -58,31 +56,47 @@ impl Bytes {
     }
 }
 
-/// Copies bytes that are memory, word by word: the frequent case of the fetch.
-fn copy(memory: &impl GuestMemory, address: u64, bytes: &mut [u8]) {
-    let skip = (address & 7) as usize;
-    let mut words = [0; 24];
-    for (index, to) in words.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        if index * 8 < skip + bytes.len() {
-            *to = memory.word(address + index as u64 * 8).to_le_bytes();
-        }
-    }
-    for (to, from) in bytes.iter_mut().zip(words.iter().skip(skip)) {
-        *to = *from;
-    }
+/// The fifteen bytes from `address` on, and one more; of what lies behind the address's page nothing is
+/// said. Each byte is read once.
+fn window(memory: &impl GuestMemory, address: u64) -> [u8; 16] {
+    let skip = 8 * (address & 7) as u32;
+    let next = |count| if address % PAGE / 8 + count < PAGE / 8 { memory.word(address + 8 * count) } else { 0 };
+    let low = u128::from(next(0)) | u128::from(next(1)) << 64;
+    let high = if skip > 8 { u128::from(next(2)) << (128 - skip) } else { 0 };
+    (low >> skip | high).to_le_bytes()
 }
 
-/// An instruction that exits: its bytes without prefixes, and its name for the decoder.
+/// An instruction that exits: its plain form, without prefixes, and its name for the decoder.
 pub struct Expected {
-    /// Opcode bytes.
-    pub opcode: &'static [u8],
+    /// Opcode bytes, little endian, in as many low bits as `length` says.
+    opcode: u32,
+    /// Bytes of the plain form; 0 when it has no fixed length.
+    length: usize,
     /// Name.
     pub mnemonic: Mnemonic,
 }
 
+impl Expected {
+    const fn new<const N: usize>(bytes: [u8; N], mnemonic: Mnemonic) -> Self {
+        let (mut opcode, mut index) = (0, 0);
+        while index < N {
+            opcode |= (bytes[index] as u32) << (8 * index);
+            index += 1;
+        }
+        Self { opcode, length: N, mnemonic }
+    }
+
+    /// Whether `bytes` begin with the plain form.
+    fn matches(&self, bytes: &Bytes) -> bool {
+        let [a, b, c, d, ..] = bytes.buffer;
+        let differing = u32::from_le_bytes([a, b, c, d]) ^ self.opcode;
+        (1..=bytes.length).contains(&self.length) && u64::from(differing) << (64 - 8 * self.length) == 0
+    }
+}
+
 macro_rules! expected {
     ($($(#[$doc:meta])* $name:ident: $opcode:expr, $mnemonic:ident;)*) => {
-        $($(#[$doc])* pub const $name: Expected = Expected { opcode: &$opcode, mnemonic: Mnemonic::$mnemonic };)*
+        $($(#[$doc])* pub const $name: Expected = Expected::new($opcode, Mnemonic::$mnemonic);)*
     };
 }
 
@@ -113,12 +127,11 @@ expected! {
     INVLPG: [], Invlpg;
 }
 
-/// Length of the current instruction if it is one of `candidates`, and which. The plain form is compared
-/// byte by byte; anything else, prefixes above all, goes through the decoder.
+/// Length of the current instruction if it is one of `candidates`, and which. The plain form is compared;
+/// anything else, prefixes above all, goes through the decoder.
 pub fn length(bytes: &Bytes, rip: u64, candidates: &[Expected]) -> Option<(usize, Mnemonic)> {
-    let plain = candidates.iter().find(|one| !one.opcode.is_empty() && bytes.as_slice().starts_with(one.opcode));
-    if let Some(plain) = plain {
-        return Some((plain.opcode.len(), plain.mnemonic));
+    if let Some(plain) = candidates.iter().find(|one| one.matches(bytes)) {
+        return Some((plain.length, plain.mnemonic));
     }
     let instruction = bytes.decode(rip)?;
     let mnemonic = instruction.mnemonic();
@@ -170,6 +183,11 @@ mod tests {
     fn bytes_are_fetched_across_a_page_and_end_where_memory_ends() {
         assert_eq!(at(0x1fff, &[0x0f, 0xa2]).as_slice()[..2], [0x0f, 0xa2]);
         assert_eq!(at(0x2ffe, &[0x0f, 0xa2]).as_slice(), [0x0f, 0xa2]);
+        for start in 0x1000..0x1020 {
+            let code: [u8; LONGEST] = core::array::from_fn(|index| index as u8 + 1);
+            assert_eq!(at(start, &code).as_slice(), code, "{start:#x}");
+            assert_eq!(at(start + 0xfe0, &code).as_slice(), code, "{start:#x} + 0xfe0");
+        }
         let mut memory = Plain::new(0x1000);
         assert!(Bytes::fetch(&mut memory, &real_mode(0x5000)).unwrap().as_slice().is_empty());
     }
@@ -177,7 +195,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_decode_or_not_without_harm(code in prop::array::uniform15(any::<u8>()), bits in 0usize..3) {
-            let bytes = Bytes { buffer: code, length: LONGEST, bits: [16, 32, 64][bits] };
+            let mut buffer = [0; 16];
+            buffer[..LONGEST].copy_from_slice(&code);
+            let bytes = Bytes { buffer, length: LONGEST, bits: [16, 32, 64][bits] };
             if let Some(instruction) = bytes.decode(0) {
                 prop_assert!((1..=LONGEST).contains(&instruction.len()));
             }

@@ -61,12 +61,18 @@ const CR4_SMAP: u64 = 1 << 21;
 const EFER_LMA: u64 = 1 << 10;
 const EFER_NXE: u64 = 1 << 11;
 
-/// How a set of tables is built: levels, bits of index at each, bytes of an entry.
+/// How a set of tables is built: levels, bits of index at each, bytes of an entry, address bits of CR3.
+#[derive(Clone, Copy)]
 struct Shape {
     levels: u32,
     index_bits: u32,
     entry: u64,
+    root: u64,
 }
+
+const FOUR: Shape = Shape { levels: 4, index_bits: 9, entry: 8, root: FRAME };
+const THREE: Shape = Shape { levels: 3, index_bits: 9, entry: 8, root: 0xffff_ffe0 };
+const TWO: Shape = Shape { levels: 2, index_bits: 10, entry: 4, root: 0xffff_f000 };
 
 impl Translation {
     /// From an exit page whose CONTROL group is valid.
@@ -81,51 +87,46 @@ impl Translation {
         }
     }
 
-    fn shape(&self) -> Shape {
-        match (self.cr4 & CR4_PAE != 0, self.efer & EFER_LMA != 0) {
-            (_, true) => Shape { levels: 4, index_bits: 9, entry: 8 },
-            (true, false) => Shape { levels: 3, index_bits: 9, entry: 8 },
-            (false, false) => Shape { levels: 2, index_bits: 10, entry: 4 },
+    /// Translates `linear` for `access`.
+    pub fn translate(&self, memory: &mut impl GuestMemory, linear: u64, access: Access) -> Result<u64, PageFault> {
+        let low = linear & 0xffff_ffff;
+        // Each call is compiled for its shape: this is on the way of every decoded instruction.
+        match (self.cr0 & CR0_PG != 0, self.efer & EFER_LMA != 0, self.cr4 & CR4_PAE != 0) {
+            (false, ..) => Ok(low),
+            (_, true, _) => self.walk(memory, linear, access, FOUR),
+            (_, _, true) => self.walk(memory, low, access, THREE),
+            _ => self.walk(memory, low, access, TWO),
         }
     }
 
-    /// Translates `linear` for `access`.
-    pub fn translate(&self, memory: &mut impl GuestMemory, linear: u64, access: Access) -> Result<u64, PageFault> {
-        if self.cr0 & CR0_PG == 0 {
-            return Ok(linear & 0xffff_ffff);
-        }
-        let linear = if self.efer & EFER_LMA != 0 { linear } else { linear & 0xffff_ffff };
-        let shape = self.shape();
+    #[inline(always)]
+    fn walk(&self, memory: &mut impl GuestMemory, linear: u64, access: Access, shape: Shape) -> Result<u64, PageFault> {
         let nx_counts = self.efer & EFER_NXE != 0 && shape.entry == 8;
-        let mut table = match shape.levels {
-            3 => self.cr3 & 0xffff_ffe0,
-            2 => self.cr3 & 0xffff_f000,
-            _ => self.cr3 & FRAME,
-        };
-        let (mut writable, mut user, mut executable) = (true, true, true);
+        let mut table = self.cr3 & shape.root;
+        // Bits that every entry on the way has, and bits that any has.
+        let (mut all, mut any) = (WRITABLE | USER, 0);
         let mut level = shape.levels;
         loop {
             let shift = 12 + (level - 1) * shape.index_bits;
-            let index = linear >> shift & ((1 << shape.index_bits) - 1);
+            let root_of_three = shape.levels == 3 && level == 3;
             // The root of the three-level form has four entries.
-            let index = if shape.levels == 3 && level == 3 { index & 3 } else { index };
-            let at = table + index * shape.entry;
+            let places = if root_of_three { 4 } else { 1 << shape.index_bits };
+            let at = table + (linear >> shift & (places - 1)) * shape.entry;
             let entry = if shape.entry == 8 { load::<8>(memory, at) } else { load::<4>(memory, at) };
             if entry & PRESENT == 0 {
                 return Err(self.fault(linear, access, 0, nx_counts));
             }
-            let root_of_three = shape.levels == 3 && level == 3;
             let leaf = level == 1 || (entry & LARGE != 0 && self.large_at(level, &shape));
             if self.reserved(entry, level, leaf, root_of_three, &shape, nx_counts) {
                 return Err(self.fault(linear, access, 1 | 1 << 3, nx_counts));
             }
             if !root_of_three {
-                writable &= entry & WRITABLE != 0;
-                user &= entry & USER != 0;
-                executable &= !nx_counts || entry & NO_EXECUTE == 0;
+                all &= entry;
+                any |= entry;
             }
             if leaf {
-                if !self.allowed(access, writable, user, executable) {
+                let executable = !nx_counts || any & NO_EXECUTE == 0;
+                if !self.allowed(access, all & WRITABLE != 0, all & USER != 0, executable) {
                     return Err(self.fault(linear, access, 1, nx_counts));
                 }
                 let dirty = if access == Access::Write { DIRTY } else { 0 };
@@ -141,6 +142,7 @@ impl Translation {
         }
     }
 
+    #[inline(always)]
     fn large_at(&self, level: u32, shape: &Shape) -> bool {
         match shape.levels {
             4 => level == 2 || level == 3,
@@ -149,6 +151,7 @@ impl Translation {
         }
     }
 
+    #[inline(always)]
     fn reserved(&self, entry: u64, level: u32, leaf: bool, root: bool, shape: &Shape, nx: bool) -> bool {
         if shape.entry == 4 {
             // Bit 21 of a 4 MiB entry; bits 13 to 20 hold the upper address bits.
@@ -169,6 +172,7 @@ impl Translation {
         no_nx || no_such_large || upper || misaligned
     }
 
+    #[inline(always)]
     fn allowed(&self, access: Access, writable: bool, user: bool, executable: bool) -> bool {
         if self.user {
             return user
@@ -186,6 +190,7 @@ impl Translation {
         }
     }
 
+    #[cold]
     fn fault(&self, address: u64, access: Access, error: u32, nx_counts: bool) -> PageFault {
         let smep = self.cr4 & CR4_SMEP != 0;
         let kind = match access {
@@ -198,6 +203,7 @@ impl Translation {
     }
 }
 
+#[inline(always)]
 fn frame(entry: u64, level: u32, shape: &Shape) -> u64 {
     match (shape.entry, level) {
         (8, _) => entry & FRAME,
@@ -208,6 +214,7 @@ fn frame(entry: u64, level: u32, shape: &Shape) -> u64 {
 }
 
 /// Sets bits of an entry where they are not set yet.
+#[inline(always)]
 fn mark(memory: &mut impl GuestMemory, at: u64, entry: u64, bits: u64, width: u64) {
     if entry & bits != bits {
         let bytes = (entry | bits).to_le_bytes();
