@@ -92,7 +92,13 @@ pub fn compile(log_level: &str, wanted: impl Fn(&Binary) -> bool) -> Result<Vec<
     for binary in &binaries {
         command.args(["--package", &binary.package, "--bin", &binary.name]);
     }
-    process::run(command.arg("--quiet"), "the bare-metal build")?;
+    // The first build compiles the core library too and takes minutes: cargo then shows what it does.
+    if binaries.iter().any(|binary| !workspace::metal_elf(&binary.name).exists()) {
+        eprintln!("building core, services and guests for bare metal; the first time this takes some minutes");
+    } else {
+        command.arg("--quiet");
+    }
+    process::run(&mut command, "the bare-metal build")?;
     let files: Vec<PathBuf> = binaries.iter().map(|binary| workspace::metal_elf(&binary.name)).collect();
     for file in &files {
         store_symbols(file)?;
