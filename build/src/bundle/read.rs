@@ -1,10 +1,10 @@
 //! Taking an image apart again. The checks are those of the format, in the order in which the core
 //! makes them.
 
+use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::image::{
     self, CapabilityRecord, ImageHead, PartitionRecord, RecordHead, SegmentRecord, VcpuRecord, VmRecord, record,
 };
-use portcullis_ipc::checksum::crc32;
 use sha2::{Digest, Sha256};
 use zerocopy::FromBytes;
 

@@ -3,10 +3,10 @@
 use super::{Bundle, Inputs, ReadError, write};
 use crate::elf_file::{Load, Program};
 use crate::manifest::{System, parse};
+use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::image::{ImageHead, SegmentRecord, kind};
 use portcullis_ipc::layout::{BLOB_BASE, PAGE, USER_BASE};
 use portcullis_ipc::platform::{CONFIG_OFFSET, InfoPage};
-use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::syscall::rights;
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};

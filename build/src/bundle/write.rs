@@ -2,12 +2,12 @@
 
 use super::{Inputs, Placed, Segment, info, name24, pool};
 use crate::manifest::{Capability, Object, Partition, System, Vm};
+use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::image::{
     self, CapabilityRecord, ImageHead, PartitionRecord, RecordHead, SegmentRecord, VcpuRecord, VmRecord, feature, flag,
     rank, record,
 };
 use portcullis_ipc::layout::PAGE;
-use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::syscall::rights;
 use sha2::{Digest, Sha256};
 use zerocopy::{Immutable, IntoBytes};
