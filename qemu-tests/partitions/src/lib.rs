@@ -14,11 +14,17 @@ pub mod random;
 pub mod secret;
 
 #[cfg(target_os = "none")]
+pub mod bad_rounds;
+#[cfg(target_os = "none")]
 pub mod console;
 #[cfg(target_os = "none")]
 pub mod faults;
 #[cfg(target_os = "none")]
+pub mod guest_state;
+#[cfg(target_os = "none")]
 pub mod ledger;
+#[cfg(target_os = "none")]
+pub mod refused_state;
 #[cfg(target_os = "none")]
 pub mod words;
 
