@@ -58,20 +58,20 @@ pub fn capture(emulator: &mut Emulator, snapshot: Snapshot, image: &Image) -> an
     let elf = std::fs::read(workspace::metal_elf(CORE)).context("the core's ELF cannot be read")?;
     let bundle = std::fs::read(&image.bundle).context("the system image cannot be read")?;
     let bundle = Bundle::read(&bundle)?;
-    let scene = |snapshot: Snapshot| -> anyhow::Result<Scene> {
+    let from = |snapshot: Snapshot| -> anyhow::Result<Scene> {
         let subject = record::read(&elf, Memory(&snapshot.memory), &bundle)?;
         let control = registers::parse(&snapshot.registers)?;
         Ok(Scene { memory: snapshot.memory, control, subject })
     };
-    let mut scene_now = scene(snapshot)?;
+    let mut scene = from(snapshot)?;
     for _ in 0..TRIES {
-        if outside(&scene_now.subject, &scene_now.control) {
-            return Ok(scene_now);
+        if outside(&scene.subject, &scene.control) {
+            return Ok(scene);
         }
         emulator.run_for(Duration::from_micros(300))?;
         let control = registers::parse(&emulator.monitor().human("info registers -a")?)?;
-        if outside(&scene_now.subject, &control) {
-            scene_now = scene(emulator.snapshot()?)?;
+        if outside(&scene.subject, &control) {
+            scene = from(emulator.snapshot()?)?;
         }
     }
     bail!("the machine was caught inside a guest {TRIES} times in a row: its control registers cannot be read")
