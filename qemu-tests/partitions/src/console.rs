@@ -6,7 +6,6 @@ use core::fmt::{self, Write};
 use portcullis_ipc::proto::link::{CONSOLE_BYTES, ConsoleWrite};
 use portcullis_runtime::endpoint::Endpoint;
 use portcullis_runtime::handle::{self, Ports};
-use portcullis_runtime::syscall;
 
 const COM1: u16 = 0x3f8;
 const LINE_STATUS: u16 = COM1 + 5;
@@ -116,6 +115,6 @@ fn exit(value: u8) -> ! {
         ports.write(EXIT, value);
     }
     loop {
-        syscall::wait(0);
+        core::hint::spin_loop();
     }
 }

@@ -26,6 +26,8 @@ pub mod ledger;
 #[cfg(target_os = "none")]
 pub mod refused_state;
 #[cfg(target_os = "none")]
+pub mod vcpu;
+#[cfg(target_os = "none")]
 pub mod words;
 
 /// Main of a test partition's binary on the host, where it cannot run.

@@ -48,7 +48,7 @@ impl Judge {
             self.restart(&status, generation);
         }
         self.console.line(format_args!("bad-entry: {rounds} refused entries, each with its fault record"));
-        self.console.pass("bad-entry")
+        self.passed()
     }
 
     fn states(&mut self) -> ! {
@@ -69,7 +69,15 @@ impl Judge {
             self.wrong(generation, &status, format_args!("taken: {}", case.map_or("", |case| case.name)));
         }
         self.console.line(format_args!("bad-state: {} refused twice, {} taken", REFUSED.len(), TAKEN.len()));
-        self.console.pass("bad-state")
+        self.passed()
+    }
+
+    /// Says so. The run goes on: the guest beside this must still come to its end.
+    fn passed(&mut self) -> ! {
+        self.console.line(format_args!("TEST PASS {}", self.subject.name));
+        loop {
+            syscall::wait(0);
+        }
     }
 
     /// The fault record of the instance of `generation`, once it has ended.
