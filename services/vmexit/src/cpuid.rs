@@ -72,8 +72,8 @@ const LEAF6_EAX: u32 = bits([2]);
 const LEAF13_1_EAX: u32 = bits([0, 1, 2]);
 /// LAHF, LZCNT, SSE4A, misaligned SSE, PREFETCHW.
 const EXT1_ECX: u32 = bits([0, 5, 6, 7, 8]);
-/// The standard ones AMD repeats, SYSCALL, NX, MMX extensions, FFXSR, 1 GiB pages, RDTSCP, long mode.
-const EXT1_EDX: u32 = bits([0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 20, 22, 23, 24, 25, 26, 27, 29]);
+/// The standard ones AMD repeats, SYSCALL, NX, MMX extensions, 1 GiB pages, RDTSCP, long mode.
+const EXT1_EDX: u32 = bits([0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 20, 22, 23, 24, 26, 27, 29]);
 /// Invariant TSC.
 const EXT7_EDX: u32 = bits([8]);
 /// AVX in XCR0.

@@ -49,7 +49,8 @@ fn main(start: Start) -> ! {
     let khz = |hz: u64| u32::try_from(hz / 1000).unwrap_or(u32::MAX);
     let identity = Identity {
         vmware: config.identity,
-        xcr0_mask: config.xcr0,
+        // What the processor lacks the core refuses.
+        xcr0_mask: config.xcr0 & (u64::from(core::arch::x86_64::__cpuid_count(0xd, 0).eax) | 1),
         vcpus: vm.vcpus.into(),
         tsc_khz: khz(platform.tsc_hz),
         lapic_khz: khz(platform.lapic_hz),

@@ -21,8 +21,8 @@ pub mod number {
 /// writes. Microcode level, miscellaneous enable, HWCR, SYSCFG, OSVW length and status, DE_CFG.
 const QUIET: [u32; 7] = [0x8b, 0x1a0, 0xc001_0015, 0xc001_0010, 0xc001_0140, 0xc001_0141, 0xc001_1029];
 
-/// SCE, LME, NXE, FFXSR.
-const EFER_WRITABLE: u64 = 1 | 1 << 8 | 1 << 11 | 1 << 14;
+/// SCE, LME, NXE.
+const EFER_WRITABLE: u64 = 1 | 1 << 8 | 1 << 11;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const CR0_PG: u64 = 1 << 31;
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn each_register_keeps_what_it_must_and_refuses_the_rest() {
         let long = EFER_LME | EFER_LMA;
-        let table: [(u32, u64, Result<u64, Refused>); 16] = [
+        let table: [(u32, u64, Result<u64, Refused>); 17] = [
             (number::PAT, PAT, Ok(PAT)),
             (number::PAT, 2, Err(Refused)),
             (number::PAT, 8 << 56, Err(Refused)),
@@ -104,6 +104,7 @@ mod tests {
             (number::EFER, EFER_LME | 1 << 11, Ok(long | 1 << 11)),
             (number::EFER, 0, Err(Refused)),
             (number::EFER, long | 1 << 12, Err(Refused)),
+            (number::EFER, long | 1 << 14, Err(Refused)),
             (number::EFER, long | 1 << 63, Err(Refused)),
             (number::APIC_BASE, 0xfee0_0100, Ok(0xfee0_0100)),
             (number::APIC_BASE, 0xfee0_0900, Err(Refused)),
