@@ -1,7 +1,7 @@
 //! Frames in both directions: head, payload, checksum, COBS, delimiter (`portcullis_ipc::frame`).
 
-use portcullis_ipc::frame::{Head, MAX_ENCODED, MAX_PAYLOAD};
 use portcullis_ipc::checksum::crc32;
+use portcullis_ipc::frame::{Head, MAX_ENCODED, MAX_PAYLOAD};
 use zerocopy::{FromBytes, IntoBytes};
 
 const HEAD: usize = size_of::<Head>();
