@@ -27,8 +27,9 @@ portcullis_runtime::entry!(main);
 
 /// Longest time that an exchange may take, kill and restart included, microseconds.
 const PATIENCE_US: u64 = 3_000_000;
-/// Time in which a guest goes on after its service was killed, microseconds.
-const SETTLE_US: u64 = 300;
+/// Time in which a guest goes on after its service was killed, microseconds: from the first to the second, another one
+/// in each round, so that kills come while the service still starts and long after.
+const SETTLE_US: (u64, u64) = (100, 1_500);
 
 /// Exchanges without a kill, by which the span of the sweep is measured.
 const CALIBRATIONS: u64 = 4;
@@ -233,7 +234,9 @@ impl Sweeper {
             self.round.killed = true;
             self.instants.push((self.round.victim as u64) << 48 | (tsc() - self.round.start));
             if !self.exchanges() {
-                self.watch.set(tsc() + ticks(SETTLE_US));
+                let (least, most) = SETTLE_US;
+                let settle = least + self.round.number * 97 % (most - least);
+                self.watch.set(tsc() + ticks(settle));
             }
         } else if bits & self.watch.bits != 0 {
             let (number, offset) = (self.round.number, self.round.offset);
@@ -306,7 +309,11 @@ impl Sweeper {
                     &[phase::WAITING, phase::OWN_WORK, phase::SERVING_CALL, phase::SERVING_CALL | phase::CALLING]
                 }
                 "ledger" => &[phase::WAITING, phase::SERVING_CALL],
-                name if name.starts_with("vmexit") => &[phase::WAITING, phase::SERVING_EXIT],
+                name if name.starts_with("vmexit") => {
+                    &[phase::WAITING, phase::SERVING_EXIT, phase::SERVING_EXIT | phase::CALLING]
+                }
+                "vmport-rpc" => &[phase::WAITING, phase::SERVING_CALL],
+                "link" => &[phase::WAITING],
                 _ => &[],
             };
             for (label, phase) in PHASES.iter().filter(|(_, phase)| demanded.contains(phase)) {
