@@ -26,7 +26,7 @@ impl Random {
 
     /// A number below `limit`; 0 for 0.
     pub fn below(&mut self, limit: u64) -> u64 {
-        (u128::from(self.word()) * u128::from(limit) >> 64) as u64
+        ((u128::from(self.word()) * u128::from(limit)) >> 64) as u64
     }
 
     /// True once in `times`.
