@@ -6,7 +6,7 @@ use std::{env, fs, path::PathBuf};
 /// Guests that start in real mode at 0x7c00; all others are loaded at 1 MiB.
 const REAL_MODE: [&str; 2] = ["guest-exits16", "guest-port16"];
 /// All guests.
-const GUESTS: [&str; 19] = [
+const GUESTS: [&str; 20] = [
     "guest-demo",
     "guest-exits16",
     "guest-exits32",
@@ -25,6 +25,7 @@ const GUESTS: [&str; 19] = [
     "guest-ticker",
     "guest-absent",
     "guest-breakpoints",
+    "guest-gap",
     "guest-apart",
 ];
 

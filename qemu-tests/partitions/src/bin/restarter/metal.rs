@@ -41,7 +41,7 @@ fn main(_start: Start) -> ! {
     }
     samples.sort_unstable();
     let at = |rank: u64| samples.get(rank as usize).copied().unwrap_or(0);
-    console.line(format_args!("bench restart-median {}", at(ROUNDS / 2)));
-    console.line(format_args!("bench restart-p99 {}", at(ROUNDS * 99 / 100)));
+    console.line(format_args!("note restart-service-median {}", at(ROUNDS / 2)));
+    console.line(format_args!("note restart-service-p99 {}", at(ROUNDS * 99 / 100)));
     console.pass("restart")
 }
