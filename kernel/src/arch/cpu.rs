@@ -141,8 +141,8 @@ pub fn reset() -> ! {
     halt()
 }
 
-/// CR4 bits that the core runs with: PAE, PGE, OSFXSR, OSXMMEXCPT, UMIP, OSXSAVE, SMEP, SMAP.
-pub const CR4: u64 = 1 << 5 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 20 | 1 << 21;
+/// CR4 bits that the core runs with: PAE, MCE, PGE, OSFXSR, OSXMMEXCPT, UMIP, OSXSAVE, SMEP, SMAP.
+pub const CR4: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 20 | 1 << 21;
 /// CR0 bits that the core runs with: PG, WP, NE, TS, MP, PE (and ET). TS is set, so that extended
 /// registers are out of reach of every partition.
 pub const CR0: u64 = 1 << 31 | 1 << 16 | 1 << 5 | 1 << 4 | 1 << 3 | 1 << 1 | 1;
@@ -156,6 +156,7 @@ pub fn missing_feature() -> Option<&'static str> {
     let extended = cpuid(0x8000_0001, 0);
     let needs = [
         (leaf1.ecx, 26, "XSAVE"),
+        (leaf1.edx, 7, "machine-check exception"),
         (leaf1.edx, 9, "local APIC"),
         (leaf7.ebx, 7, "SMEP"),
         (leaf7.ebx, 20, "SMAP"),
