@@ -11,6 +11,7 @@ use crate::{bundle, elf_file, image, workspace};
 use anyhow::Context;
 use portcullis_ipc::frame::channel;
 use portcullis_ipc::log::CORE;
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,12 +35,28 @@ pub enum Said {
 /// The core is linked at 2 MiB and ends below this address; its log ring is not looked for elsewhere.
 const CORE_END: usize = 16 << 20;
 
+/// The last frame of each console that was shown. A `link` that died before it knew that a frame had left
+/// sends it again with the same sequence.
+#[derive(Default)]
+struct Shown(HashMap<u8, u32>);
+
+impl Shown {
+    fn is_new(&mut self, console: u8, sequence: u32) -> bool {
+        let new = self.0.get(&console).is_none_or(|last| sequence > *last);
+        if new {
+            self.0.insert(console, sequence);
+        }
+        new
+    }
+}
+
 /// A system that runs.
 pub struct Session {
     emulator: Emulator,
     reader: frames::Reader,
     decoder: Decoder,
     last_sequence: Option<u64>,
+    shown: Shown,
     com1: Vec<u8>,
     com2: Vec<u8>,
 }
@@ -54,6 +71,7 @@ impl Session {
             reader: frames::Reader::default(),
             decoder,
             last_sequence: None,
+            shown: Shown::default(),
             com1: Vec::new(),
             com2: Vec::new(),
         })
@@ -86,9 +104,10 @@ impl Session {
                 self.last_sequence = records.last().map_or(self.last_sequence, |r| Some(r.head.sequence));
                 records.iter().flat_map(|record| self.decoder.record(record)).map(Said::Log).collect()
             }
-            console if console >= channel::CONSOLE => {
-                vec![Said::Console(console - channel::CONSOLE, frame.payload)]
-            }
+            console if console >= channel::CONSOLE => match self.shown.is_new(console, frame.sequence) {
+                true => vec![Said::Console(console - channel::CONSOLE, frame.payload)],
+                false => Vec::new(),
+            },
             other => vec![Said::Frame(other, frame.payload)],
         }
     }
@@ -153,4 +172,19 @@ fn assume(decoder: &mut Decoder, image: &image::Image) -> anyhow::Result<()> {
 /// Writes what the system said on COM2 to `file`, for `log`.
 pub fn save(session: &Session, file: &Path) -> anyhow::Result<()> {
     std::fs::write(file, session.com2()).with_context(|| format!("cannot write {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_console_frame_that_comes_again_is_shown_once() {
+        let mut shown = Shown::default();
+        let seen: Vec<bool> = [(16, 0), (16, 1), (16, 1), (16, 0), (17, 0), (16, 2)]
+            .into_iter()
+            .map(|(console, sequence)| shown.is_new(console, sequence))
+            .collect();
+        assert_eq!(seen, [true, true, false, false, true, true]);
+    }
 }
