@@ -30,22 +30,24 @@ pub struct Ring {
 }
 
 /// The one ring.
-pub static RING: Mutex<Ring> = Mutex::new(Ring {
-    head: RingHead {
-        magic: RING_MAGIC,
-        capacity: CAPACITY as u64,
-        written: 0,
-        taken: 0,
-        epitaph_length: 0,
-        epitaph: [0; 192],
-    },
-    bytes: [0; CAPACITY],
-    sequence: 0,
-    held: [0; limits::PARTITIONS],
-    dropped: [0; limits::PARTITIONS],
-});
+pub static RING: Mutex<Ring> = Mutex::new(Ring::EMPTY);
 
 impl Ring {
+    const EMPTY: Self = Self {
+        head: RingHead {
+            magic: RING_MAGIC,
+            capacity: CAPACITY as u64,
+            written: 0,
+            taken: 0,
+            epitaph_length: 0,
+            epitaph: [0; 192],
+        },
+        bytes: [0; CAPACITY],
+        sequence: 0,
+        held: [0; limits::PARTITIONS],
+        dropped: [0; limits::PARTITIONS],
+    };
+
     fn used(&self) -> usize {
         self.head.written.wrapping_sub(self.head.taken) as usize
     }
@@ -212,26 +214,9 @@ mod tests {
 
     defmt::timestamp!("{=u8}", 0);
 
-    fn ring() -> Ring {
-        Ring {
-            head: RingHead {
-                magic: RING_MAGIC,
-                capacity: CAPACITY as u64,
-                written: 0,
-                taken: 0,
-                epitaph_length: 0,
-                epitaph: [0; 192],
-            },
-            bytes: [0; CAPACITY],
-            sequence: 0,
-            held: [0; limits::PARTITIONS],
-            dropped: [0; limits::PARTITIONS],
-        }
-    }
-
     #[test]
     fn records_come_out_whole_and_in_order_over_the_wrap() {
-        let mut ring = ring();
+        let mut ring = Ring::EMPTY;
         for round in 0..2000u64 {
             let text = vec![round as u8; (round % 60) as usize];
             assert!(ring.append(3, 1, payload::DEFMT, [&text, &[]]));
@@ -245,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_one_partition_leaves_room_for_the_others_and_is_counted() {
-        let mut ring = ring();
+        let mut ring = Ring::EMPTY;
         let text = [7u8; 100];
         let mut lost = 0u32;
         for _ in 0..1000 {
