@@ -4,6 +4,10 @@
 //! RAX holds the number; RDI, RSI, RDX, R10 the arguments. RAX returns a status or an event kind, RDX
 //! a value. RCX and R11 are clobbered by the processor; every other register is kept. A call that its
 //! caller had no right to make, or whose arguments no correct program passes, faults the caller.
+//!
+//! At the first instruction of a partition's thread RDI holds the generation of this instance, RSI the
+//! [`crate::record::cause`] that ended the instance before (0 at cold boot), RDX the CPU; RSP points to the
+//! end of the stack segment; all other registers are 0.
 
 /// System-call numbers, in RAX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,8 +235,3 @@ pub mod rights {
     /// Interrupt: active low (else high).
     pub const LOW: u8 = 2;
 }
-
-/// Registers at the first instruction of a partition's thread: RDI holds the generation of this
-/// instance, RSI the [`crate::record::cause`] that ended the instance before (0 at cold boot), RDX the
-/// CPU. RSP points to the end of the stack segment. All others are 0.
-pub const ENTRY_REGISTERS: &str = "rdi=generation rsi=cause rdx=cpu";

@@ -82,3 +82,14 @@ pub fn debug() -> [u64; 4] {
 pub fn has_tsc_aux() -> bool {
     cpu::cpuid(0x8000_0001, 0).edx >> 27 & 1 != 0
 }
+
+/// Read TSC_AUX, which the processor has.
+pub fn tsc_aux() -> u64 {
+    cpu::msr(x86::msr::IA32_TSC_AUX)
+}
+
+/// Set TSC_AUX, which the processor has.
+pub fn set_tsc_aux(value: u64) {
+    // SAFETY: RDTSCP and RDPID read it, nothing in the core does.
+    unsafe { cpu::set_msr(x86::msr::IA32_TSC_AUX, value & 0xffff_ffff) };
+}

@@ -287,8 +287,7 @@ impl Core {
         extended::load_debug(state.debug);
         extended::set_xcr0(state.xcr0);
         if extended::has_tsc_aux() {
-            // SAFETY: TSC_AUX is read by RDTSCP only.
-            unsafe { crate::arch::cpu::set_msr(x86::msr::IA32_TSC_AUX, state.tsc_aux) };
+            extended::set_tsc_aux(state.tsc_aux);
         }
         self.loaded = Some(vcpu);
     }
@@ -307,9 +306,8 @@ impl Core {
         state.debug = extended::debug();
         extended::save(state.extended);
         if extended::has_tsc_aux() {
-            state.tsc_aux = crate::arch::cpu::msr(x86::msr::IA32_TSC_AUX);
-            // SAFETY: TSC_AUX is read by RDTSCP only, and no partition shall read a guest's.
-            unsafe { crate::arch::cpu::set_msr(x86::msr::IA32_TSC_AUX, 0) };
+            state.tsc_aux = extended::tsc_aux();
+            extended::set_tsc_aux(0);
         }
     }
 }
