@@ -11,6 +11,7 @@
 
 pub mod call;
 pub mod info;
+pub mod journal;
 pub mod state;
 
 #[cfg(target_os = "none")]

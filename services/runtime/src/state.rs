@@ -182,22 +182,27 @@ impl<W: Words> StateRegion<W> {
 }
 
 #[cfg(test)]
-mod tests {
+/// Memory that records its stores, for the tests of what lies in a region.
+pub mod tests {
     use super::*;
     use proptest::prelude::*;
 
     /// Memory that keeps the order of its stores.
     #[derive(Clone, Default)]
-    struct Recorded {
-        words: Vec<u64>,
-        stores: Vec<(usize, u64)>,
+    pub struct Recorded {
+        /// Its words now.
+        pub words: Vec<u64>,
+        /// Every store, in order.
+        pub stores: Vec<(usize, u64)>,
     }
 
     impl Recorded {
-        fn new(bytes: usize) -> Self {
+        /// `bytes` of zeros.
+        pub fn new(bytes: usize) -> Self {
             Self { words: vec![0; bytes / 8], stores: Vec::new() }
         }
-        fn replay(words: &[u64], stores: &[(usize, u64)]) -> Self {
+        /// `words` after `stores`.
+        pub fn replay(words: &[u64], stores: &[(usize, u64)]) -> Self {
             let mut words = words.to_vec();
             for &(index, value) in stores {
                 words[index] = value;

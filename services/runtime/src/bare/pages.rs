@@ -1,6 +1,7 @@
 //! The pages that the core shows this partition: information, platform, state region.
 
 use crate::info::Info;
+use crate::journal::Journal;
 use crate::state::{StateRegion, Words};
 use portcullis_ipc::layout::{INFO_PAGE, PAGE, PLATFORM_PAGE, STATE_REGION};
 use portcullis_ipc::platform::{CONFIG_OFFSET, InfoPage, PlatformPage};
@@ -71,6 +72,13 @@ impl Words for RegionWords {
 pub fn state_region(service: &str, version: u32, schema: u64, counters: usize) -> StateRegion<RegionWords> {
     let words = (info().page().state_bytes as usize / 8).saturating_sub(counters);
     StateRegion::open(RegionWords { first: 0, words }, service, version, schema)
+}
+
+/// The state region of this partition, opened for changes in place, without its last `counters` words; and
+/// whether its content is that of an instance before.
+pub fn journal(service: &str, version: u32, schema: u64, counters: usize) -> (Journal<RegionWords>, bool) {
+    let words = (info().page().state_bytes as usize / 8).saturating_sub(counters);
+    Journal::open(RegionWords { first: 0, words }, service, version, schema)
 }
 
 /// The last `count` words of the state region: each is state of its own, changed by one store.
