@@ -16,6 +16,7 @@
 pub mod checksum;
 pub mod exit;
 pub mod frame;
+pub mod guestinfo;
 pub mod image;
 pub mod layout;
 pub mod limits;

@@ -117,6 +117,62 @@ pub mod vmport {
         const PATH: &'static str = crate::port::PATH;
         type Reply = PortReply;
     }
+
+    /// Bytes of a string that one call moves at most.
+    pub const PIECE: usize = 4096;
+
+    /// A piece of a string at the high-bandwidth port. The call carries one lease: for output the bytes, for
+    /// input the memory that takes them, of at most [`PIECE`] bytes. A call given again carries the same
+    /// sequence and is answered from the record.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct HighBandwidth {
+        /// Sequence of the vCPU's exit.
+        pub sequence: u64,
+        /// Index of the vCPU in its VM.
+        pub vcpu: u8,
+        /// `true` for INSB, `false` for OUTSB.
+        pub input: bool,
+        /// Privilege level of the guest code, 0 to 3.
+        pub cpl: u8,
+        /// Low halves of EAX, EBX, ECX, EDX, ESI, EDI, EBP before this piece, little endian
+        /// ([`crate::port::register`]).
+        pub registers: [[u8; 4]; 7],
+        /// Bytes that the string still has to move, this piece included; from 1.
+        pub count: u64,
+    }
+
+    /// What became of the piece.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct HighBandwidthMoved {
+        /// Bytes moved. The whole `count` ends the string: also when nothing was moved because the string fits
+        /// no message.
+        pub moved: u64,
+        /// EBX when the string has ended: 0x0001_0000 for success, 0 for failure.
+        pub ebx: u32,
+    }
+
+    impl Request for HighBandwidth {
+        const PATH: &'static str = "vmport/high-bandwidth";
+        type Reply = HighBandwidthMoved;
+    }
+
+    /// The machine was reset: every channel closes. Guestinfo stays. A call given again has no effect.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct MachineReset {
+        /// Sequence of the exit that reset the machine.
+        pub sequence: u64,
+        /// Index of its vCPU.
+        pub vcpu: u8,
+    }
+
+    /// The machine was reset.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct MachineResetDone;
+
+    impl Request for MachineReset {
+        const PATH: &'static str = "vmport/machine-reset";
+        type Reply = MachineResetDone;
+    }
 }
 
 #[cfg(test)]
@@ -131,6 +187,8 @@ mod tests {
             ("link/console-write", link::ConsoleWrite::KEY),
             ("link/console-read", link::ConsoleRead::KEY),
             ("vmport/port", crate::port::PortCall::KEY),
+            ("vmport/high-bandwidth", vmport::HighBandwidth::KEY),
+            ("vmport/machine-reset", vmport::MachineReset::KEY),
         ];
         let text: Vec<String> = keys.iter().map(|(path, key)| format!("{path} {key:016x}")).collect();
         let golden = include_str!("../golden/keys.txt");
