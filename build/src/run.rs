@@ -189,7 +189,7 @@ impl Screen {
                 let lines = self.consoles.entry(*number).or_default().push(bytes);
                 lines.iter().try_for_each(|line| self.note(&format!("[console {number}] {}", printable(line))))
             }
-            Said::Console(..) | Said::Frame(..) | Said::Event(_) => Ok(()),
+            Said::Console(..) | Said::Frame(..) | Said::Vm(_) | Said::Event(_) => Ok(()),
         }
     }
 

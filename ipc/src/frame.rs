@@ -33,6 +33,8 @@ pub mod channel {
     pub const REPLY: u8 = 1;
     /// Log records ([`crate::log::RecordHead`] and payload), system to host.
     pub const LOG: u8 = 2;
+    /// Control notices ([`crate::proto::control`]), system to host.
+    pub const CONTROL: u8 = 3;
     /// Console of VM n: `CONSOLE + n`, both directions.
     pub const CONSOLE: u8 = 16;
 }

@@ -87,9 +87,12 @@ pub mod link {
         type Reply = ConsoleWritten;
     }
 
-    /// Take console input that has arrived.
+    /// Take console input that has arrived. Input is a stream of numbered bytes: what lies before `from`
+    /// the service forgets, what lies behind it is given again until a later request acknowledges it.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
     pub struct ConsoleRead {
+        /// Number of the first byte that the caller has not durably taken, from 0.
+        pub from: u64,
         /// Bytes wanted at most.
         pub most: u8,
     }
@@ -97,6 +100,9 @@ pub mod link {
     /// Console input; empty when there is none.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
     pub struct ConsoleInput<'a> {
+        /// Number of the first of these bytes: the one asked for, or a later one when those before were
+        /// acknowledged already.
+        pub from: u64,
         /// The bytes.
         #[serde(borrow)]
         pub bytes: &'a [u8],
@@ -105,6 +111,89 @@ pub mod link {
     impl Request for ConsoleRead {
         const PATH: &'static str = "link/console-read";
         type Reply = ConsoleInput<'static>;
+    }
+
+    /// What became of a VM.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub enum VmEventKind {
+        /// The guest switched its machine off; its vCPUs run no more.
+        PowerOff,
+        /// The guest reset its machine, which starts anew.
+        Reset,
+        /// A vCPU stopped for good because of something that its `vmexit` does not serve; the log says what.
+        Stopped,
+        /// The guest wrote this value to its test exit port and runs no more.
+        TestExit(u32),
+    }
+
+    /// Something became of a VM. The badge names the VM, as it names its console. Repeating a sequence has no
+    /// effect.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct VmEvent {
+        /// Rises with every event of this VM, from 1.
+        pub sequence: u64,
+        /// What happened.
+        pub kind: VmEventKind,
+    }
+
+    /// What was taken.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct VmEventTaken {
+        /// Sequence of the last event taken of this VM, over all instances of `link`.
+        pub sequence: u64,
+    }
+
+    impl Request for VmEvent {
+        const PATH: &'static str = "link/vm-event";
+        type Reply = VmEventTaken;
+    }
+}
+
+/// What the system tells the host unasked: the payload of a frame on the channel
+/// [`crate::frame::channel::CONTROL`] is the key of a notice, little endian, and its postcard form. A
+/// reader passes over a key that it does not know.
+pub mod control {
+    use super::link::VmEventKind;
+    use super::*;
+
+    /// Bytes of a notice at most, its key included.
+    pub const NOTICE: usize = 64;
+
+    /// A notice: its path and its key.
+    pub trait Notice: Schema {
+        /// Path, `control/what`.
+        const PATH: &'static str;
+        /// Key, before the notice in its frame.
+        const KEY: u64 = u64::from_le_bytes(Key::for_path::<Self>(Self::PATH).to_bytes());
+    }
+
+    /// Something became of a VM. It may come again, with the same sequence.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct VmNotice {
+        /// Number of the VM's console.
+        pub vm: u8,
+        /// Rises with every event of this VM, from 1.
+        pub sequence: u64,
+        /// What happened.
+        pub kind: VmEventKind,
+    }
+
+    impl Notice for VmNotice {
+        const PATH: &'static str = "control/vm";
+    }
+
+    /// Writes a notice into `buffer`: the payload of its frame, empty if the notice is longer than that.
+    pub fn encode<'b, N: Notice + Serialize>(notice: &N, buffer: &'b mut [u8; NOTICE]) -> &'b [u8] {
+        let (key, body) = buffer.split_at_mut(8);
+        key.copy_from_slice(&N::KEY.to_le_bytes());
+        let length = postcard::to_slice(notice, body).map_or(0, |used| 8 + used.len());
+        buffer.get(..length).unwrap_or_default()
+    }
+
+    /// Reads a payload as a notice of this type; `None` when it is another, or damaged.
+    pub fn decode<'a, N: Notice + Deserialize<'a>>(payload: &'a [u8]) -> Option<N> {
+        let (key, body) = payload.split_first_chunk::<8>()?;
+        (u64::from_le_bytes(*key) == N::KEY).then(|| postcard::from_bytes(body).ok())?
     }
 }
 
@@ -186,6 +275,8 @@ mod tests {
             ("any/health", health::Health::KEY),
             ("link/console-write", link::ConsoleWrite::KEY),
             ("link/console-read", link::ConsoleRead::KEY),
+            ("link/vm-event", link::VmEvent::KEY),
+            ("control/vm", <control::VmNotice as control::Notice>::KEY),
             ("vmport/port", crate::port::PortCall::KEY),
             ("vmport/high-bandwidth", vmport::HighBandwidth::KEY),
             ("vmport/machine-reset", vmport::MachineReset::KEY),
@@ -193,5 +284,17 @@ mod tests {
         let text: Vec<String> = keys.iter().map(|(path, key)| format!("{path} {key:016x}")).collect();
         let golden = include_str!("../golden/keys.txt");
         assert_eq!(text.join("\n"), golden.trim_end());
+    }
+    #[test]
+    fn a_notice_reads_back_as_what_it_is_and_as_nothing_else() {
+        let notice = control::VmNotice { vm: 7, sequence: u64::MAX, kind: link::VmEventKind::TestExit(u32::MAX) };
+        let mut buffer = [0; control::NOTICE];
+        let bytes = control::encode(&notice, &mut buffer);
+        assert_eq!(control::decode(bytes), Some(notice));
+        assert_eq!(control::decode::<control::VmNotice>(&bytes[..bytes.len() - 1]), None);
+        let mut other = bytes.to_vec();
+        other[0] ^= 1;
+        assert_eq!(control::decode::<control::VmNotice>(&other), None);
+        assert_eq!(control::decode::<control::VmNotice>(&[1; 7]), None);
     }
 }

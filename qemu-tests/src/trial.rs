@@ -172,6 +172,7 @@ impl Listener {
                 self.take_all(lines.into_iter().map(|line| format!("[console {number}] {line}")))
             }
             Said::Console(..) | Said::Frame(..) => None,
+            Said::Vm(notice) => self.take(format!("VM {}: {:?}, event {}", notice.vm, notice.kind, notice.sequence)),
             Said::Event(event) => self.event(&event),
         }
     }

@@ -11,6 +11,7 @@ use crate::{bundle, elf_file, image, workspace};
 use anyhow::Context;
 use portcullis_ipc::frame::channel;
 use portcullis_ipc::log::CORE;
+use portcullis_ipc::proto::control::{self, VmNotice};
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
@@ -24,7 +25,9 @@ pub enum Said {
     Log(Line),
     /// Output of a VM's console.
     Console(u8, Vec<u8>),
-    /// A frame on a channel that is neither log nor console.
+    /// Something became of a VM.
+    Vm(VmNotice),
+    /// A frame of another kind.
     Frame(u8, Vec<u8>),
     /// A piece of COM2 that is no frame.
     Damage(frames::Damage),
@@ -35,16 +38,16 @@ pub enum Said {
 /// The core is linked at 2 MiB and ends below this address; its log ring is not looked for elsewhere.
 const CORE_END: usize = 16 << 20;
 
-/// The last frame of each console that was shown. A `link` that died before it knew that a frame had left
-/// sends it again with the same sequence.
+/// The last sequence of each console or VM that was seen. A `link` that died before it knew that a frame had
+/// left sends it again with the same sequence.
 #[derive(Default)]
-struct Shown(HashMap<u8, u32>);
+struct Shown(HashMap<u8, u64>);
 
 impl Shown {
-    fn is_new(&mut self, console: u8, sequence: u32) -> bool {
-        let new = self.0.get(&console).is_none_or(|last| sequence > *last);
+    fn is_new(&mut self, number: u8, sequence: u64) -> bool {
+        let new = self.0.get(&number).is_none_or(|last| sequence > *last);
         if new {
-            self.0.insert(console, sequence);
+            self.0.insert(number, sequence);
         }
         new
     }
@@ -57,6 +60,7 @@ pub struct Session {
     decoder: Decoder,
     last_sequence: Option<u64>,
     shown: Shown,
+    told: Shown,
     com1: Vec<u8>,
     com2: Vec<u8>,
 }
@@ -72,6 +76,7 @@ impl Session {
             decoder,
             last_sequence: None,
             shown: Shown::default(),
+            told: Shown::default(),
             com1: Vec::new(),
             com2: Vec::new(),
         })
@@ -100,13 +105,20 @@ impl Session {
         };
         match frame.channel {
             channel::LOG => {
-                let records = records::split(&frame.payload).0;
+                let mut records = records::split(&frame.payload).0;
+                let last = self.last_sequence;
+                records.retain(|record| last.is_none_or(|last| record.head.sequence > last));
                 self.last_sequence = records.last().map_or(self.last_sequence, |r| Some(r.head.sequence));
                 records.iter().flat_map(|record| self.decoder.record(record)).map(Said::Log).collect()
             }
-            console if console >= channel::CONSOLE => match self.shown.is_new(console, frame.sequence) {
+            console if console >= channel::CONSOLE => match self.shown.is_new(console, frame.sequence.into()) {
                 true => vec![Said::Console(console - channel::CONSOLE, frame.payload)],
                 false => Vec::new(),
+            },
+            channel::CONTROL => match control::decode::<VmNotice>(&frame.payload) {
+                Some(notice) if self.told.is_new(notice.vm, notice.sequence) => vec![Said::Vm(notice)],
+                Some(_) => Vec::new(),
+                None => vec![Said::Frame(channel::CONTROL, frame.payload)],
             },
             other => vec![Said::Frame(other, frame.payload)],
         }

@@ -55,6 +55,11 @@ impl Console {
         Some((self.frame.wrapping_add(self.framed as u32), write))
     }
 
+    /// Position behind the last byte that was taken.
+    pub fn end(&self) -> u64 {
+        self.base + self.writes.iter().map(|write| write.len() as u64).sum::<u64>()
+    }
+
     /// The byte at absolute position `at`, when it waits here.
     pub fn byte(&self, at: u64) -> Option<u8> {
         let mut left = usize::try_from(at.checked_sub(self.base)?).ok()?;

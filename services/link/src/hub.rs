@@ -2,6 +2,7 @@
 
 use crate::console::Console;
 use crate::control::{self, REPLY};
+use crate::events::Events;
 use crate::frame::{Outgoing, Receiver};
 use crate::input::Input;
 use crate::lines::Line;
@@ -12,8 +13,11 @@ use alloc::vec;
 use arrayvec::ArrayVec;
 use portcullis_ipc::frame::channel;
 use portcullis_ipc::limits::{LOG_READ, VMS};
+use portcullis_ipc::proto::control::{self as notices, NOTICE};
 use portcullis_ipc::proto::health::Healthy;
-use portcullis_ipc::proto::link::{CONSOLE_BYTES, ConsoleInput, ConsoleRead, ConsoleWrite, ConsoleWritten};
+use portcullis_ipc::proto::link::{
+    CONSOLE_BYTES, ConsoleInput, ConsoleRead, ConsoleWrite, ConsoleWritten, VmEvent, VmEventTaken,
+};
 use portcullis_ipc::proto::{Refusal, Request};
 use portcullis_runtime::call::{Incoming, Reply};
 use portcullis_runtime::handle::{LogReader, Notifier, Timer, missing};
@@ -54,6 +58,8 @@ fn main(start: Start) -> ! {
 enum Source {
     Console(usize),
     Log,
+    /// An event: of which VM, and its sequence.
+    Event(usize, u64),
     Other,
 }
 
@@ -68,6 +74,8 @@ struct Hub {
     listeners: [Option<Notifier>; VMS],
     consoles: Consoles,
     inputs: Box<[Input; VMS]>,
+    events: [Events; VMS],
+    notices: u32,
     region: StateRegion<RegionWords>,
     encoded: Box<[u8]>,
     /// Bytes of console 0 that COM1 ever took, kept in a counter of the state region.
@@ -112,6 +120,8 @@ impl Hub {
             listeners: names.map(Notifier::find),
             consoles,
             inputs: Box::new([Input::new(); VMS]),
+            events: Default::default(),
+            notices: 0,
             region,
             encoded,
             plain,
@@ -194,14 +204,22 @@ impl Hub {
                 self.save();
             }
             Source::Log => self.log_frame.done(),
+            Source::Event(vm, sequence) => {
+                if let Some(events) = self.events.get_mut(vm) {
+                    events.sent(sequence);
+                }
+            }
             Source::Other => {}
         }
     }
 
-    /// Starts the next frame, if there is one: replies first, then consoles and log in turn.
+    /// Starts the next frame, if there is one: replies and notices first, then consoles and log in turn.
     fn next_frame(&mut self) {
         if let Some((sequence, reply)) = self.replies.pop_at(0) {
             self.outgoing.start(channel::REPLY, sequence, &reply);
+            return;
+        }
+        if self.start_notice() {
             return;
         }
         for _ in 0..=VMS {
@@ -211,6 +229,18 @@ impl Hub {
                 return;
             }
         }
+    }
+
+    fn start_notice(&mut self) -> bool {
+        let mut waiting = (0u8..).zip(self.events.iter().zip(&self.consoles));
+        let Some(notice) = waiting.find_map(|(vm, (events, console))| events.notice(vm, console.base)) else {
+            return false;
+        };
+        let mut buffer = [0; NOTICE];
+        self.outgoing.start(channel::CONTROL, self.notices, notices::encode(&notice, &mut buffer));
+        self.notices = self.notices.wrapping_add(1);
+        self.source = Source::Event(notice.vm.into(), notice.sequence);
+        true
     }
 
     fn start_log(&mut self) -> bool {
@@ -329,8 +359,17 @@ impl Service for Hub {
                 let input = self.inputs.get_mut(number as usize).ok_or(Refusal::Denied)?;
                 let mut bytes = [0; CONSOLE_BYTES];
                 let most = usize::from(request.most).min(CONSOLE_BYTES);
-                let bytes = input.take(bytes.get_mut(..most).unwrap_or_default());
-                reply.put(&ConsoleInput { bytes });
+                let (from, bytes) = input.read(request.from, bytes.get_mut(..most).unwrap_or_default());
+                reply.put(&ConsoleInput { from, bytes });
+                Ok(())
+            }
+            VmEvent::KEY => {
+                let request = call.decode::<VmEvent>()?;
+                let events = self.events.get_mut(number as usize).ok_or(Refusal::Denied)?;
+                let console = self.consoles.get(number as usize);
+                events.take(&request, console.map_or(0, Console::end));
+                reply.put(&VmEventTaken { sequence: events.sequence });
+                self.timer.set(tsc() + ticks(BUSY_TICK));
                 Ok(())
             }
             _ => Err(Refusal::Unsupported),

@@ -18,6 +18,7 @@ extern crate alloc;
 
 mod console;
 mod control;
+mod events;
 mod frame;
 mod input;
 mod saved;

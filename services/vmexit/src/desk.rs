@@ -10,10 +10,10 @@ use core::mem::MaybeUninit;
 use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::layout::{EXIT_PAGES, GUEST_BASE, PAGE};
 use portcullis_ipc::limits::PAYLOAD;
-use portcullis_ipc::proto::link::{ConsoleInput, ConsoleRead, ConsoleWrite};
+use portcullis_ipc::proto::link::{ConsoleInput, ConsoleRead, ConsoleWrite, VmEvent, VmEventKind};
 use portcullis_ipc::syscall::{Resume, VcpuId};
-use portcullis_runtime::call::read_reply;
-use portcullis_runtime::endpoint::Endpoint;
+use portcullis_runtime::call::{CallError, read_reply};
+use portcullis_runtime::endpoint::{Endpoint, REPEATS};
 use portcullis_runtime::handle::{Timer, Vm, bad_config, endpoint, missing};
 use portcullis_runtime::pages::{RegionWords, info, platform, state_region};
 use portcullis_runtime::serve::{Service, serve};
@@ -170,21 +170,36 @@ impl Host for Core {
         written.is_ok_and(|written| written.sequence >= sequence)
     }
 
-    fn console_read(&mut self, buffer: &mut [u8]) -> usize {
-        let Some(link) = &mut self.link else { return 0 };
-        let request = ConsoleRead { most: buffer.len() as u8 };
-        let mut reply = [0; PAYLOAD];
-        let Ok(header) = link.transfer(&request, &[], &mut reply) else {
-            return 0;
+    fn console_read(&mut self, from: u64, buffer: &mut [u8]) -> (u64, usize) {
+        let Some(link) = &mut self.link else {
+            return (from, 0);
         };
+        let request = ConsoleRead { from, most: buffer.len() as u8 };
+        let mut reply = [0; PAYLOAD];
+        let mut outcome = link.transfer(&request, &[], &mut reply);
+        for _ in 0..REPEATS {
+            match outcome {
+                Err(CallError::Dead) => outcome = link.transfer(&request, &[], &mut reply),
+                _ => break,
+            }
+        }
+        let Ok(header) = outcome else { return (from, 0) };
         let payload = reply.get(..header.length.into()).unwrap_or_default();
         let Ok(input) = read_reply::<ConsoleInput<'_>>(&header, payload) else {
-            return 0;
+            return (from, 0);
         };
         for (to, from) in buffer.iter_mut().zip(input.bytes) {
             *to = *from;
         }
-        input.bytes.len().min(buffer.len())
+        (input.from, input.bytes.len().min(buffer.len()))
+    }
+
+    fn event(&mut self, sequence: u64, kind: VmEventKind) {
+        if let Some(link) = &mut self.link
+            && link.call_idempotent(&VmEvent { sequence, kind }).is_err()
+        {
+            defmt::warn!("link takes no event of the VM: the host is not told what became of it");
+        }
     }
 
     fn commit(&mut self, state: &[u8]) -> bool {

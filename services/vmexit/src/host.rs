@@ -3,6 +3,7 @@
 
 use crate::memory::GuestMemory;
 use portcullis_ipc::exit::ExitPage;
+use portcullis_ipc::proto::link::VmEventKind;
 
 /// Something that the log should hold. A guest can cause any number of them; the host bounds what it
 /// logs.
@@ -34,8 +35,11 @@ pub trait Host {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4];
     /// Sends a console message; `true` when it was taken, now or before.
     fn console_write(&mut self, sequence: u64, bytes: &[u8]) -> bool;
-    /// Takes console input into `buffer`; returns how much.
-    fn console_read(&mut self, buffer: &mut [u8]) -> usize;
+    /// Fetches console input into `buffer`, from byte number `from` of all input on; what lies before it is
+    /// acknowledged. Returns the number of the first byte fetched, and how many there are.
+    fn console_read(&mut self, from: u64, buffer: &mut [u8]) -> (u64, usize);
+    /// Tells what became of the VM; repeating a sequence has no effect.
+    fn event(&mut self, sequence: u64, kind: VmEventKind);
     /// Makes `state` the saved state; `false` when it does not fit.
     fn commit(&mut self, state: &[u8]) -> bool;
     /// Asks for a call of `Machine::flush` soon.

@@ -16,6 +16,7 @@ use crate::registers::{TRAP, after, finish, merge};
 use crate::saved::{Durable, MOST};
 use iced_x86::Mnemonic;
 use portcullis_ipc::exit::{ExitPage, Reason, group, io};
+use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::syscall::Resume;
 
 /// How the vCPU goes on, or in the error case: goes on without the instruction being done.
@@ -122,10 +123,10 @@ impl<H: Host> Machine<H> {
             }
             RECALL => self.recalled(vcpu, page),
             INTERRUPT_WINDOW | NMI_WINDOW | IRET | SYSTEM_SIGNAL => self.redeliver(page),
-            SHUTDOWN => self.stop(page, "triple fault", 0),
-            TASK_SWITCH => self.stop(page, "task switch, which is not emulated", page.qualification[0]),
-            BAD_STATE => self.stop(page, "guest state that the processor refuses", page.qualification[0]),
-            reason => self.stop(page, "exit that is not served", reason.into()),
+            SHUTDOWN => self.stop(vcpu, page, "triple fault", 0),
+            TASK_SWITCH => self.stop(vcpu, page, "task switch, which is not emulated", page.qualification[0]),
+            BAD_STATE => self.stop(vcpu, page, "guest state that the processor refuses", page.qualification[0]),
+            reason => self.stop(vcpu, page, "exit that is not served", reason.into()),
         };
         step.unwrap_or_else(|word| word)
     }
@@ -192,9 +193,10 @@ impl<H: Host> Machine<H> {
     }
 
     /// Stops the vCPU for good and tells the log why.
-    pub(crate) fn stop(&mut self, page: &ExitPage, why: &'static str, detail: u64) -> Step {
+    pub(crate) fn stop(&mut self, vcpu: u16, page: &ExitPage, why: &'static str, detail: u64) -> Step {
         self.flush();
         self.host.note(Note::Stopped(why, page.rip, detail));
+        self.tell(vcpu, page.sequence, VmEventKind::Stopped);
         Ok(Resume::STOP)
     }
 
@@ -210,7 +212,7 @@ impl<H: Host> Machine<H> {
         self.flush();
         self.host.note(Note::Reset);
         self.durable.uart.reset();
-        self.commit();
+        self.tell(vcpu, page.sequence, VmEventKind::Reset);
         for other in (0..self.identity.vcpus as u16).filter(|other| *other != vcpu) {
             if self.host.recall(other) {
                 self.recalled |= 1 << other;
@@ -232,7 +234,19 @@ impl<H: Host> Machine<H> {
         if vcpu != 0 {
             return Ok(Resume::STOP);
         }
-        if self.boot(page) { Ok(Resume::ENTER) } else { self.stop(page, "guest does not fit its memory", 0) }
+        if self.boot(page) { Ok(Resume::ENTER) } else { self.stop(vcpu, page, "guest does not fit its memory", 0) }
+    }
+
+    /// Tells `link` what became of the VM, once for each exit that causes it, and saves the state.
+    pub(crate) fn tell(&mut self, vcpu: u16, exit: u64, kind: VmEventKind) {
+        if let Some(record) = self.durable.records.get_mut(usize::from(vcpu))
+            && record.sequence != exit
+        {
+            record.sequence = exit;
+            self.host.event(self.durable.events + 1, kind);
+            self.durable.events += 1;
+        }
+        self.commit();
     }
 
     /// Saves the durable state. Called after every effect, before the vCPU goes on.
@@ -274,10 +288,12 @@ impl<H: Host> Machine<H> {
             return;
         }
         let mut bytes = [0; crate::uart::RECEIVE];
-        let taken = self.host.console_read(bytes.get_mut(..room).unwrap_or_default());
+        let wanted = bytes.get_mut(..room).unwrap_or_default();
+        let (from, taken) = self.host.console_read(self.durable.uart.received, wanted);
         self.more_input = taken == room;
         self.durable.uart.receive.extend(bytes.into_iter().take(taken.min(room)));
         if taken > 0 {
+            self.durable.uart.received = from + taken as u64;
             self.commit();
         }
     }

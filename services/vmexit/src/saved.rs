@@ -13,7 +13,7 @@ pub const VERSION: u32 = 1;
 /// Schema hash of the state.
 pub const SCHEMA: u64 = u64::from_le_bytes(Key::for_path::<State<'static>>("vmexit/state").to_bytes());
 /// Bytes that the state takes at most.
-pub const MOST: usize = 64 + 144 + VCPUS_PER_VM * 16;
+pub const MOST: usize = 80 + 144 + VCPUS_PER_VM * 16;
 
 /// What is remembered of one vCPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
@@ -33,6 +33,8 @@ pub struct Durable {
     pub uart: Uart,
     /// By vCPU.
     pub records: [Record; VCPUS_PER_VM],
+    /// Events that `link` was told.
+    pub events: u64,
 }
 
 #[derive(Serialize, Deserialize, Schema)]
@@ -50,6 +52,8 @@ struct State<'a> {
     #[serde(borrow)]
     transmit: &'a [u8],
     records: [Record; VCPUS_PER_VM],
+    received: u64,
+    events: u64,
 }
 
 impl Durable {
@@ -68,6 +72,8 @@ impl Durable {
             receive: &uart.receive,
             transmit: &uart.transmit,
             records: self.records,
+            received: uart.received,
+            events: self.events,
         };
         // The buffer holds the largest state; a test says so.
         postcard::to_slice(&state, buffer).map_or(&[], |used| used)
@@ -88,8 +94,9 @@ impl Durable {
             sending: state.sending.min(transmit.len() as u8),
             transmit,
             sequence: state.sequence,
+            received: state.received,
         };
-        Some(Self { uart, records: state.records })
+        Some(Self { uart, records: state.records, events: state.events })
     }
 }
 
@@ -106,6 +113,8 @@ mod tests {
         state.uart.sequence = 300;
         state.uart.fix_message();
         state.uart.receive.extend(*b"ro");
+        state.uart.received = 2;
+        state.events = 1;
         state.records[1] = Record { sequence: 70_000, value: 0xff, cr8: 2 };
         state
     }
@@ -117,7 +126,7 @@ mod tests {
         let bytes = state.encode(&mut buffer);
         assert_eq!(bytes, include_bytes!("../golden/state-1.bin"));
         assert_eq!(Durable::decode(bytes), Some(state));
-        assert_eq!(SCHEMA, 0xa33d_b8bf_139b_8c4e);
+        assert_eq!(SCHEMA, 0x2962_0f17_152f_1204);
     }
 
     #[test]
@@ -133,9 +142,10 @@ mod tests {
             transmit: [255; 128].into(),
             sending: 128,
             sequence: u64::MAX,
+            received: u64::MAX,
         };
         let record = Record { sequence: u64::MAX, value: u32::MAX, cr8: 255 };
-        let state = Durable { uart, records: [record; VCPUS_PER_VM] };
+        let state = Durable { uart, records: [record; VCPUS_PER_VM], events: u64::MAX };
         let mut buffer = [0; MOST];
         assert_eq!(Durable::decode(state.encode(&mut buffer)), Some(state));
     }

@@ -42,6 +42,8 @@ pub struct Uart {
     pub sending: u8,
     /// Sequence of the last message that was taken.
     pub sequence: u64,
+    /// Bytes of console input that the receiver ever took.
+    pub received: u64,
 }
 
 impl Uart {
@@ -125,8 +127,8 @@ impl Uart {
 
     /// Puts the registers into their reset state; what the guest wrote before is still sent.
     pub fn reset(&mut self) {
-        let Self { transmit, sending, sequence, .. } = core::mem::take(self);
-        *self = Self { transmit, sending, sequence, ..Self::default() };
+        let Self { transmit, sending, sequence, received, .. } = core::mem::take(self);
+        *self = Self { transmit, sending, sequence, received, ..Self::default() };
     }
 }
 

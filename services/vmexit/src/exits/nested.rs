@@ -17,21 +17,21 @@ impl<H: Host> Machine<H> {
     pub(crate) fn nested_fault(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
         let [address, how, _] = page.qualification;
         if address < self.host.memory().size() {
-            return self.stop(page, "access to guest memory that its protection refuses", address);
+            return self.stop(vcpu, page, "access to guest memory that its protection refuses", address);
         }
         if page.event & event::VALID != 0 {
-            return self.stop(page, "event delivered through memory that is not there", address);
+            return self.stop(vcpu, page, "event delivered through memory that is not there", address);
         }
         let bytes = self.bytes(vcpu, page, 0)?;
         if bytes.as_slice().is_empty() || how & access::FETCH != 0 && how & access::GUEST_WALK == 0 {
-            return self.stop(page, "instruction fetch where there is no memory", address);
+            return self.stop(vcpu, page, "instruction fetch where there is no memory", address);
         }
         let Some(instruction) = bytes.decode(page.rip) else {
-            return self.stop(page, "unknown instruction on memory that is not there", address);
+            return self.stop(vcpu, page, "unknown instruction on memory that is not there", address);
         };
         if !self.emulate(page, &instruction, bytes.bits)? {
             let code = instruction.mnemonic() as u64;
-            return self.stop(page, "instruction that is not emulated on memory that is not there", code);
+            return self.stop(vcpu, page, "instruction that is not emulated on memory that is not there", code);
         }
         finish(page, after(page, instruction.len(), bytes.bits));
         Ok(Resume::ENTER)

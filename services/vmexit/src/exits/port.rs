@@ -7,6 +7,7 @@ use crate::registers::{finish, merge};
 use crate::saved::Record;
 use crate::uart;
 use portcullis_ipc::exit::{ExitPage, gpr, group, io};
+use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::syscall::Resume;
 
 impl<H: Host> Machine<H> {
@@ -51,7 +52,9 @@ impl<H: Host> Machine<H> {
             Claim::Reset => Err(self.reset(vcpu, page).unwrap_or_else(|word| word)),
             Claim::TestExit => {
                 self.flush();
-                self.host.note(Note::TestExit(write.unwrap_or(0)));
+                let value = write.unwrap_or(0);
+                self.host.note(Note::TestExit(value));
+                self.tell(vcpu, page.sequence, VmEventKind::TestExit(value));
                 Err(Resume::STOP)
             }
         }

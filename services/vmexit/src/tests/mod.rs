@@ -13,6 +13,7 @@ use crate::memory::GuestMemory;
 use crate::memory::tests::Plain;
 use crate::saved::Durable;
 use portcullis_ipc::exit::{ExitPage, Reason, Segment, gpr, io, segment};
+use portcullis_ipc::proto::link::VmEventKind;
 use zerocopy::FromZeros;
 
 pub const CONFIG: Config =
@@ -30,7 +31,9 @@ pub struct Model {
     pub console: Vec<u8>,
     pub console_sequence: u64,
     pub console_full: bool,
+    /// All that was ever typed.
     pub input: Vec<u8>,
+    pub events: Vec<(u64, VmEventKind)>,
     pub saved: Vec<u8>,
     pub notes: Vec<Note>,
     pub recalled: Vec<u16>,
@@ -46,6 +49,7 @@ impl Model {
             console_sequence: 0,
             console_full: false,
             input: Vec::new(),
+            events: Vec::new(),
             saved: Vec::new(),
             notes: Vec::new(),
             recalled: Vec::new(),
@@ -93,12 +97,17 @@ impl Host for Model {
         true
     }
 
-    fn console_read(&mut self, buffer: &mut [u8]) -> usize {
-        let count = buffer.len().min(self.input.len());
-        for (to, from) in buffer.iter_mut().zip(self.input.drain(..count)) {
-            *to = from;
+    fn console_read(&mut self, from: u64, buffer: &mut [u8]) -> (u64, usize) {
+        let waiting = self.input.get(from as usize..).unwrap_or_default();
+        let count = buffer.len().min(waiting.len());
+        buffer[..count].copy_from_slice(&waiting[..count]);
+        (from, count)
+    }
+
+    fn event(&mut self, sequence: u64, kind: VmEventKind) {
+        if self.burn() && self.events.iter().all(|(told, _)| *told != sequence) {
+            self.events.push((sequence, kind));
         }
-        count
     }
 
     fn commit(&mut self, state: &[u8]) -> bool {
