@@ -18,6 +18,8 @@
 #![cfg_attr(test, allow(clippy::type_complexity, reason = "tables of cases"))]
 #![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "used by the bare-metal part"))]
 
+#[cfg(test)]
+mod apic;
 mod config;
 mod cpuid;
 mod data;
