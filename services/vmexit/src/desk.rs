@@ -5,7 +5,7 @@ use crate::cpuid::Identity;
 use crate::host::{Host, Note};
 use crate::machine::Machine;
 use crate::memory::GuestMemory;
-use crate::saved::{Durable, MOST, SCHEMA, VERSION};
+use crate::saved::{SCHEMA, VERSION, WORDS};
 use core::mem::MaybeUninit;
 use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::layout::{EXIT_PAGES, GUEST_BASE, PAGE};
@@ -15,10 +15,10 @@ use portcullis_ipc::syscall::{Resume, VcpuId};
 use portcullis_runtime::call::{CallError, read_reply};
 use portcullis_runtime::endpoint::{Endpoint, REPEATS};
 use portcullis_runtime::handle::{Timer, Vm, bad_config, endpoint, missing};
-use portcullis_runtime::pages::{RegionWords, info, platform, state_region};
+use portcullis_runtime::journal::{HEAD_WORDS, Journal};
+use portcullis_runtime::pages::{RegionWords, info, journal, platform};
 use portcullis_runtime::serve::{Service, serve};
 use portcullis_runtime::start::Start;
-use portcullis_runtime::state::StateRegion;
 use portcullis_runtime::time::{ticks, tsc};
 use portcullis_runtime::{heap, syscall};
 use spin::{Mutex, MutexGuard};
@@ -55,10 +55,7 @@ fn main(start: Start) -> ! {
         tsc_khz: khz(platform.tsc_hz),
         lapic_khz: khz(platform.lapic_hz),
     };
-    let region = state_region("vmexit", VERSION, SCHEMA, 0);
-    let mut buffer = [0; MOST];
-    let saved = region.read(&mut buffer).filter(|(head, _)| head.version == VERSION);
-    let durable = saved.and_then(|(_, bytes)| Durable::decode(bytes)).unwrap_or_default();
+    let (journal, _) = journal("vmexit", VERSION, SCHEMA, 0);
     let host = Core {
         vm,
         memory: Memory { bytes: info.page().guest_bytes },
@@ -66,10 +63,10 @@ fn main(start: Start) -> ! {
         timer: Timer::find("uart"),
         line_wait: ticks(LINE_WAIT),
         armed: false,
-        region,
+        journal,
         notes: 0,
     };
-    let mut desk = Desk { vm, machine: Machine::new(host, config, identity, durable) };
+    let mut desk = Desk { vm, machine: Machine::new(host, config, identity) };
     defmt::info!("vmexit ready, generation {=u32}", start.generation);
     desk.machine.flush();
     desk.start_guest();
@@ -134,12 +131,13 @@ struct Core {
     timer: Option<Timer>,
     line_wait: u64,
     armed: bool,
-    region: StateRegion<RegionWords>,
+    journal: Journal<RegionWords>,
     notes: u32,
 }
 
 impl Host for Core {
     type Memory = Memory;
+    type Region = RegionWords;
 
     fn memory(&mut self) -> &mut Memory {
         &mut self.memory
@@ -202,8 +200,9 @@ impl Host for Core {
         }
     }
 
-    fn commit(&mut self, state: &[u8]) -> bool {
-        self.region.commit(state).is_ok()
+    #[inline(always)]
+    fn journal(&mut self) -> &mut Journal<RegionWords> {
+        &mut self.journal
     }
 
     fn flush_later(&mut self) {
@@ -245,8 +244,9 @@ impl Host for Core {
                 defmt::info!("{=str} MSR {=u32:#x}, which is not there", what, number);
             }
             Note::NotSaved => defmt::warn!(
-                "state region holds {=usize} bytes, too few: a restart will lose what the guest wrote",
-                self.region.capacity()
+                "state region holds {=usize} bytes of {=usize} wanted: a restart will lose what the guest did",
+                (HEAD_WORDS + self.journal.words()) * 8,
+                (HEAD_WORDS + WORDS) * 8
             ),
         }
     }

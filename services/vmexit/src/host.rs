@@ -4,6 +4,8 @@
 use crate::memory::GuestMemory;
 use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::proto::link::VmEventKind;
+use portcullis_runtime::journal::Journal;
+use portcullis_runtime::state::Words;
 
 /// Something that the log should hold. A guest can cause any number of them; the host bounds what it
 /// logs.
@@ -25,6 +27,8 @@ pub enum Note {
 pub trait Host {
     /// Guest memory.
     type Memory: GuestMemory;
+    /// The state region.
+    type Region: Words;
     /// Guest memory.
     fn memory(&mut self) -> &mut Self::Memory;
     /// Fills state groups of a stopped vCPU into its page; `false` when it is not stopped.
@@ -40,8 +44,8 @@ pub trait Host {
     fn console_read(&mut self, from: u64, buffer: &mut [u8]) -> (u64, usize);
     /// Tells what became of the VM; repeating a sequence has no effect.
     fn event(&mut self, sequence: u64, kind: VmEventKind);
-    /// Makes `state` the saved state; `false` when it does not fit.
-    fn commit(&mut self, state: &[u8]) -> bool;
+    /// The durable state.
+    fn journal(&mut self) -> &mut Journal<Self::Region>;
     /// Asks for a call of `Machine::flush` soon.
     fn flush_later(&mut self);
     /// Brings a vCPU to a recall exit; `false` when it is stopped.

@@ -13,7 +13,8 @@ use crate::memory::{GuestMemory, all_ones};
 use crate::paging::PageFault;
 use crate::ports::may_be_claimed;
 use crate::registers::{TRAP, after, finish, merge};
-use crate::saved::{Durable, MOST};
+use crate::saved::{Block, Board, Durable, Touched};
+use crate::uart::Uart;
 use iced_x86::Mnemonic;
 use portcullis_ipc::exit::{ExitPage, Reason, group, io};
 use portcullis_ipc::proto::link::VmEventKind;
@@ -30,11 +31,12 @@ pub struct Machine<H> {
     pub(crate) identity: Identity,
     pub(crate) cr4_allowed: u64,
     pub(crate) durable: Durable,
+    /// Blocks of it that are not committed.
+    pub(crate) touched: Touched,
     /// The console may hold input that was not fetched.
     pub(crate) more_input: bool,
     /// vCPUs that were recalled for a reset, one bit each.
     pub(crate) recalled: u16,
-    buffer: [u8; MOST],
 }
 
 macro_rules! reasons {
@@ -52,9 +54,11 @@ reasons! {
 
 impl<H: Host> Machine<H> {
     /// A machine with the state that an instance before left behind, or the default.
-    pub fn new(host: H, config: Config, identity: Identity, durable: Durable) -> Self {
+    pub fn new(mut host: H, config: Config, identity: Identity) -> Self {
+        let durable = Durable::load(host.journal());
         let cr4_allowed = cr4_allowed(&identity, |leaf, subleaf| host.cpuid(leaf, subleaf));
-        Self { host, config, identity, cr4_allowed, durable, more_input: true, recalled: 0, buffer: [0; MOST] }
+        let touched = Touched::default();
+        Self { host, config, identity, cr4_allowed, durable, touched, more_input: true, recalled: 0 }
     }
 
     /// Loads the guest and fills the page of vCPU 0 with its first state; `false` when it does not fit.
@@ -211,7 +215,7 @@ impl<H: Host> Machine<H> {
     pub(crate) fn reset(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
         self.flush();
         self.host.note(Note::Reset);
-        self.durable.uart.reset();
+        self.uart().reset();
         self.tell(vcpu, page.sequence, VmEventKind::Reset);
         for other in (0..self.identity.vcpus as u16).filter(|other| *other != vcpu) {
             if self.host.recall(other) {
@@ -239,20 +243,49 @@ impl<H: Host> Machine<H> {
 
     /// Tells `link` what became of the VM, once for each exit that causes it, and saves the state.
     pub(crate) fn tell(&mut self, vcpu: u16, exit: u64, kind: VmEventKind) {
-        if let Some(record) = self.durable.records.get_mut(usize::from(vcpu))
-            && record.sequence != exit
-        {
-            record.sequence = exit;
-            self.host.event(self.durable.events + 1, kind);
-            self.durable.events += 1;
-        }
+        self.once(vcpu, exit, |machine| {
+            machine.host.event(machine.durable.board.events + 1, kind);
+            machine.board().events += 1;
+            0
+        });
         self.commit();
     }
 
-    /// Saves the durable state. Called after every effect, before the vCPU goes on.
+    /// Does an access that may change a device, once for each exit: an exit that is given again is answered
+    /// from its record.
+    pub(crate) fn once(&mut self, vcpu: u16, sequence: u64, access: impl FnOnce(&mut Self) -> u64) -> u64 {
+        let number = usize::from(vcpu);
+        match self.durable.vcpus.get(number) {
+            Some(record) if record.sequence == sequence => return record.value,
+            _ => {}
+        }
+        let value = access(self);
+        if !self.touched.is_empty()
+            && let Some(record) = self.durable.vcpus.get_mut(number)
+        {
+            (record.sequence, record.value) = (sequence, value);
+            self.touched.add(Block::Vcpu(number));
+            self.commit();
+        }
+        value
+    }
+
+    /// The board's registers, to be changed.
+    pub(crate) fn board(&mut self) -> &mut Board {
+        self.touched.add(Block::Board);
+        &mut self.durable.board
+    }
+
+    /// The serial port, to be changed.
+    pub(crate) fn uart(&mut self) -> &mut Uart {
+        self.touched.add(Block::Uart);
+        &mut self.durable.uart
+    }
+
+    /// Makes what was changed durable. Called after every effect, before the vCPU goes on.
     pub(crate) fn commit(&mut self) {
-        let bytes = self.durable.encode(&mut self.buffer);
-        if !self.host.commit(bytes) {
+        let touched = core::mem::take(&mut self.touched);
+        if self.durable.commit(self.host.journal(), touched).is_err() {
             self.host.note(Note::NotSaved);
         }
     }
@@ -260,7 +293,7 @@ impl<H: Host> Machine<H> {
     /// Sends what the guest wrote, as far as the console takes it.
     pub fn flush(&mut self) {
         loop {
-            if self.durable.uart.fix_message() {
+            if self.uart().fix_message() {
                 self.commit();
             }
             let Some((sequence, bytes)) = self.durable.uart.message() else {
@@ -270,7 +303,7 @@ impl<H: Host> Machine<H> {
                 self.host.flush_later();
                 return;
             }
-            self.durable.uart.message_taken();
+            self.uart().message_taken();
             self.commit();
         }
     }
@@ -279,11 +312,12 @@ impl<H: Host> Machine<H> {
     pub fn input(&mut self) {
         self.more_input = true;
         self.take_input();
+        self.commit();
     }
 
     /// Fetches console input while the receiver has room.
     pub(crate) fn take_input(&mut self) {
-        let room = self.durable.uart.receive.remaining_capacity();
+        let room = self.durable.uart.room();
         if !self.more_input || room == 0 {
             return;
         }
@@ -291,10 +325,10 @@ impl<H: Host> Machine<H> {
         let wanted = bytes.get_mut(..room).unwrap_or_default();
         let (from, taken) = self.host.console_read(self.durable.uart.received, wanted);
         self.more_input = taken == room;
-        self.durable.uart.receive.extend(bytes.into_iter().take(taken.min(room)));
-        if taken > 0 {
-            self.durable.uart.received = from + taken as u64;
-            self.commit();
+        if let Some(bytes @ [_, ..]) = bytes.get(..taken) {
+            let uart = self.uart();
+            uart.give(bytes);
+            uart.received = from + taken as u64;
         }
     }
 

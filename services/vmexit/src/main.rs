@@ -13,7 +13,7 @@
 //! whose first byte is its first instruction. Configuration: `guest.entry` (real16, protected32 or
 //! long64), `guest.load` (0x7c00, else 0x100000), `guest.exit-port` (none); `vm.identity`, `vm.port` and
 //! `vm.xcr0` come from the VM's own table in the manifest. It needs 16 KiB of stack and a state region of
-//! one page; memory for the decoder's tables it brings itself.
+//! two pages; memory for the decoder's tables it brings itself.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(test, allow(clippy::type_complexity, reason = "tables of cases"))]
 #![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "used by the bare-metal part"))]

@@ -4,7 +4,7 @@ use crate::host::{Host, Note};
 use crate::machine::{Machine, Step};
 use crate::ports::{Claim, claim};
 use crate::registers::{finish, merge};
-use crate::saved::Record;
+use crate::saved::Block;
 use crate::uart;
 use portcullis_ipc::exit::{ExitPage, gpr, group, io};
 use portcullis_ipc::proto::link::VmEventKind;
@@ -64,54 +64,50 @@ impl<H: Host> Machine<H> {
     pub(crate) fn after_output(&mut self) {
         if self.durable.uart.wants_flush() {
             self.flush();
-        } else if !self.durable.uart.transmit.is_empty() {
+        } else if self.durable.uart.written > 0 {
             self.host.flush_later();
         }
     }
 
-    /// An access that touches the serial port, byte by byte as the bus splits it. An exit that was
-    /// served before is answered from its record.
+    /// An access that touches the serial port, byte by byte as the bus splits it.
     fn serial(&mut self, vcpu: u16, sequence: u64, port: u16, width: u32, write: Option<u32>) -> Step<u32> {
-        let number = usize::from(vcpu);
-        if let Some(record) = self.durable.records.get(number)
-            && record.sequence == sequence
-        {
-            return Ok(record.value);
-        }
-        if self.durable.uart.transmit.is_full() {
+        if self.durable.uart.is_full() {
             self.flush();
-            if write.is_some() && self.durable.uart.transmit.is_full() {
+            if write.is_some() && self.durable.uart.is_full() {
                 // The line is slower than the guest: the instruction runs again later.
                 return Err(Resume::YIELD);
             }
         }
-        if write.is_none() && self.durable.uart.receive.is_empty() {
-            self.take_input();
-        }
-        let (mut value, mut effect) = (0, write.is_some());
-        for byte in 0..width {
-            let offset = u32::from(port) + byte;
-            let offset = offset.wrapping_sub(uart::FIRST.into());
-            let shift = 8 * byte;
-            if offset >= u32::from(uart::COUNT) {
-                value |= 0xff << shift;
-                continue;
+        let value = self.once(vcpu, sequence, |machine| {
+            if write.is_none() && machine.durable.uart.waiting == 0 {
+                machine.take_input();
             }
-            match write {
-                Some(bytes) => self.durable.uart.write(offset as u16, (bytes >> shift) as u8),
-                None => {
-                    let (read, changed) = self.durable.uart.read(offset as u16);
-                    value |= u32::from(read) << shift;
-                    effect |= changed;
+            let mut value = 0;
+            for byte in 0..width {
+                let offset = u32::from(port) + byte;
+                let offset = offset.wrapping_sub(uart::FIRST.into());
+                let shift = 8 * byte;
+                if offset >= u32::from(uart::COUNT) {
+                    value |= 0xff << shift;
+                    continue;
+                }
+                match write {
+                    Some(bytes) => machine.uart().write(offset as u16, (bytes >> shift) as u8),
+                    None => value |= u64::from(machine.read_serial(offset as u16)) << shift,
                 }
             }
+            value
+        });
+        Ok(value as u32)
+    }
+
+    /// Reads a register of the serial port; one that this changes is an effect.
+    fn read_serial(&mut self, offset: u16) -> u8 {
+        let before = self.durable.uart;
+        let value = self.durable.uart.read(offset);
+        if self.durable.uart != before {
+            self.touched.add(Block::Uart);
         }
-        if effect {
-            if let Some(record) = self.durable.records.get_mut(number) {
-                *record = Record { sequence, value, ..*record };
-            }
-            self.commit();
-        }
-        Ok(value)
+        value
     }
 }

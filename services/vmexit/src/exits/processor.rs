@@ -6,6 +6,7 @@ use crate::host::{Host, Note};
 use crate::machine::{Machine, Step};
 use crate::msr::{self, Refused};
 use crate::registers::{after, finish};
+use crate::saved::Block;
 use iced_x86::{Mnemonic, Register};
 use portcullis_ipc::exit::{ExitPage, gpr, group};
 use portcullis_ipc::syscall::Resume;
@@ -120,16 +121,17 @@ impl<H: Host> Machine<H> {
                 let Some(priority) = priority else {
                     return self.refuse(page);
                 };
-                if let Some(record) = self.durable.records.get_mut(usize::from(vcpu)) {
-                    record.cr8 = priority;
+                if let Some(state) = self.durable.vcpus.get_mut(usize::from(vcpu)) {
+                    state.cr8 = priority.into();
+                    self.touched.add(Block::Vcpu(vcpu.into()));
                 }
                 self.commit();
             }
             (Register::CR8, false) => {
-                let record = self.durable.records.get(usize::from(vcpu));
-                let value = record.map_or(0, |record| record.cr8);
+                let state = self.durable.vcpus.get(usize::from(vcpu));
+                let value = state.map_or(0, |state| state.cr8);
                 if let Some(place) = page.registers.get_mut(register) {
-                    *place = value.into();
+                    *place = value;
                 }
                 page.dirty |= group::GENERAL;
             }

@@ -11,9 +11,13 @@ use crate::host::{Host, Note};
 use crate::machine::Machine;
 use crate::memory::GuestMemory;
 use crate::memory::tests::Plain;
-use crate::saved::Durable;
+use crate::saved::{SCHEMA, VERSION, WORDS};
 use portcullis_ipc::exit::{ExitPage, Reason, Segment, gpr, io, segment};
 use portcullis_ipc::proto::link::VmEventKind;
+use portcullis_runtime::journal::{HEAD_WORDS, Journal};
+use portcullis_runtime::state::Words;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use zerocopy::FromZeros;
 
 pub const CONFIG: Config =
@@ -23,6 +27,49 @@ pub const IDENTITY: Identity = Identity { vmware: true, xcr0_mask: 7, vcpus: 2, 
 
 /// Where the code under test stands.
 pub const CODE: u64 = 0x1000;
+
+/// How many more effects the service lives for, and the words of its state region: both are there for the next
+/// instance.
+#[derive(Clone)]
+pub struct Region {
+    fuse: Rc<Cell<u32>>,
+    words: Rc<RefCell<Vec<u64>>>,
+}
+
+impl Region {
+    /// Zeros, and a service that lives.
+    pub fn new() -> Self {
+        Self { fuse: Rc::new(Cell::new(u32::MAX)), words: Rc::new(RefCell::new(vec![0; HEAD_WORDS + WORDS])) }
+    }
+
+    /// The state as an instance opens it.
+    pub fn open(&self) -> Journal<Self> {
+        Journal::open(self.clone(), "vmexit", VERSION, SCHEMA).0
+    }
+
+    /// Whether the service still lives for one more effect.
+    fn burn(&self) -> bool {
+        let left = self.fuse.get();
+        self.fuse.set(left.saturating_sub(1));
+        left > 0
+    }
+}
+
+impl Words for Region {
+    fn words(&self) -> usize {
+        self.words.borrow().len()
+    }
+    fn load(&self, index: usize) -> u64 {
+        self.words.borrow().get(index).copied().unwrap_or(0)
+    }
+    fn store(&mut self, index: usize, value: u64) {
+        if self.burn()
+            && let Some(word) = self.words.borrow_mut().get_mut(index)
+        {
+            *word = value;
+        }
+    }
+}
 
 /// The outside. Effects stop happening when the fuse burns out: the service was killed there.
 pub struct Model {
@@ -34,15 +81,17 @@ pub struct Model {
     /// All that was ever typed.
     pub input: Vec<u8>,
     pub events: Vec<(u64, VmEventKind)>,
-    pub saved: Vec<u8>,
+    pub region: Region,
+    pub journal: Journal<Region>,
     pub notes: Vec<Note>,
     pub recalled: Vec<u16>,
-    pub fuse: u32,
     pub image: Vec<u8>,
 }
 
 impl Model {
     pub fn new() -> Self {
+        let region = Region::new();
+        let journal = region.open();
         Self {
             memory: Plain::new(0x2_0000),
             console: Vec::new(),
@@ -50,24 +99,29 @@ impl Model {
             console_full: false,
             input: Vec::new(),
             events: Vec::new(),
-            saved: Vec::new(),
+            region,
+            journal,
             notes: Vec::new(),
             recalled: Vec::new(),
-            fuse: u32::MAX,
             image: vec![0xf4; 16],
         }
     }
 
-    /// Whether the service still lives for one more effect.
-    fn burn(&mut self) -> bool {
-        let lives = self.fuse > 0;
-        self.fuse = self.fuse.saturating_sub(1);
-        lives
+    /// Whether the service was killed.
+    pub fn killed(&self) -> bool {
+        self.region.fuse.get() == 0
+    }
+
+    /// Starts the next life, of `fuse` effects.
+    pub fn live(&mut self, fuse: u32) {
+        self.region.fuse.set(fuse);
+        self.journal = self.region.open();
     }
 }
 
 impl Host for Model {
     type Memory = Plain;
+    type Region = Region;
 
     fn memory(&mut self) -> &mut Plain {
         &mut self.memory
@@ -87,7 +141,7 @@ impl Host for Model {
     }
 
     fn console_write(&mut self, sequence: u64, bytes: &[u8]) -> bool {
-        if self.console_full || !self.burn() {
+        if self.console_full || !self.region.burn() {
             return false;
         }
         if sequence > self.console_sequence {
@@ -105,16 +159,13 @@ impl Host for Model {
     }
 
     fn event(&mut self, sequence: u64, kind: VmEventKind) {
-        if self.burn() && self.events.iter().all(|(told, _)| *told != sequence) {
+        if self.region.burn() && self.events.iter().all(|(told, _)| *told != sequence) {
             self.events.push((sequence, kind));
         }
     }
 
-    fn commit(&mut self, state: &[u8]) -> bool {
-        if self.burn() {
-            self.saved = state.to_vec();
-        }
-        true
+    fn journal(&mut self) -> &mut Journal<Region> {
+        &mut self.journal
     }
 
     fn flush_later(&mut self) {}
@@ -141,8 +192,7 @@ pub fn machine() -> Machine<Model> {
 
 /// A machine over what an instance before left behind.
 pub fn over(model: Model) -> Machine<Model> {
-    let durable = Durable::decode(&model.saved).unwrap_or_default();
-    Machine::new(model, CONFIG, IDENTITY, durable)
+    Machine::new(model, CONFIG, IDENTITY)
 }
 
 /// The page of an exit in flat 32-bit code at [`CODE`], ring 0.

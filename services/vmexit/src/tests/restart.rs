@@ -19,7 +19,7 @@ fn run(accesses: &[Access], fuses: &[u32], input: &[u8]) -> (Vec<u8>, Vec<u8>, u
     let mut model = Model::new();
     model.input = input.to_vec();
     let mut lives = fuses.iter().copied();
-    model.fuse = lives.next().unwrap_or(u32::MAX);
+    model.live(lives.next().unwrap_or(u32::MAX));
     let mut machine = over(model);
     machine.input();
     let mut seen = Vec::new();
@@ -34,7 +34,7 @@ fn run(accesses: &[Access], fuses: &[u32], input: &[u8]) -> (Vec<u8>, Vec<u8>, u
             page.sequence = index as u64 + 1;
             page.registers[gpr::RAX] = value.into();
             machine.exited(0, &mut page);
-            if machine.host.fuse > 0 {
+            if !machine.host.killed() {
                 if input {
                     seen.push(page.registers[gpr::RAX] as u8);
                 }
@@ -42,12 +42,12 @@ fn run(accesses: &[Access], fuses: &[u32], input: &[u8]) -> (Vec<u8>, Vec<u8>, u
             }
             // Killed: what the instance did to its page is lost, and so is its memory.
             let mut model = machine.host;
-            model.fuse = lives.next().unwrap_or(u32::MAX);
+            model.live(lives.next().unwrap_or(u32::MAX));
             machine = over(model);
             machine.flush();
         }
     }
-    machine.host.fuse = u32::MAX;
+    machine.host.live(u32::MAX);
     machine.flush();
     let scratch = machine.durable.uart.scratch;
     (machine.host.console, seen, scratch)
@@ -78,7 +78,7 @@ fn a_kill_at_every_single_effect_of_a_session_changes_nothing() {
     accesses.extend([Access::Read, Access::Scratch(7), Access::Read]);
     let expected = run(&accesses, &[], b"ab");
     assert_eq!(expected, (text.to_vec(), b"ab".to_vec(), 7));
-    for fuse in 1..120 {
+    for fuse in 1..900 {
         assert_eq!(run(&accesses, &[fuse], b"ab"), expected, "killed after {fuse} effects");
     }
 }
@@ -87,12 +87,14 @@ fn a_kill_at_every_single_effect_of_a_session_changes_nothing() {
 fn an_end_of_the_guest_is_told_once_however_often_its_exit_is_given() {
     let mut page = port_page(0xf4, 1, false);
     page.registers[gpr::RAX] = 3;
-    for fuse in 1..8 {
+    for fuse in 1..20 {
         let mut model = Model::new();
-        model.fuse = fuse;
+        model.live(fuse);
         let mut first = over(model);
         first.exited(0, &mut page.clone());
-        let mut second = over(Model { fuse: u32::MAX, ..first.host });
+        let mut model = first.host;
+        model.live(u32::MAX);
+        let mut second = over(model);
         second.exited(0, &mut page.clone());
         assert_eq!(second.host.events, [(1, VmEventKind::TestExit(3))], "killed after {fuse} effects");
     }

@@ -129,7 +129,7 @@ fn limits_and_canonical_form_are_checked_before_the_port_is_touched() {
     string(&mut page, 0x3f8, 0, 0x8000_0000_0000);
     run(&mut machine, &mut page);
     assert_eq!(page.event, exception(13, Some(0)));
-    assert!(machine.durable.uart.transmit.is_empty());
+    assert!(machine.durable.uart.unsent().is_empty());
 }
 
 proptest! {
