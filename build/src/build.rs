@@ -4,7 +4,7 @@
 use crate::elf_file::{self, Program};
 use crate::toolchain::{self, Toolchain};
 use crate::workspace::{self, root};
-use crate::{process, setup};
+use crate::{guest, process, setup};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -163,9 +163,13 @@ fn store_symbols(elf: &Path) -> Result<(), Error> {
     std::fs::rename(&partial, &target).map_err(failed)
 }
 
-/// The file that a manifest names: a binary of the workspace, or a path from the root of the checkout.
+/// The file that a manifest names: a path from the root of the checkout, a part of the Debian guest, or a
+/// binary of the workspace.
 pub fn resolve(name: &str) -> PathBuf {
-    if name.contains('/') { root().join(name) } else { workspace::metal_elf(name) }
+    if name.contains('/') {
+        return root().join(name);
+    }
+    guest::resolve(name).unwrap_or_else(|| workspace::metal_elf(name))
 }
 
 /// A copy without symbols and debug information, as it ships; where `strip` is not installed, a plain copy.

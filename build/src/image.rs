@@ -3,7 +3,7 @@
 
 use crate::bundle::{self, Bundle};
 use crate::manifest::{self, System};
-use crate::{build, process, setup, workspace};
+use crate::{build, guest, process, setup, workspace};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -81,6 +81,7 @@ pub fn names(system: &System) -> Vec<&str> {
 /// Writes core and bundle of a system whose binaries are compiled.
 pub fn assemble(manifest: &Path, system: System, out: Option<&Path>) -> anyhow::Result<Image> {
     let file = workspace::display(manifest);
+    guest::ensure(&names(&system))?;
     let inputs = bundle::inputs(&file, &system, build::resolve)?;
     let bytes = bundle::write(&file, &system, &inputs)?;
     let directory = out.map_or_else(|| workspace::out_dir().join(&system.name), Path::to_owned);

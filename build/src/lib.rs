@@ -12,6 +12,7 @@ pub mod dependencies;
 pub mod elf_file;
 pub mod emulator;
 pub mod graph;
+pub mod guest;
 pub mod image;
 pub mod logs;
 pub mod manifest;

@@ -59,6 +59,11 @@ pub fn run(command: &mut Command, what: &str) -> Result<(), Error> {
     Err(Error::Failed { what: what.to_owned(), status, hint: "see its messages above".to_owned() })
 }
 
+/// Starts a program whose output the caller reads.
+pub fn spawn(command: &mut Command) -> Result<std::process::Child, Error> {
+    command.spawn().map_err(|reason| start_error(command, reason))
+}
+
 /// [`run`] with a limit: after it the program and all that it started are ended.
 pub fn run_limited(command: &mut Command, what: &str, limit: Duration) -> Result<(), Error> {
     let mut child = command.spawn().map_err(|reason| start_error(command, reason))?;

@@ -1,0 +1,43 @@
+# What the demonstration and the tests share: a check prints one line, `ok NAME` or `FAIL NAME: why`, and
+# `done_checks` the line by which the host knows that all of them ran.
+
+passed=0
+failed=0
+
+ok() {
+    passed=$((passed + 1))
+    echo "ok $1"
+}
+
+fail() {
+    failed=$((failed + 1))
+    echo "FAIL $1: $2"
+}
+
+# same NAME FOUND EXPECTED
+same() {
+    if [ "$2" = "$3" ]; then
+        ok "$1"
+    else
+        fail "$1" "found '$2', expected '$3'"
+    fi
+}
+
+# says NAME STATUS STDOUT STDERR COMMAND...: runs the command and compares all three.
+says() {
+    name=$1 status=$2 out=$3 err=$4
+    shift 4
+    found_out=$("$@" 2>/tmp/err)
+    found_status=$?
+    found_err=$(cat /tmp/err)
+    if [ "$found_status" = "$status" ] && [ "$found_out" = "$out" ] && [ "$found_err" = "$err" ]; then
+        ok "$name"
+    else
+        fail "$name" "status $found_status, out '$found_out', err '$found_err'; expected $status, '$out', '$err'"
+    fi
+}
+
+done_checks() {
+    echo "portcullis-guest: done: $passed ok, $failed failed"
+    [ "$failed" = 0 ]
+}

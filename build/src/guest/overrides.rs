@@ -1,0 +1,275 @@
+//! A user's wishes put into a system before its image is made: another kernel, RAM disk or command line,
+//! more vCPUs, other memory. They go to the first VM and the services that serve it.
+
+use super::kernel::{self, Entry, Kernel};
+use super::{cache, resolve};
+use crate::manifest::{Blob, Partition, System, Vcpu};
+use crate::workspace;
+use portcullis_ipc::layout::PAGE;
+use portcullis_ipc::limits::VCPUS_PER_VM;
+use std::path::{Path, PathBuf};
+
+/// What is to be other than the manifest says; `None` leaves it.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Kernel: a bzImage, or an ELF that can be entered by PVH or multiboot 1.
+    pub kernel: Option<PathBuf>,
+    /// How it is entered; without it the best way that fits.
+    pub entry: Option<Entry>,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Text behind the manifest's kernel command line; it wins where both set the same.
+    pub append: Option<String>,
+    /// The whole kernel command line, instead of the manifest's.
+    pub command_line: Option<String>,
+    /// Number of vCPUs. They share the budgets that the manifest gives its VM.
+    pub vcpus: Option<usize>,
+    /// Guest memory, MiB.
+    pub memory_mib: Option<u64>,
+}
+
+/// Why a wish cannot be fulfilled.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The system has no VM.
+    #[error("the system {0} has no VM to change; name another with --system")]
+    NoVm(String),
+    /// The kernel.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    /// The distribution's kernel.
+    #[error(transparent)]
+    Guest(#[from] super::Error),
+    /// Writing the kernel that was taken out of a bzImage.
+    #[error(transparent)]
+    Cache(#[from] cache::Error),
+    /// The RAM disk cannot be read.
+    #[error("the initial RAM disk {file} cannot be read ({reason}); name a cpio archive, compressed or not")]
+    Initrd {
+        /// The file.
+        file: String,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// Too many vCPUs, or none.
+    #[error("a VM has 1 to {VCPUS_PER_VM} vCPUs, not {0}")]
+    Vcpus(usize),
+    /// An odd size of memory.
+    #[error("guest memory is an even number of MiB from 2 to {MOST_MIB}, not {0}")]
+    Memory(u64),
+    /// Kernel and RAM disk do not fit.
+    #[error(
+        "{given} MiB of guest memory are too little: kernel and initial RAM disk take {needed} MiB; give --memory {needed} or more"
+    )]
+    TooLittle {
+        /// MiB that it has.
+        given: u64,
+        /// MiB that it needs at least.
+        needed: u64,
+    },
+    /// A line end in the command line.
+    #[error("the kernel command line is one line; remove the line end")]
+    Line,
+}
+
+/// Guest memory ends below the devices at 3 GiB.
+const MOST_MIB: u64 = 3 << 10;
+const MIB: u64 = 1 << 20;
+/// Memory that a kernel needs besides itself and two copies of its RAM disk, before it runs a program.
+const LEAST_FREE: u64 = 48 * MIB;
+
+/// The configuration key of the kernel's command line.
+const APPEND: &str = "guest.append";
+/// The configuration key of the way of entering.
+const ENTRY: &str = "guest.entry";
+
+impl Overrides {
+    /// Puts the wishes into `system`.
+    pub fn apply(&self, system: &mut System) -> Result<(), Error> {
+        let vm = system.vms.first_mut().ok_or_else(|| Error::NoVm(system.name.clone()))?;
+        if let Some(count) = self.vcpus {
+            vm.vcpus = share(&vm.vcpus, count)?;
+        }
+        if let Some(mib) = self.memory_mib {
+            if mib == 0 || mib % 2 != 0 || mib > MOST_MIB {
+                return Err(Error::Memory(mib));
+            }
+            vm.memory_pages = mib * MIB / PAGE as u64;
+        }
+        let memory = vm.memory_pages * PAGE as u64;
+        let Some(vmexit) = system.partitions.get_mut(usize::from(vm.vmexit)) else {
+            return Ok(());
+        };
+        if self.kernel.is_some() || self.entry.is_some() {
+            self.set_kernel(vmexit, memory, &system.name)?;
+        }
+        if let Some(path) = &self.initrd {
+            let path = absolute(path);
+            let failed = |reason| Error::Initrd { file: workspace::display(&path), reason };
+            std::fs::File::open(&path).map_err(failed)?;
+            set_blob(vmexit, "initrd", &path);
+        }
+        self.set_command_line(vmexit)
+    }
+
+    fn set_kernel(&self, vmexit: &mut Partition, memory: u64, system: &str) -> Result<(), Error> {
+        let named = vmexit.blobs.iter().find(|blob| blob.name == "kernel").map(|blob| blob.file.clone());
+        let path = match (&self.kernel, named) {
+            (Some(path), _) => absolute(path),
+            // The distribution's kernel entered another way: as its package has it.
+            (None, Some(name)) if name == "debian-kernel" => {
+                super::ensure(&["debian-bzimage"])?;
+                resolve("debian-bzimage").unwrap_or_default()
+            }
+            (None, Some(name)) => crate::build::resolve(&name),
+            (None, None) => return Ok(()),
+        };
+        let kernel = kernel::read(&path, self.entry)?;
+        check_memory(&kernel, memory, self.initrd.as_deref())?;
+        let file = workspace::out_dir().join(system).join("kernel");
+        cache::write(&file, &kernel.bytes)?;
+        set_blob(vmexit, "kernel", &file);
+        set_config(vmexit, ENTRY, &kernel.entry.to_string());
+        Ok(())
+    }
+
+    fn set_command_line(&self, vmexit: &mut Partition) -> Result<(), Error> {
+        let mut line =
+            self.command_line.clone().unwrap_or_else(|| config(vmexit, APPEND).unwrap_or_default().to_owned());
+        if let Some(more) = &self.append {
+            line = format!("{line} {more}").trim_start().to_owned();
+        }
+        if line.contains('\n') {
+            return Err(Error::Line);
+        }
+        if self.command_line.is_some() || self.append.is_some() {
+            set_config(vmexit, APPEND, &line);
+        }
+        Ok(())
+    }
+}
+
+/// A path as the user means it: from where the command was given.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// `count` vCPUs with the budgets of those that are there, shared equally.
+fn share(vcpus: &[Vcpu], count: usize) -> Result<Vec<Vcpu>, Error> {
+    let (Some(&first), 1..=VCPUS_PER_VM) = (vcpus.first(), count) else {
+        return Err(Error::Vcpus(count));
+    };
+    let budget: u32 = vcpus.iter().map(|vcpu| vcpu.budget_us).sum();
+    let each = Vcpu { budget_us: (budget / count as u32).max(1), ..first };
+    Ok(vec![each; count])
+}
+
+fn check_memory(kernel: &Kernel, memory: u64, initrd: Option<&Path>) -> Result<(), Error> {
+    let disk = initrd.and_then(|path| path.metadata().ok()).map_or(0, |data| data.len());
+    // Linux unpacks the RAM disk into memory of its own before it frees it.
+    let needed = kernel.end + if kernel.entry == Entry::Multiboot { disk } else { 2 * disk + LEAST_FREE };
+    if needed <= memory {
+        return Ok(());
+    }
+    Err(Error::TooLittle { given: memory / MIB, needed: needed.div_ceil(2 * MIB) * 2 })
+}
+
+fn set_blob(partition: &mut Partition, name: &str, file: &Path) {
+    let file = file.display().to_string();
+    match partition.blobs.iter_mut().find(|blob| blob.name == name) {
+        Some(blob) => blob.file = file,
+        None => partition.blobs.push(Blob { name: name.to_owned(), file, line: partition.line }),
+    }
+}
+
+fn config<'a>(partition: &'a Partition, key: &str) -> Option<&'a str> {
+    let value = |line: &'a str| line.split_once('=').filter(|(found, _)| *found == key).map(|(_, value)| value);
+    partition.config.lines().find_map(value)
+}
+
+fn set_config(partition: &mut Partition, key: &str, value: &str) {
+    let others: String = partition
+        .config
+        .lines()
+        .filter(|line| line.split_once('=').is_none_or(|(found, _)| found != key))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    partition.config = format!("{others}{key}={value}\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest;
+
+    fn system() -> System {
+        manifest::load(&workspace::root().join("systems/debian.toml")).unwrap()
+    }
+
+    fn applied(overrides: &Overrides) -> Result<System, Error> {
+        let mut system = system();
+        overrides.apply(&mut system).map(|()| system)
+    }
+
+    #[test]
+    fn no_wishes_change_nothing() {
+        let changed = applied(&Overrides::default()).unwrap();
+        assert_eq!(format!("{changed:?}"), format!("{:?}", system()));
+    }
+
+    #[test]
+    fn vcpus_share_the_budget_of_the_template() {
+        let system = applied(&Overrides { vcpus: Some(3), ..Overrides::default() }).unwrap();
+        let whole = self::system().vms[0].vcpus[0].budget_us;
+        assert_eq!(system.vms[0].vcpus.iter().map(|vcpu| vcpu.budget_us).collect::<Vec<_>>(), [whole / 3; 3]);
+        for wrong in [0, VCPUS_PER_VM + 1] {
+            let error = applied(&Overrides { vcpus: Some(wrong), ..Overrides::default() }).unwrap_err();
+            assert!(matches!(error, Error::Vcpus(found) if found == wrong));
+        }
+    }
+
+    #[test]
+    fn memory_is_even_and_ends_below_the_devices() {
+        let memory = |mib| applied(&Overrides { memory_mib: Some(mib), ..Overrides::default() });
+        assert_eq!(memory(130).unwrap().vms[0].memory_pages, 130 * 256);
+        for wrong in [0, 131, MOST_MIB + 2] {
+            assert!(matches!(memory(wrong), Err(Error::Memory(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn text_is_appended_to_the_command_line_or_stands_in_its_place() {
+        let line = |append: Option<&str>, whole: Option<&str>| {
+            let own = |text: Option<&str>| text.map(str::to_owned);
+            let system = applied(&Overrides { append: own(append), command_line: own(whole), ..Overrides::default() });
+            let system = system.unwrap();
+            config(&system.partitions[usize::from(system.vms[0].vmexit)], APPEND).unwrap_or_default().to_owned()
+        };
+        assert!(line(None, None).starts_with("console=ttyS0"));
+        assert_eq!(line(Some("a=1"), None), format!("{} a=1", line(None, None)));
+        assert_eq!(line(Some("a=1"), Some("b")), "b a=1");
+        assert_eq!(line(None, Some("")), "");
+        let two = Overrides { append: Some("a\nguest.entry=raw".to_owned()), ..Overrides::default() };
+        assert!(matches!(applied(&two), Err(Error::Line)));
+    }
+
+    #[test]
+    fn a_missing_kernel_or_disk_is_one_line() {
+        let missing = || Some(PathBuf::from("/no/such/file"));
+        for overrides in [
+            Overrides { kernel: missing(), ..Overrides::default() },
+            Overrides { initrd: missing(), ..Overrides::default() },
+        ] {
+            let text = applied(&overrides).unwrap_err().to_string();
+            assert!(text.contains("/no/such/file cannot be read") && !text.contains('\n'), "{text}");
+        }
+    }
+
+    #[test]
+    fn too_little_memory_says_how_much_is_needed() {
+        let kernel = Kernel { entry: Entry::Pvh, bytes: Vec::new(), end: 74 * MIB };
+        let error = check_memory(&kernel, 64 * MIB, None).unwrap_err();
+        assert!(error.to_string().contains("give --memory 122 or more"), "{error}");
+        assert!(check_memory(&kernel, 122 * MIB, None).is_ok());
+    }
+}
