@@ -5,12 +5,36 @@ use portcullis_runtime::info::number;
 /// How the guest is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// Real mode.
+    /// A raw image in real mode.
     Real16,
-    /// Flat protected mode without paging.
+    /// A raw image in flat protected mode without paging.
     Protected32,
-    /// Long mode, memory mapped one to one.
+    /// A raw image in long mode, memory mapped one to one.
     Long64,
+    /// An ELF kernel by the PVH boot ABI.
+    Pvh,
+    /// A bzImage by the 32-bit boot protocol of Linux.
+    Linux32,
+    /// A kernel by multiboot 1.
+    Multiboot,
+    /// One of the last three, whatever fits the file.
+    Auto,
+}
+
+impl Entry {
+    /// Whether the image is loaded without being looked at.
+    pub fn is_raw(self) -> bool {
+        matches!(self, Self::Real16 | Self::Protected32 | Self::Long64)
+    }
+}
+
+/// How further processors are started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ApStart {
+    /// By INIT and SIPI of the local APIC.
+    Sipi,
+    /// By the mailbox of the MADT's wake-up structure.
+    Mailbox,
 }
 
 /// The configuration.
@@ -18,8 +42,22 @@ pub enum Entry {
 pub struct Config {
     /// How the guest is entered.
     pub entry: Entry,
-    /// Where its image is loaded; its first byte is its first instruction.
+    /// Where a raw image is loaded; its first byte is its first instruction.
     pub load: u64,
+    /// Command line of the kernel.
+    pub append: &'static str,
+    /// The machine has local APICs.
+    pub lapic: bool,
+    /// The machine has an IOAPIC.
+    pub ioapic: bool,
+    /// The guest is given ACPI tables.
+    pub acpi: bool,
+    /// The guest is given SMBIOS tables.
+    pub smbios: bool,
+    /// How further processors are started.
+    pub ap_start: ApStart,
+    /// UUID of the machine, in the order of its text.
+    pub uuid: [u8; 16],
     /// Show VMware's CPUID leaves.
     pub identity: bool,
     /// The VM has VMware's port.
@@ -38,44 +76,104 @@ pub struct Bad(pub &'static str, pub &'static str);
 const LOW: u64 = 0x7c00;
 /// Where others are.
 const HIGH: u64 = 0x10_0000;
+/// First bytes of a UUID that the manifest does not give, as VMware's begin.
+const UUID_PREFIX: [u8; 2] = [0x56, 0x4d];
 
 impl Config {
     /// Reads the configuration through `value`, which looks up a key.
-    pub fn read<'a>(value: impl Fn(&str) -> Option<&'a str>) -> Result<Self, Bad> {
+    pub fn read(value: impl Fn(&str) -> Option<&'static str>) -> Result<Self, Bad> {
         let entry = match value("guest.entry") {
             Some("real16") => Entry::Real16,
             Some("protected32") => Entry::Protected32,
             Some("long64") => Entry::Long64,
-            _ => return Err(Bad("guest.entry", "real16, protected32 or long64")),
+            Some("pvh") => Entry::Pvh,
+            Some("linux32") => Entry::Linux32,
+            Some("multiboot") => Entry::Multiboot,
+            Some("auto") => Entry::Auto,
+            _ => {
+                return Err(Bad("guest.entry", "auto, pvh, linux32, multiboot, real16, protected32 or long64"));
+            }
         };
-        let load = match (value("guest.load"), entry) {
-            (Some(text), _) => number(text).ok_or(Bad("guest.load", "an address"))?,
-            (None, Entry::Real16) => LOW,
-            (None, _) => HIGH,
-        };
-        let (least, wanted) = match entry {
-            Entry::Real16 => (0x500, "a paragraph address from 0x500 to 0x9fff0"),
-            _ => (0x1_0000, "an address from 0x10000 to 0xfffffff0"),
-        };
-        let most = if entry == Entry::Real16 { 0x9_fff0 } else { 0xffff_fff0 };
-        if !(least..=most).contains(&load) || load % 16 != 0 {
-            return Err(Bad("guest.load", wanted));
-        }
         let exit_port = match value("guest.exit-port").map(number) {
             None => None,
             Some(Some(port @ 0..=0xffff)) => Some(port as u16),
             Some(_) => return Err(Bad("guest.exit-port", "a port number")),
         };
+        let switch = |key| switch(key, value(key), !entry.is_raw());
         let flag = |key| matches!(value(key), Some("1" | "true" | "yes" | "on"));
         Ok(Self {
             entry,
-            load,
+            load: load(entry, value("guest.load"))?,
+            append: value("guest.append").unwrap_or_default(),
+            lapic: switch("lapic")?,
+            ioapic: switch("ioapic")?,
+            acpi: switch("acpi")?,
+            smbios: switch("smbios")?,
+            ap_start: match value("ap-start") {
+                None | Some("sipi") => ApStart::Sipi,
+                Some("mailbox") => ApStart::Mailbox,
+                Some(_) => return Err(Bad("ap-start", "sipi or mailbox")),
+            },
+            uuid: match value("uuid") {
+                None => uuid_of_name(value("vm.name").unwrap_or_default()),
+                Some(text) => uuid(text).ok_or(Bad("uuid", "32 hexadecimal digits, hyphens between them"))?,
+            },
             identity: flag("vm.identity"),
             port: flag("vm.port"),
             xcr0: value("vm.xcr0").and_then(number).unwrap_or(1) & 7 | 1,
             exit_port,
         })
     }
+
+    /// Whether device registers lie in the guest's physical address space.
+    pub fn devices(&self) -> bool {
+        self.lapic || self.ioapic
+    }
+}
+
+fn switch(key: &'static str, value: Option<&str>, default: bool) -> Result<bool, Bad> {
+    match value {
+        None => Ok(default),
+        Some("on" | "true" | "1") => Ok(true),
+        Some("off" | "false" | "0") => Ok(false),
+        Some(_) => Err(Bad(key, "on or off")),
+    }
+}
+
+fn load(entry: Entry, value: Option<&str>) -> Result<u64, Bad> {
+    let load = match (value, entry) {
+        (Some(text), _) => number(text).ok_or(Bad("guest.load", "an address"))?,
+        (None, Entry::Real16) => LOW,
+        (None, _) => HIGH,
+    };
+    let (least, wanted) = match entry {
+        Entry::Real16 => (0x500, "a paragraph address from 0x500 to 0x9fff0"),
+        _ => (0x1_0000, "an address from 0x10000 to 0xfffffff0"),
+    };
+    let most = if entry == Entry::Real16 { 0x9_fff0 } else { 0xffff_fff0 };
+    if (least..=most).contains(&load) && load % 16 == 0 { Ok(load) } else { Err(Bad("guest.load", wanted)) }
+}
+
+/// The UUID in `text`.
+fn uuid(text: &str) -> Option<[u8; 16]> {
+    let mut digits = text.bytes().filter(|byte| *byte != b'-').map(|byte| char::from(byte).to_digit(16));
+    let mut uuid = [0; 16];
+    for byte in &mut uuid {
+        *byte = (digits.next()?? << 4 | digits.next()??) as u8;
+    }
+    digits.next().is_none().then_some(uuid)
+}
+
+/// The UUID of a VM that the manifest gives none: the same for the same name.
+fn uuid_of_name(name: &str) -> [u8; 16] {
+    // FNV-1a over the name, 128 bits.
+    let hash = name.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |hash, byte| {
+        (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
+    });
+    let mut uuid = hash.to_be_bytes();
+    let [first, second, ..] = &mut uuid;
+    [*first, *second] = UUID_PREFIX;
+    uuid
 }
 
 #[cfg(test)]
@@ -99,18 +197,23 @@ mod tests {
         let entry = ("guest.entry", "real16");
         for (lines, key) in [
             (&[][..], "guest.entry"),
-            (&[("guest.entry", "pvh")], "guest.entry"),
+            (&[("guest.entry", "uefi")], "guest.entry"),
             (&[entry, ("guest.load", "high")], "guest.load"),
             (&[entry, ("guest.load", "0x100000")], "guest.load"),
             (&[entry, ("guest.load", "0x7c01")], "guest.load"),
             (&[entry, ("guest.exit-port", "65536")], "guest.exit-port"),
+            (&[entry, ("lapic", "maybe")], "lapic"),
+            (&[entry, ("ap-start", "init")], "ap-start"),
+            (&[entry, ("uuid", "564d")], "uuid"),
+            (&[entry, ("uuid", "564d1234-0000-0000-0000-0000000000000")], "uuid"),
+            (&[entry, ("uuid", "564d1234-0000-0000-0000-00000000000g")], "uuid"),
         ] {
             assert_eq!(read(lines).unwrap_err().0, key);
         }
     }
 
     #[test]
-    fn switches_are_off_unless_they_are_on() {
+    fn switches_of_the_vm_are_off_unless_they_are_on() {
         let plain = read(&[("guest.entry", "long64")]).unwrap();
         assert_eq!((plain.identity, plain.port, plain.xcr0, plain.exit_port), (false, false, 1, None));
         let lines = [
@@ -122,5 +225,35 @@ mod tests {
         ];
         let full = read(&lines).unwrap();
         assert_eq!((full.identity, full.port, full.xcr0, full.exit_port), (true, true, 7, Some(0xf4)));
+    }
+
+    #[test]
+    fn kernels_get_devices_and_tables_and_raw_images_do_not_unless_the_manifest_says_otherwise() {
+        let switches = |config: Config| [config.lapic, config.ioapic, config.acpi, config.smbios];
+        for entry in ["pvh", "linux32", "multiboot", "auto"] {
+            assert_eq!(switches(read(&[("guest.entry", entry)]).unwrap()), [true; 4]);
+        }
+        let raw = read(&[("guest.entry", "long64"), ("ioapic", "on")]).unwrap();
+        assert_eq!((switches(raw), raw.devices()), ([false, true, false, false], true));
+        let none = read(&[("guest.entry", "pvh"), ("lapic", "off"), ("ioapic", "off"), ("acpi", "off")]).unwrap();
+        assert_eq!((switches(none), none.devices()), ([false, false, false, true], false));
+    }
+
+    #[test]
+    fn the_kernel_is_told_the_command_line_as_it_stands() {
+        let config = read(&[("guest.entry", "auto"), ("guest.append", "console=ttyS0 a=b"), ("ap-start", "mailbox")]);
+        let config = config.unwrap();
+        assert_eq!((config.append, config.ap_start), ("console=ttyS0 a=b", ApStart::Mailbox));
+    }
+
+    #[test]
+    fn a_uuid_is_read_or_made_from_the_name() {
+        let entry = ("guest.entry", "pvh");
+        let given = read(&[entry, ("uuid", "564D8e67-1234-0001-0203-0405060708ff")]).unwrap().uuid;
+        assert_eq!(given, [0x56, 0x4d, 0x8e, 0x67, 0x12, 0x34, 0, 1, 2, 3, 4, 5, 6, 7, 8, 0xff]);
+        let made = |name| read(&[entry, ("vm.name", name)]).unwrap().uuid;
+        assert_eq!(made("a")[..2], UUID_PREFIX);
+        assert_eq!(made("a"), made("a"));
+        assert_ne!(made("a"), made("b"));
     }
 }

@@ -3,9 +3,12 @@
 use crate::config::{Bad, Config};
 use crate::cpuid::Identity;
 use crate::host::{Host, Note};
+use crate::loader::{Error, TEXT};
 use crate::machine::Machine;
 use crate::memory::GuestMemory;
 use crate::saved::{SCHEMA, VERSION, WORDS};
+use arrayvec::ArrayString;
+use core::fmt::Write;
 use core::mem::MaybeUninit;
 use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::layout::{EXIT_PAGES, GUEST_BASE, PAGE};
@@ -87,7 +90,7 @@ impl Desk {
             return;
         }
         if !self.machine.boot(page) {
-            defmt::error!("the guest does not fit its memory: give the VM more, or load it lower");
+            self.machine.never_started();
             return;
         }
         syscall::vcpu_resume(self.vm.vcpu(0), Resume::ENTER, 0);
@@ -218,12 +221,11 @@ impl Host for Core {
         syscall::vcpu_recall(self.vm.vcpu(vcpu)).ok()
     }
 
-    fn load_guest(&mut self, address: u64) -> bool {
-        let Some(blob) = portcullis_runtime::pages::info().blob("guest") else { missing("guest") };
-        let image = core::ptr::with_exposed_provenance::<u8>(blob.address as usize);
+    fn blob(&self, name: &'static str) -> Result<&'static [u8], Error> {
+        let blob = info().blob(name).ok_or(Error::NoBlob(name))?;
+        let bytes = core::ptr::with_exposed_provenance::<u8>(blob.address as usize);
         // SAFETY: the core maps the blob read-only at this address for the life of the instance.
-        let image = unsafe { core::slice::from_raw_parts(image, blob.bytes as usize) };
-        self.memory.write(address, image)
+        Ok(unsafe { core::slice::from_raw_parts(bytes, blob.bytes as usize) })
     }
 
     #[cold]
@@ -236,6 +238,12 @@ impl Host for Core {
             }
             Note::Stopped(why, rip, detail) => {
                 defmt::error!("vCPU stopped at {=u64:#x}: {=str}, {=u64:#x}", rip, why, detail);
+            }
+            Note::NotLoaded(error) => {
+                let mut text = ArrayString::<TEXT>::new();
+                // A text that is too long ends where the room does.
+                let _ = write!(text, "{error}");
+                defmt::error!("guest not loaded: {=str}", text.as_str());
             }
             Note::Reset => defmt::info!("the guest resets its machine"),
             Note::TestExit(value) => defmt::info!("guest exit code {=u32:#x}", value),

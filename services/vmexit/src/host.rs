@@ -1,6 +1,7 @@
 //! What the exit code needs from outside: the core, guest memory, the console and the log. On the
 //! machine these are system calls; in the tests a model.
 
+use crate::loader::Error;
 use crate::memory::GuestMemory;
 use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::proto::link::VmEventKind;
@@ -13,6 +14,8 @@ use portcullis_runtime::state::Words;
 pub enum Note {
     /// The VM stopped: why, RIP, and a detail.
     Stopped(&'static str, u64, u64),
+    /// The guest was not loaded: why.
+    NotLoaded(Error),
     /// The guest asked for a reset.
     Reset,
     /// The guest wrote the test exit port.
@@ -50,8 +53,8 @@ pub trait Host {
     fn flush_later(&mut self);
     /// Brings a vCPU to a recall exit; `false` when it is stopped.
     fn recall(&mut self, vcpu: u16) -> bool;
-    /// Puts the guest's image into its memory.
-    fn load_guest(&mut self, address: u64) -> bool;
+    /// A file of the image, by the name that the manifest gives it; its bytes are those that the image builder put there.
+    fn blob(&self, name: &'static str) -> Result<&'static [u8], Error>;
     /// Tells the log.
     fn note(&mut self, note: Note);
 }

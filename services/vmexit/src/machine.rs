@@ -8,8 +8,8 @@ use crate::cpuid::{Identity, cr4_allowed};
 use crate::exception::{again, deliver, raise, vector};
 use crate::fetch::{Bytes, Expected, length};
 use crate::host::{Host, Note};
-use crate::loader;
-use crate::memory::{GuestMemory, all_ones};
+use crate::loader::{self, Guest, Start};
+use crate::memory::all_ones;
 use crate::paging::PageFault;
 use crate::ports::may_be_claimed;
 use crate::registers::{TRAP, after, finish, merge};
@@ -61,13 +61,28 @@ impl<H: Host> Machine<H> {
         Self { host, config, identity, cr4_allowed, durable, touched, more_input: true, recalled: 0 }
     }
 
-    /// Loads the guest and fills the page of vCPU 0 with its first state; `false` when it does not fit.
+    /// Loads the guest and fills the page of vCPU 0 with its first state; `false` when it cannot be loaded, and the
+    /// log knows why.
     pub fn boot(&mut self, page: &mut ExitPage) -> bool {
-        let Config { entry, load, .. } = self.config;
-        let bytes = self.host.memory().size();
-        let loaded = loader::prepare(self.host.memory(), entry) && self.host.load_guest(load);
-        loader::start(page, entry, load, bytes);
-        loaded
+        match self.load() {
+            Ok(start) => start.fill(page),
+            Err(error) => {
+                self.host.note(Note::NotLoaded(error));
+                return false;
+            }
+        }
+        true
+    }
+
+    fn load(&mut self) -> Result<Start, loader::Error> {
+        let Config { entry, append, .. } = self.config;
+        let kernel = self.host.blob(if entry.is_raw() { "guest" } else { "kernel" })?;
+        let initrd = match self.host.blob("initrd") {
+            Err(loader::Error::NoBlob(_)) => &[],
+            blob => blob?,
+        };
+        let guest = Guest { kernel, initrd, append, rsdp: 0 };
+        loader::load(self.host.memory(), &self.config, &guest)
     }
 
     /// Serves an exit: the [`Resume`] word that answers it.
@@ -238,7 +253,14 @@ impl<H: Host> Machine<H> {
         if vcpu != 0 {
             return Ok(Resume::STOP);
         }
-        if self.boot(page) { Ok(Resume::ENTER) } else { self.stop(vcpu, page, "guest does not fit its memory", 0) }
+        if self.boot(page) { Ok(Resume::ENTER) } else { self.stop(vcpu, page, "no guest", 0) }
+    }
+
+    /// Tells `link` that the VM stopped before its first instruction.
+    pub fn never_started(&mut self) {
+        self.host.event(self.durable.board.events + 1, VmEventKind::Stopped);
+        self.board().events += 1;
+        self.commit();
     }
 
     /// Tells `link` what became of the VM, once for each exit that causes it, and saves the state.

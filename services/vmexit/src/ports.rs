@@ -50,10 +50,8 @@ pub fn claim(config: &Config, port: u16, width: u32, write: Option<u32>) -> Clai
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Entry;
 
-    const CONFIG: Config =
-        Config { entry: Entry::Real16, load: 0x7c00, identity: false, port: false, xcr0: 1, exit_port: Some(0xf4) };
+    const CONFIG: Config = Config { identity: false, port: false, xcr0: 1, ..crate::tests::CONFIG };
 
     #[test]
     fn each_port_has_its_owner() {

@@ -5,11 +5,11 @@ mod faults;
 mod restart;
 mod strings;
 
-use crate::config::{Config, Entry};
+use crate::config::{ApStart, Config, Entry};
 use crate::cpuid::Identity;
 use crate::host::{Host, Note};
+use crate::loader::{self, Error, Guest};
 use crate::machine::Machine;
-use crate::memory::GuestMemory;
 use crate::memory::tests::Plain;
 use crate::saved::{SCHEMA, VERSION, WORDS};
 use portcullis_ipc::exit::{ExitPage, Reason, Segment, gpr, io, segment};
@@ -20,8 +20,21 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use zerocopy::FromZeros;
 
-pub const CONFIG: Config =
-    Config { entry: Entry::Real16, load: 0x7c00, identity: true, port: true, xcr0: 7, exit_port: Some(0xf4) };
+pub const CONFIG: Config = Config {
+    entry: Entry::Real16,
+    load: 0x7c00,
+    append: "",
+    lapic: false,
+    ioapic: false,
+    acpi: false,
+    smbios: false,
+    ap_start: ApStart::Sipi,
+    uuid: [0; 16],
+    identity: true,
+    port: true,
+    xcr0: 7,
+    exit_port: Some(0xf4),
+};
 
 pub const IDENTITY: Identity = Identity { vmware: true, xcr0_mask: 7, vcpus: 2, tsc_khz: 1000, lapic_khz: 100 };
 
@@ -85,7 +98,7 @@ pub struct Model {
     pub journal: Journal<Region>,
     pub notes: Vec<Note>,
     pub recalled: Vec<u16>,
-    pub image: Vec<u8>,
+    pub image: &'static [u8],
 }
 
 impl Model {
@@ -103,7 +116,7 @@ impl Model {
             journal,
             notes: Vec::new(),
             recalled: Vec::new(),
-            image: vec![0xf4; 16],
+            image: &[0xf4; 16],
         }
     }
 
@@ -175,9 +188,8 @@ impl Host for Model {
         true
     }
 
-    fn load_guest(&mut self, address: u64) -> bool {
-        let image = self.image.clone();
-        self.memory.write(address, &image)
+    fn blob(&self, name: &'static str) -> Result<&'static [u8], Error> {
+        if name == "guest" { Ok(self.image) } else { Err(Error::NoBlob(name)) }
     }
 
     fn note(&mut self, note: Note) {
@@ -211,9 +223,9 @@ pub fn page(reason: Reason) -> ExitPage {
 
 /// The same in 64-bit code with paging on, memory mapped one to one.
 pub fn long_page(model: &mut Model, reason: Reason) -> ExitPage {
-    assert!(crate::loader::prepare(&mut model.memory, Entry::Long64));
+    let config = Config { entry: Entry::Long64, load: CODE_LONG, ..CONFIG };
     let mut long = page(reason);
-    crate::loader::start(&mut long, Entry::Long64, CODE_LONG, 0);
+    loader::load(&mut model.memory, &config, &Guest::default()).unwrap().fill(&mut long);
     (long.dirty, long.registers) = (0, [0; 16]);
     long
 }

@@ -1,0 +1,210 @@
+//! Where things lie in guest memory: every piece is claimed before anything is written, so that a guest
+//! that does not fit leaves memory as it was.
+
+use super::error::Error;
+use super::map::{Kind, Map};
+use crate::memory::GuestMemory;
+use arrayvec::ArrayVec;
+use core::fmt;
+
+/// What a piece is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A segment of the kernel.
+    Kernel,
+    /// The initial RAM disk.
+    Initrd,
+    /// The command line.
+    CommandLine,
+    /// Start info, zero page, multiboot information, descriptors, memory map.
+    BootData,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str(match self {
+            Self::Kernel => "kernel",
+            Self::Initrd => "initrd",
+            Self::CommandLine => "command line",
+            Self::BootData => "boot data",
+        })
+    }
+}
+
+/// Pieces at most: the kernel's segments and the loader's own.
+const PIECES: usize = super::error::SEGMENTS + 4;
+const PAGE: u64 = 0x1000;
+
+/// The plan of guest memory.
+pub struct Space {
+    map: Map,
+    taken: ArrayVec<(u64, u64, What), PIECES>,
+}
+
+impl Space {
+    /// Nothing claimed yet.
+    pub fn new(map: Map) -> Self {
+        Self { map, taken: ArrayVec::new() }
+    }
+
+    /// The memory map.
+    pub fn map(&self) -> &Map {
+        &self.map
+    }
+
+    /// Where RAM ends.
+    pub fn ram_end(&self) -> u64 {
+        self.map.iter().filter(|range| range.kind == Kind::Ram).map(|range| range.end).fold(0, u64::max)
+    }
+
+    /// Whether `start` to `end` is RAM and free.
+    pub fn is_free(&self, start: u64, end: u64) -> bool {
+        self.is_ram(start, end) && self.holder(start, end).is_none()
+    }
+
+    fn is_ram(&self, start: u64, end: u64) -> bool {
+        let mut ram = self.map.iter().filter(|range| range.kind == Kind::Ram);
+        start <= end && ram.any(|range| range.start <= start && end <= range.end)
+    }
+
+    fn holder(&self, start: u64, end: u64) -> Option<What> {
+        let taken = self.taken.iter().find(|(other, other_end, _)| *other < end && start < *other_end);
+        taken.map(|(_, _, what)| *what)
+    }
+
+    /// The lowest address from which everything up to `end` is free; `end` when nothing is.
+    fn free_below(&self, end: u64) -> u64 {
+        let mut ram = self.map.iter().filter(|range| range.kind == Kind::Ram);
+        let Some(range) = ram.find(|range| range.start < end && end <= range.end) else { return end };
+        let below = self.taken.iter().filter(|(start, _, _)| *start < end);
+        below.map(|(_, taken, _)| (*taken).min(end)).fold(range.start, u64::max)
+    }
+
+    /// Claims `bytes` from `start`.
+    pub fn claim(&mut self, start: u64, bytes: u64, what: What) -> Result<(), Error> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let end = start.checked_add(bytes).ok_or(Error::Corrupt("an address range wraps"))?;
+        let have = self.ram_end();
+        if !self.is_ram(start, end) {
+            // Beyond the end more memory helps; in the hole below 1 MiB nothing does.
+            let beyond = end > have && (start >= super::map::HIGH || self.is_ram(start, start));
+            return Err(if beyond { Error::Memory { needed: end, have } } else { Error::NotRam(what, start, end) });
+        }
+        if let Some(other) = self.holder(start, end) {
+            return Err(Error::Overlap(what, other, start, end));
+        }
+        self.taken.try_push((start, end, what)).map_err(|_| Error::Segments { found: PIECES })
+    }
+
+    /// Claims the highest free pages that hold `bytes` and end below `limit`; returns their address.
+    pub fn claim_top(&mut self, bytes: u64, limit: u64, what: What) -> Result<u64, Error> {
+        let (mut room, mut best) = (0, None);
+        // A free stretch ends at the end of RAM or where a piece begins, and begins likewise.
+        let ends = self.map.iter().map(|range| range.end).chain(self.taken.iter().map(|(start, _, _)| *start));
+        for end in ends.map(|end| end.min(limit) & !(PAGE - 1)) {
+            let floor = self.free_below(end).next_multiple_of(PAGE);
+            let free = end.saturating_sub(floor);
+            room = room.max(free);
+            if free >= bytes {
+                best = best.max(Some((end - bytes) & !(PAGE - 1)));
+            }
+        }
+        let start = best.ok_or(Error::Initrd { bytes, room })?;
+        self.claim(start, bytes, what)?;
+        Ok(start)
+    }
+}
+
+/// Writes `bytes` and zeros behind them up to `length`; what was claimed is memory, so that a write can
+/// fail only where guest memory and its map disagree.
+pub fn fill(memory: &mut impl GuestMemory, address: u64, bytes: &[u8], length: u64) -> Result<(), Error> {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let have = memory.size();
+    let failed = Error::Memory { needed: address.saturating_add(length), have };
+    let mut done = memory.write(address, bytes);
+    let mut at = address.saturating_add(bytes.len() as u64);
+    let end = address.saturating_add(length);
+    while done && at < end {
+        // Up to the next page first, so that the rest is written in aligned words.
+        let piece = (end - at).min(PAGE - at % PAGE);
+        done = ZEROS.get(..piece as usize).is_some_and(|zeros| memory.write(at, zeros));
+        at += piece;
+    }
+    if done { Ok(()) } else { Err(failed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::map::map;
+    use super::*;
+    use crate::memory::tests::Plain;
+    use proptest::prelude::*;
+
+    const MEMORY: u64 = 16 << 20;
+
+    fn space() -> Space {
+        Space::new(map(MEMORY, true))
+    }
+
+    #[test]
+    fn a_piece_must_lie_in_ram_and_in_nobody_elses_place() {
+        let mut space = space();
+        assert_eq!(space.claim(0x10_0000, 0x1000, What::Kernel), Ok(()));
+        let overlap = Error::Overlap(What::Initrd, What::Kernel, 0x10_0fff, 0x10_1000);
+        assert_eq!(space.claim(0x10_0fff, 1, What::Initrd), Err(overlap));
+        assert_eq!(space.claim(0x10_1000, 1, What::Initrd), Ok(()));
+        let hole = Error::NotRam(What::Kernel, 0x9_e000, 0xa_1000);
+        assert_eq!(space.claim(0x9_e000, 0x3000, What::Kernel), Err(hole));
+        let beyond = Error::Memory { needed: MEMORY + 1, have: MEMORY };
+        assert_eq!(space.claim(MEMORY, 1, What::Kernel), Err(beyond));
+        assert!(space.claim(u64::MAX, 2, What::Kernel).is_err());
+        assert_eq!(space.claim(0x9_f000, 0, What::Kernel), Ok(()));
+    }
+
+    #[test]
+    fn the_top_is_the_highest_free_place_below_the_limit() {
+        let mut space = space();
+        assert_eq!(space.claim_top(1, MEMORY, What::Initrd), Ok(MEMORY - 0x1000));
+        assert_eq!(space.claim_top(0x1001, MEMORY, What::Initrd), Ok(MEMORY - 0x3000));
+        space.claim(0x10_0000, MEMORY - 0x10_5000, What::Kernel).unwrap();
+        let (bytes, room) = (0x10_0000, 0x9_f000);
+        assert_eq!(space.claim_top(bytes, MEMORY, What::Initrd), Err(Error::Initrd { bytes, room }));
+        assert_eq!(space.claim_top(0x2000, MEMORY, What::Initrd), Ok(MEMORY - 0x5000));
+        assert_eq!(space.claim_top(0x2000, MEMORY, What::Initrd), Ok(0x9_d000));
+        assert_eq!(space.claim_top(0x1000, 0x8800, What::Initrd), Ok(0x7000));
+    }
+
+    #[test]
+    fn what_stands_behind_the_bytes_becomes_zero() {
+        let mut memory = Plain::new(0x4000);
+        memory.0.fill(7);
+        fill(&mut memory, 0xfff, &[1, 2], 0x1801).unwrap();
+        assert_eq!(memory.0[0xffe..0x1003], [7, 1, 2, 0, 0]);
+        assert_eq!(memory.0[0x27fe..0x2802], [0, 0, 7, 7]);
+        assert!(fill(&mut memory, 0x3fff, &[], 2).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_never_overlap_and_never_leave_ram(
+            pieces in prop::collection::vec((0..2 * MEMORY, 0..MEMORY, any::<bool>()), 0..30),
+        ) {
+            let mut space = space();
+            for (start, bytes, top) in pieces {
+                let _ = if top {
+                    space.claim_top(bytes, start, What::Initrd).map(|_| ())
+                } else {
+                    space.claim(start, bytes, What::Kernel)
+                };
+            }
+            let taken = space.taken.clone();
+            for (index, (start, end, _)) in taken.iter().enumerate() {
+                prop_assert!(space.is_ram(*start, *end));
+                let others = taken.iter().skip(index + 1);
+                prop_assert!(others.into_iter().all(|(other, other_end, _)| other >= end || start >= other_end));
+            }
+        }
+    }
+}
