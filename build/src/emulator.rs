@@ -210,11 +210,18 @@ impl Emulator {
     pub fn snapshot(&mut self) -> Result<Snapshot, Error> {
         self.monitor.run("stop")?;
         let registers = self.monitor.human("info registers -a")?;
+        let memory = self.memory(u64::MAX)?;
+        Ok(Snapshot { registers, memory })
+    }
+
+    /// Stops the machine and captures the first `bytes` of its memory, or all there is.
+    pub fn memory(&mut self, bytes: u64) -> Result<Vec<u8>, Error> {
+        self.monitor.run("stop")?;
         let file = self.directory.path().join("memory");
-        self.monitor.save_memory(0, u64::from(self.memory_mib) << 20, &file)?;
+        self.monitor.save_memory(0, bytes.min(u64::from(self.memory_mib) << 20), &file)?;
         let memory = std::fs::read(&file).map_err(host("read the memory dump"))?;
         std::fs::remove_file(&file).map_err(host("remove the memory dump"))?;
-        Ok(Snapshot { registers, memory })
+        Ok(memory)
     }
 
     /// Lets a stopped machine run for about `time` and stops it again.

@@ -1,20 +1,37 @@
-//! `run`: boots a system in QEMU and shows what it says: COM1 as it comes, and between its lines the
-//! merged log of all partitions.
+//! `run`: builds a system, boots it in QEMU and gives the user its guest's console. The terminal is the
+//! guest's; the log of core and services goes to a file.
+//!
+//! `session` is the booted system, `watch` decides when the run is over, `screen` shows it, `report` tells
+//! scripts, `terminal`, `keys` and `input` are the user's side.
 
+pub mod demo;
+mod input;
+pub mod keys;
 pub mod lines;
+mod record;
+mod report;
+mod screen;
 pub mod session;
+mod terminal;
+pub mod watch;
 
 use crate::emulator::Event;
-use crate::emulator::command::{Boot, MEMORY_MIB, Machine};
-use crate::logs::render::{Renderer, printable};
+use crate::emulator::command::{Boot, Machine};
+use crate::image::Image;
+use crate::logs::render::printable;
+use crate::manifest::System;
 use crate::{image, setup, workspace};
 use anyhow::Context;
-use lines::Lines;
+use input::Wish;
+use record::Record;
+use report::Report;
+use screen::Screen;
 use session::{Said, Session};
-use std::collections::BTreeMap;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+use watch::{End, Watch};
 
 /// How the machine starts the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -29,29 +46,39 @@ pub enum By {
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
+#[command(after_help = format!("On a terminal: {}.", keys::HELP))]
 pub struct Args {
     /// System manifest.
     #[arg(long, default_value_os_t = workspace::demo_manifest())]
     system: PathBuf,
+    /// End with the verdict of the checks that the demonstration's guest makes: status 0 when all are well.
+    #[arg(long)]
+    demo: bool,
+    /// One JSON object a line on standard output, for scripts: phases, console lines, events, checks, the end.
+    #[arg(long)]
+    json: bool,
+    /// Where the log of core and services goes; `-` for the terminal, between the console's lines.
+    #[arg(long, value_name = "FILE", default_value_os_t = record::default_place())]
+    log: PathBuf,
+    /// Keep COM2 as it came in this file; `cargo xtask log` decodes it.
+    #[arg(long, value_name = "FILE")]
+    capture: Option<PathBuf>,
+    /// Write the machine's memory to this file at the end; `cargo xtask log` decodes the log ring in it.
+    #[arg(long, value_name = "FILE")]
+    dump: Option<PathBuf>,
+    /// End the run after so many seconds of wall time, building not counted. Without it a run ends when its
+    /// guest or the user ends it, and where nobody can type, after ten minutes.
+    #[arg(long)]
+    seconds: Option<u64>,
     /// How to boot.
     #[arg(long, value_enum, default_value_t = By::Pvh)]
     boot: By,
-    /// Keep COM2 as it came in this file; `log` decodes it.
-    #[arg(long, value_name = "FILE")]
-    log: Option<PathBuf>,
-    /// Write the machine's memory to this file at the end; `log` decodes the log ring in it.
-    #[arg(long, value_name = "FILE")]
-    dump: Option<PathBuf>,
     /// Count instructions: every run takes the same course.
     #[arg(long)]
     icount: bool,
-    /// End the run after so many seconds of wall time. Without it a run ends when the system ends, and
-    /// where nobody types, after a minute.
-    #[arg(long)]
-    seconds: Option<u64>,
-    /// RAM of the machine, MiB.
-    #[arg(long, default_value_t = MEMORY_MIB, value_parser = clap::value_parser!(u32).range(32..=2048))]
-    memory: u32,
+    /// RAM of the machine that everything runs in, MiB; default: what the system needs.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(32..=2048))]
+    machine_memory: Option<u32>,
     /// Command line of the core, instead of the manifest's.
     #[arg(long)]
     command_line: Option<String>,
@@ -65,140 +92,207 @@ pub const EXIT_PASS: u8 = 0x10;
 
 /// A run without a time limit of the user's own, with somebody at the terminal.
 const WATCHED: Duration = Duration::from_secs(7 * 24 * 3600);
-/// The same where nobody types.
-const UNWATCHED: Duration = Duration::from_secs(60);
+/// The same where nobody can type.
+const UNWATCHED: Duration = Duration::from_secs(600);
+/// Time within which a wish of the user is heard.
+const HEARING: Duration = Duration::from_millis(50);
+/// Silence after which everything that belongs to an end has been said.
+const SILENCE: Duration = Duration::from_millis(150);
+/// The same for a system that talks on.
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// Runs the verb.
 pub fn command(args: &Args) -> anyhow::Result<()> {
+    let begun = Instant::now();
     setup::ensure(&[setup::Need::Qemu])?;
+    let to_terminal = args.log == Path::new("-");
+    let record = if to_terminal { None } else { Some(Record::create(&args.log)?) };
+    let mut screen = Screen::new(record, Report::new(args.json));
     let image = image::make(&args.system, None, &args.log_level)?;
-    let machine = Machine { boot: boot(args, &image)?, memory_mib: args.memory, icount: args.icount };
-    let longest = if io::stdin().is_terminal() { WATCHED } else { UNWATCHED };
-    let limit = args.seconds.map_or(longest, Duration::from_secs);
-    let mut session = Session::start(&machine, &image, limit)?;
-    forward_input(&mut session)?;
-    let mut screen = Screen::new();
-    let ended = loop {
-        let said = session.next(Duration::from_millis(250));
-        if let Some(event) = said.iter().find_map(end_of_run) {
-            break event;
-        }
-        for one in said {
-            screen.show(&one)?;
-        }
-    };
-    // The captures are kept whatever the end was.
-    let outcome = last_words(&mut session, &mut screen, &ended, args.dump.as_deref());
-    if let Some(file) = &args.log {
+    let machine = machine(args, &image)?;
+    screen.report().phase("build", begun.elapsed());
+    let log = if to_terminal { String::new() } else { format!(", log in {}", workspace::display(&args.log)) };
+    eprintln!("run: {} ready in {:.1} s, booting{log}", image.system.name, begun.elapsed().as_secs_f64());
+    let typed = io::stdin().is_terminal();
+    if typed {
+        eprintln!("run: {}", keys::HELP);
+    }
+    let longest = if typed { WATCHED } else { UNWATCHED };
+    let begun = Instant::now();
+    let mut session = Session::start(&machine, &image, args.seconds.map_or(longest, Duration::from_secs))?;
+    let (end, dumped) = attended(args, &image, &mut session, &mut screen)?;
+    screen.report().phase("run", begun.elapsed());
+    if let Some(file) = &args.capture {
         session::save(&session, file)?;
     }
-    outcome
+    let verdict = verdict(&end, dumped.as_deref(), args.demo);
+    let (status, text) = match &verdict {
+        Ok(text) => (0, text),
+        Err(text) => (1, text),
+    };
+    screen.report().end(status, text);
+    screen.flush()?;
+    match verdict {
+        Ok(text) => Ok(screen.note(&format!("run: {text}"))?),
+        Err(text) => anyhow::bail!(text),
+    }
 }
 
-fn boot(args: &Args, image: &image::Image) -> anyhow::Result<Boot> {
+/// The part of a run in which the terminal is the guest's; how it ended, and the core's last words.
+fn attended(
+    args: &Args,
+    image: &Image,
+    session: &mut Session,
+    screen: &mut Screen,
+) -> anyhow::Result<(End, Option<String>)> {
+    let raw = terminal::Raw::enter().context("the terminal's mode cannot be changed")?;
+    let (sender, wishes) = channel();
+    terminal::signals(sender.clone(), Wish::Signal).context("signals cannot be caught")?;
+    input::forward(session.emulator(), raw.is_some(), sender)?;
+    let mut watch = Watch::new(image.system.vms.len(), args.demo);
+    let end = until_the_end(session, screen, &mut watch, &wishes)?;
+    let last_words = after_the_end(session, screen, &mut watch, &end, args.dump.as_deref())?;
+    Ok((end, last_words))
+}
+
+fn until_the_end(
+    session: &mut Session,
+    screen: &mut Screen,
+    watch: &mut Watch,
+    wishes: &Receiver<Wish>,
+) -> anyhow::Result<End> {
+    let mut stopped: Option<Instant> = None;
+    loop {
+        let heard = session.next(HEARING);
+        let mut end = None;
+        for said in &heard {
+            screen.show(said)?;
+            let (over, checks) = watch.hear(said);
+            checks.iter().for_each(|check| screen.report().check(check));
+            end = end.or(over);
+        }
+        if let Some(end) = end {
+            return Ok(end);
+        }
+        if heard.contains(&Said::Event(Event::Quiet)) {
+            screen.flush()?;
+        }
+        for wish in wishes.try_iter() {
+            match wish {
+                Wish::End => return Ok(End::User),
+                Wish::Signal(number) => return Ok(End::Signal(number)),
+                Wish::Help => screen.note(keys::HELP)?,
+            }
+        }
+        if watch.waits_for_the_log() {
+            let since = stopped.get_or_insert_with(Instant::now);
+            if since.elapsed() > LONGEST
+                && let Some(end) = watch.stopped()
+            {
+                return Ok(end);
+            }
+        }
+    }
+}
+
+/// Shows what was said before the end and arrived after it; returns the core's last words, if it stopped.
+fn after_the_end(
+    session: &mut Session,
+    screen: &mut Screen,
+    watch: &mut Watch,
+    end: &End,
+    dump: Option<&Path>,
+) -> anyhow::Result<Option<String>> {
+    if *end == End::Gone {
+        return Ok(None);
+    }
+    let latest = Instant::now() + LONGEST;
+    while Instant::now() < latest {
+        let heard = session.next(SILENCE);
+        for said in &heard {
+            screen.show(said)?;
+            watch.hear(said).1.iter().for_each(|check| screen.report().check(check));
+        }
+        if heard.iter().any(|said| matches!(said, Said::Event(Event::Quiet | Event::Deadline | Event::Gone))) {
+            break;
+        }
+    }
+    let memory = match dump {
+        Some(file) => {
+            let memory = session.snapshot()?.memory;
+            std::fs::write(file, &memory).with_context(|| format!("cannot write {}", file.display()))?;
+            memory
+        }
+        None if end.may_be_the_cores() => session.near_memory()?,
+        None => return Ok(None),
+    };
+    let (lines, epitaph) = session.left_behind(&memory);
+    for line in lines {
+        screen.show(&Said::Log(line))?;
+    }
+    Ok(epitaph)
+}
+
+/// What the run came to. A core that stopped says why itself.
+fn verdict(end: &End, last_words: Option<&str>, demo: bool) -> Result<String, String> {
+    match last_words {
+        Some(words) => Err(format!("the core stopped: {}", printable(words))),
+        None => end.judge(demo),
+    }
+}
+
+/// RAM of a machine beside its guests' memory and the image, MiB.
+const BESIDE_MIB: u64 = 128;
+/// The least and the most that a machine gets, MiB.
+const RAM_MIB: (u64, u64) = (256, 2048);
+
+/// RAM for a system with an image of so many bytes, MiB. The image is there twice while the core takes it
+/// over.
+fn ram(system: &System, image_bytes: u64) -> anyhow::Result<u32> {
+    let guests: u64 = system.vms.iter().map(|vm| vm.memory_pages * 4096).sum();
+    let wanted = ((guests + 2 * image_bytes) >> 20) + BESIDE_MIB;
+    let (least, most) = RAM_MIB;
+    anyhow::ensure!(
+        wanted <= most,
+        "the system needs a machine of {wanted} MiB, and {most} MiB is the most: give its guests less memory"
+    );
+    Ok(wanted.max(least) as u32)
+}
+
+fn machine(args: &Args, image: &Image) -> anyhow::Result<Machine> {
     let line = args.command_line.as_ref().unwrap_or(&image.system.command_line);
-    Ok(match args.boot {
+    let boot = match args.boot {
         By::Pvh => session::pvh(image, args.command_line.as_deref()),
         By::Bios => Boot::IsoBios(image::iso(image, line)?),
         By::Uefi => {
             setup::ensure(&[setup::Need::Ovmf])?;
             Boot::IsoUefi(image::iso(image, line)?)
         }
-    })
-}
-
-/// What is typed goes to COM1.
-fn forward_input(session: &mut Session) -> anyhow::Result<()> {
-    if io::stdin().is_terminal() {
-        let mut line = session.emulator().com1_writer()?;
-        std::thread::spawn(move || {
-            let mut buffer = [0; 256];
-            while let Ok(count @ 1..) = io::stdin().read(&mut buffer) {
-                if line.write_all(&buffer[..count]).is_err() {
-                    return;
-                }
-            }
-        });
-    }
-    Ok(())
-}
-
-fn end_of_run(said: &Said) -> Option<Event> {
-    match said {
-        Said::Event(event @ (Event::Exit(_) | Event::Stopped(_) | Event::Gone | Event::Deadline)) => {
-            Some(event.clone())
-        }
-        _ => None,
-    }
-}
-
-fn last_words(session: &mut Session, screen: &mut Screen, ended: &Event, dump: Option<&Path>) -> anyhow::Result<()> {
-    let verdict = match ended {
-        Event::Exit(EXIT_PASS) => Ok("the system ended itself: all went well"),
-        Event::Exit(value) => Err(format!("the system ended itself with value {value:#x}")),
-        Event::Deadline => Ok("the time of the run is over"),
-        Event::Stopped(why) if why == "guest-shutdown" => Ok("the machine was switched off"),
-        Event::Stopped(why) => Err(format!("the machine stopped: {why}")),
-        _ => Err("QEMU ended by itself".to_owned()),
     };
-    if !matches!(ended, Event::Gone) {
-        let memory = session.snapshot()?.memory;
-        if let Some(file) = dump {
-            std::fs::write(file, &memory).with_context(|| format!("cannot write {}", file.display()))?;
-        }
-        let (lines, epitaph) = session.left_behind(&memory);
-        for line in lines {
-            screen.show(&Said::Log(line))?;
-        }
-        if let Some(epitaph) = epitaph {
-            screen.note(&format!("the core stopped: {}", printable(&epitaph)))?;
-        }
-    }
-    match verdict {
-        Ok(text) => Ok(screen.note(text)?),
-        Err(text) => anyhow::bail!(text),
-    }
+    let bytes = std::fs::metadata(&image.bundle).map_or(0, |data| data.len());
+    let memory_mib = args.machine_memory.map_or_else(|| ram(&image.system, bytes), Ok)?;
+    Ok(Machine { boot, memory_mib, icount: args.icount })
 }
 
-/// The terminal: COM1's bytes, with whole lines of the log between its lines.
-struct Screen {
-    out: io::Stdout,
-    renderer: Renderer,
-    at_line_start: bool,
-    consoles: BTreeMap<u8, Lines>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Screen {
-    fn new() -> Self {
-        let out = io::stdout();
-        let renderer = Renderer::new(out.is_terminal(), workspace::root());
-        Self { out, renderer, at_line_start: true, consoles: BTreeMap::new() }
+    #[test]
+    fn what_the_core_says_last_is_the_reason_whatever_the_end_looks_like() {
+        let end = End::System(EXIT_PASS);
+        assert!(verdict(&end, None, false).is_ok());
+        assert_eq!(verdict(&end, Some("pool\u{7}"), false), Err("the core stopped: pool\u{fffd}".into()));
     }
 
-    fn show(&mut self, said: &Said) -> io::Result<()> {
-        match said {
-            Said::Com1(bytes) => {
-                self.at_line_start = bytes.ends_with(b"\n");
-                self.out.write_all(bytes)?;
-                self.out.flush()
-            }
-            Said::Log(line) => self.note(&self.renderer.line(line)),
-            Said::Damage(damage) => self.note(&format!("damaged frame on COM2: {damage}")),
-            // COM1 carries console 0.
-            Said::Console(number @ 1.., bytes) => {
-                let lines = self.consoles.entry(*number).or_default().push(bytes);
-                lines.iter().try_for_each(|line| self.note(&format!("[console {number}] {}", printable(line))))
-            }
-            Said::Console(..) | Said::Frame(..) | Said::Vm(_) | Said::Event(_) => Ok(()),
-        }
-    }
-
-    /// A line of its own.
-    fn note(&mut self, text: &str) -> io::Result<()> {
-        if !self.at_line_start {
-            writeln!(self.out)?;
-            self.at_line_start = true;
-        }
-        writeln!(self.out, "{text}")
+    #[test]
+    fn a_machine_has_room_for_its_guests_and_no_more_than_there_can_be() {
+        let mut system = crate::manifest::load(&workspace::demo_manifest()).unwrap();
+        assert_eq!(ram(&system, 1 << 20).unwrap(), 256);
+        system.vms[0].memory_pages = (512 << 20) / 4096;
+        assert_eq!(ram(&system, 32 << 20).unwrap(), 512 + 64 + 128);
+        system.vms[0].memory_pages = (3u64 << 30) / 4096;
+        let error = ram(&system, 0).unwrap_err().to_string();
+        assert!(error.contains("3200 MiB") && error.contains("2048 MiB"), "{error}");
     }
 }

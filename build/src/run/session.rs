@@ -144,6 +144,11 @@ impl Session {
         self.emulator.snapshot()
     }
 
+    /// Stops the machine and captures the part of its memory that the core lies in.
+    pub fn near_memory(&mut self) -> Result<Vec<u8>, emulator::Error> {
+        self.emulator.memory(CORE_END as u64)
+    }
+
     /// From a captured memory: the log lines that never came over COM2, and the core's epitaph.
     pub fn left_behind(&mut self, memory: &[u8]) -> (Vec<Line>, Option<String>) {
         let near = memory.get(..CORE_END).unwrap_or(memory);
