@@ -16,7 +16,7 @@ pub mod walk;
 pub use inspect::{Found, Scene, capture, inspect};
 
 use crate::emulator::Event;
-use crate::emulator::command::{MEMORY_MIB, Machine};
+use crate::emulator::command::{MEMORY_MIB, MOST_MEMORY_MIB, Machine};
 use crate::run::session::{self, Said, Session};
 use crate::{image, setup, workspace};
 use anyhow::bail;
@@ -32,8 +32,8 @@ pub struct Args {
     /// Seconds of wall time that the system runs before it is looked at.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// RAM of the machine, MiB.
-    #[arg(long, default_value_t = MEMORY_MIB, value_parser = clap::value_parser!(u32).range(32..=2048))]
+    /// RAM of the machine, MiB; more where the system needs more.
+    #[arg(long, default_value_t = MEMORY_MIB, value_parser = clap::value_parser!(u32).range(32..=MOST_MEMORY_MIB))]
     memory: u32,
 }
 
@@ -41,7 +41,8 @@ pub struct Args {
 pub fn command(args: &Args) -> anyhow::Result<()> {
     setup::ensure(&[setup::Need::Qemu])?;
     let image = image::make(&args.manifest, None, "info")?;
-    let machine = Machine { boot: session::pvh(&image, None), memory_mib: args.memory, icount: false };
+    let machine =
+        Machine { boot: session::pvh(&image, None), memory_mib: image.memory_mib(args.memory), icount: false };
     let run = Duration::from_secs(args.seconds);
     let mut session = Session::start(&machine, &image, run + Duration::from_secs(60))?;
     let until = Instant::now() + run;

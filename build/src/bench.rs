@@ -75,7 +75,7 @@ pub fn measure(manifests: &[PathBuf], limit: Duration) -> anyhow::Result<BTreeMa
 
 /// The machine's time when the last service of the system says in the log that it is ready.
 fn boot(image: &image::Image, limit: Duration) -> anyhow::Result<u64> {
-    let machine = Machine { boot: session::pvh(image, None), memory_mib: MEMORY_MIB, icount: true };
+    let machine = Machine { boot: session::pvh(image, None), memory_mib: image.memory_mib(MEMORY_MIB), icount: true };
     let mut session = Session::start(&machine, image, limit)?;
     let mut missing: BTreeSet<&str> = image.system.partitions.iter().map(|one| one.name.as_str()).collect();
     loop {
@@ -101,7 +101,7 @@ fn boot(image: &image::Image, limit: Duration) -> anyhow::Result<u64> {
 const READY: &str = " ready, generation 1";
 
 fn one(image: &image::Image, limit: Duration) -> anyhow::Result<BTreeMap<String, u64>> {
-    let machine = Machine { boot: session::pvh(image, None), memory_mib: MEMORY_MIB, icount: true };
+    let machine = Machine { boot: session::pvh(image, None), memory_mib: image.memory_mib(MEMORY_MIB), icount: true };
     let mut session = Session::start(&machine, image, limit)?;
     let mut figures = BTreeMap::new();
     let mut com1 = Vec::new();

@@ -94,7 +94,7 @@ pub enum Event {
 pub struct Snapshot {
     /// `info registers` of every CPU.
     pub registers: String,
-    /// All of RAM from physical address 0.
+    /// RAM from physical address 0 on, as far as it lies in one piece.
     pub memory: Vec<u8>,
 }
 
@@ -108,7 +108,7 @@ pub struct Emulator {
     deadline: Instant,
     /// An end that was seen and waits for what was said before it, and how long at most.
     ended: Option<(Event, Instant)>,
-    memory_mib: u32,
+    low_mib: u32,
     directory: tempfile::TempDir,
 }
 
@@ -141,17 +141,8 @@ impl Emulator {
             }
         };
         let deadline = Instant::now() + limit;
-        let mut emulator = Self {
-            child,
-            monitor,
-            com1,
-            com2,
-            events,
-            deadline,
-            ended: None,
-            memory_mib: machine.memory_mib,
-            directory,
-        };
+        let mut emulator =
+            Self { child, monitor, com1, com2, events, deadline, ended: None, low_mib: machine.low_mib(), directory };
         // The machine was started frozen, so that it cannot end before all lines are open.
         emulator.monitor.run("cont")?;
         Ok(emulator)
@@ -218,7 +209,7 @@ impl Emulator {
     pub fn memory(&mut self, bytes: u64) -> Result<Vec<u8>, Error> {
         self.monitor.run("stop")?;
         let file = self.directory.path().join("memory");
-        self.monitor.save_memory(0, bytes.min(u64::from(self.memory_mib) << 20), &file)?;
+        self.monitor.save_memory(0, bytes.min(u64::from(self.low_mib) << 20), &file)?;
         let memory = std::fs::read(&file).map_err(host("read the memory dump"))?;
         std::fs::remove_file(&file).map_err(host("remove the memory dump"))?;
         Ok(memory)

@@ -1,10 +1,13 @@
 //! `image`: checks a manifest and writes its image: the core's ELF for PVH boot, the bundle, and on
 //! request a GRUB ISO that boots both by multiboot2 under BIOS and UEFI.
 
-use crate::bundle::{self, Bundle};
+use crate::bundle::{self, Bundle, ReadPartition};
+use crate::emulator::command::{LOW_MIB, SPLIT_MIB};
 use crate::manifest::{self, System};
 use crate::{build, guest, process, setup, workspace};
 use anyhow::Context;
+use portcullis_ipc::layout::PAGE;
+use portcullis_ipc::syscall::rights;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -43,6 +46,38 @@ pub struct Image {
     pub core: PathBuf,
     /// The bundle: module 0.
     pub bundle: PathBuf,
+    /// RAM that the system needs besides its firmware and its core, bytes.
+    pub needs: u64,
+}
+
+/// RAM beyond what a system itself needs, MiB: firmware, core, page tables, and what alignment wastes.
+const HEADROOM_MIB: u64 = 128;
+
+impl Image {
+    /// RAM of a machine for this system, MiB: `least`, or more where the system needs more.
+    pub fn memory_mib(&self, least: u32) -> u32 {
+        memory_mib(self.needs, least)
+    }
+}
+
+fn memory_mib(needs: u64, least: u32) -> u32 {
+    let needed = ((needs >> 20) + HEADROOM_MIB).next_multiple_of(64);
+    // A guest's memory is one piece: where RAM has a hole, all of it must fit behind.
+    let needed = if needed < SPLIT_MIB.into() { needed } else { needed + u64::from(LOW_MIB) };
+    least.max(u32::try_from(needed).unwrap_or(u32::MAX))
+}
+
+/// RAM that guests, state regions, writable segments, page tables and the bundle itself take.
+fn needs(bundle: &Bundle) -> u64 {
+    let own = |one: &ReadPartition| {
+        let writable = one.segments.iter().filter(|segment| segment.rights & rights::WRITE != 0);
+        writable.map(|segment| u64::from(segment.pages)).sum::<u64>()
+            + u64::from(one.record.state_pages + one.record.spare_pages)
+    };
+    let pages = u64::from(bundle.head.pool_pages)
+        + bundle.partitions.iter().map(own).sum::<u64>()
+        + bundle.vms.iter().map(|vm| vm.record.memory_pages).sum::<u64>();
+    bundle.head.length + pages * PAGE as u64
 }
 
 /// Runs the verb.
@@ -88,7 +123,8 @@ pub fn assemble(manifest: &Path, system: System, out: Option<&Path>) -> anyhow::
     let (core, path) = (directory.join("core.elf"), directory.join("bundle.img"));
     write_file(&path, &bytes)?;
     build::ship(&workspace::metal_elf(CORE), &core)?;
-    Ok(Image { system, core, bundle: path })
+    let needs = needs(&Bundle::read(&bytes)?);
+    Ok(Image { system, core, bundle: path, needs })
 }
 
 /// A file that cannot be written.
@@ -153,6 +189,13 @@ fn grub_configuration(command_line: &str) -> Result<String, CommandLineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_grows_with_what_its_system_needs() {
+        assert_eq!(memory_mib(8 << 20, 256), 256);
+        assert_eq!(memory_mib(600 << 20, 256), 768);
+        assert_eq!(memory_mib(3 << 30, 256), 2048 + 3072 + 128);
+    }
 
     #[test]
     fn the_iso_boots_the_core_with_the_bundle_as_its_first_module() {

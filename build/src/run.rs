@@ -16,10 +16,9 @@ mod terminal;
 pub mod watch;
 
 use crate::emulator::Event;
-use crate::emulator::command::{Boot, Machine};
+use crate::emulator::command::{Boot, MOST_MEMORY_MIB, Machine};
 use crate::image::Image;
 use crate::logs::render::printable;
-use crate::manifest::System;
 use crate::{image, setup, workspace};
 use anyhow::Context;
 use input::Wish;
@@ -77,7 +76,7 @@ pub struct Args {
     #[arg(long)]
     icount: bool,
     /// RAM of the machine that everything runs in, MiB; default: what the system needs.
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(32..=2048))]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(32..=MOST_MEMORY_MIB))]
     machine_memory: Option<u32>,
     /// Command line of the core, instead of the manifest's.
     #[arg(long)]
@@ -241,23 +240,8 @@ fn verdict(end: &End, last_words: Option<&str>, demo: bool) -> Result<String, St
     }
 }
 
-/// RAM of a machine beside its guests' memory and the image, MiB.
-const BESIDE_MIB: u64 = 128;
-/// The least and the most that a machine gets, MiB.
-const RAM_MIB: (u64, u64) = (256, 2048);
-
-/// RAM for a system with an image of so many bytes, MiB. The image is there twice while the core takes it
-/// over.
-fn ram(system: &System, image_bytes: u64) -> anyhow::Result<u32> {
-    let guests: u64 = system.vms.iter().map(|vm| vm.memory_pages * 4096).sum();
-    let wanted = ((guests + 2 * image_bytes) >> 20) + BESIDE_MIB;
-    let (least, most) = RAM_MIB;
-    anyhow::ensure!(
-        wanted <= most,
-        "the system needs a machine of {wanted} MiB, and {most} MiB is the most: give its guests less memory"
-    );
-    Ok(wanted.max(least) as u32)
-}
+/// The least RAM of a machine, MiB.
+const LEAST_MIB: u32 = 256;
 
 fn machine(args: &Args, image: &Image) -> anyhow::Result<Machine> {
     let line = args.command_line.as_ref().unwrap_or(&image.system.command_line);
@@ -269,8 +253,7 @@ fn machine(args: &Args, image: &Image) -> anyhow::Result<Machine> {
             Boot::IsoUefi(image::iso(image, line)?)
         }
     };
-    let bytes = std::fs::metadata(&image.bundle).map_or(0, |data| data.len());
-    let memory_mib = args.machine_memory.map_or_else(|| ram(&image.system, bytes), Ok)?;
+    let memory_mib = args.machine_memory.unwrap_or_else(|| image.memory_mib(LEAST_MIB));
     Ok(Machine { boot, memory_mib, icount: args.icount })
 }
 
@@ -283,16 +266,5 @@ mod tests {
         let end = End::System(EXIT_PASS);
         assert!(verdict(&end, None, false).is_ok());
         assert_eq!(verdict(&end, Some("pool\u{7}"), false), Err("the core stopped: pool\u{fffd}".into()));
-    }
-
-    #[test]
-    fn a_machine_has_room_for_its_guests_and_no_more_than_there_can_be() {
-        let mut system = crate::manifest::load(&workspace::demo_manifest()).unwrap();
-        assert_eq!(ram(&system, 1 << 20).unwrap(), 256);
-        system.vms[0].memory_pages = (512 << 20) / 4096;
-        assert_eq!(ram(&system, 32 << 20).unwrap(), 512 + 64 + 128);
-        system.vms[0].memory_pages = (3u64 << 30) / 4096;
-        let error = ram(&system, 0).unwrap_err().to_string();
-        assert!(error.contains("3200 MiB") && error.contains("2048 MiB"), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! The image format, version 1: what the image builder lays out and the core checks again at boot.
 //!
 //! An image is one module: an [`ImageHead`], then records, each an 8-byte [`RecordHead`] and a fixed
-//! body, then page-aligned data. All integers are little endian. A record that is unknown and marked
+//! body, then page-aligned data, blobs last. All integers are little endian. A record that is unknown and marked
 //! mandatory makes the core refuse the image; an unknown one without the mark is skipped. Records stand
 //! in the order partition, its segments, its capabilities, next partition, ...; then VMs, each followed
 //! by its vCPUs.
@@ -16,7 +16,7 @@ pub struct ImageHead {
     pub magic: [u8; 8],
     /// [`VERSION`].
     pub version: u32,
-    /// CRC-32 of all bytes of the image after this head.
+    /// CRC-32 of what stands between this head and `checked`.
     pub checksum: u32,
     /// Bytes of the whole image, head included; a multiple of 4096.
     pub length: u64,
@@ -34,8 +34,9 @@ pub struct ImageHead {
     pub slice_us: u32,
     /// Mitigation policy: bits of [`mitigation`] that the manifest turns off.
     pub mitigations_off: u32,
-    /// Zero.
-    pub reserved: u64,
+    /// End of the bytes that the core checks, a multiple of 4096. Behind it stand blobs and nothing else; each has a
+    /// CRC-32 of its own in the information page, and whoever uses it checks it.
+    pub checked: u64,
 }
 
 /// First bytes of an image.

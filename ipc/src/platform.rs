@@ -98,6 +98,10 @@ pub struct Blob {
     pub address: u64,
     /// Bytes.
     pub bytes: u64,
+    /// CRC-32 of these bytes. The core does not check it: whoever uses the blob does.
+    pub checksum: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// "INFO".
@@ -106,5 +110,5 @@ pub const INFO_MAGIC: u32 = u32::from_le_bytes(*b"INFO");
 pub const CONFIG_OFFSET: usize = 2304 + 256;
 
 static_assertions::const_assert_eq!(size_of::<SlotName>(), 32);
-static_assertions::const_assert_eq!(size_of::<Blob>(), 40);
+static_assertions::const_assert_eq!(size_of::<Blob>(), 48);
 static_assertions::const_assert!(size_of::<InfoPage>() <= CONFIG_OFFSET);

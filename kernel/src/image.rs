@@ -90,24 +90,30 @@ impl<'a> Image<'a> {
         }
         let bytes = usize::try_from(head.length).ok().and_then(|end| module.get(..end));
         let bytes = bytes.ok_or(ImageError::Truncated(length, head.length))?;
-        let body = bytes.get(size_of::<ImageHead>()..).ok_or(ImageError::Truncated(length, 64))?;
-        let found = crc32(0, body);
+        let checked = usize::try_from(head.checked).ok().and_then(|end| bytes.get(size_of::<ImageHead>()..end));
+        let found = crc32(0, checked.ok_or(ImageError::Truncated(head.length, head.checked))?);
         if found != head.checksum {
             return Err(ImageError::Checksum(found, head.checksum));
         }
         Ok(Self { head, bytes })
     }
 
-    /// Whether `bytes` bytes at `offset` lie in the image and `offset` is at a page.
+    /// Whether `bytes` bytes at `offset` lie in the checked part of the image and `offset` is at a page.
     pub fn holds(&self, offset: u64, bytes: u64) -> bool {
-        offset & 0xfff == 0 && offset.checked_add(bytes).is_some_and(|end| end <= self.bytes.len() as u64)
+        offset & 0xfff == 0 && offset.checked_add(bytes).is_some_and(|end| end <= self.head.checked)
+    }
+
+    /// The same for a blob, which may lie behind the checked part.
+    pub fn holds_blob(&self, offset: u64, bytes: u64) -> bool {
+        offset & 0xfff == 0 && offset.checked_add(bytes).is_some_and(|end| end <= self.head.length)
     }
 
     /// Call `each` with every record and its number; unknown records that are not mandatory are skipped.
     pub fn records(&self, mut each: impl FnMut(u32, Record<'a>) -> Result<(), ImageError>) -> Result<(), ImageError> {
         let start = size_of::<ImageHead>();
         let end = start.saturating_add(self.head.records_bytes as usize);
-        let mut rest = self.bytes.get(start..end).ok_or(ImageError::Record(0))?;
+        let within = end as u64 <= self.head.checked;
+        let mut rest = self.bytes.get(start..end).filter(|_| within).ok_or(ImageError::Record(0))?;
         for number in 0..self.head.records {
             let malformed = ImageError::Record(number);
             let (head, after) = RecordHead::read_from_prefix(rest).map_err(|_| malformed)?;
@@ -157,6 +163,7 @@ mod tests {
             version: 1,
             checksum: crc32(0, &page.0[64..]),
             length: 4096,
+            checked: 4096,
             records_bytes: (at - 64) as u32,
             records: records.len() as u32,
             ..ImageHead::default()
@@ -195,7 +202,7 @@ mod tests {
         fn no_records_make_the_reader_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300), count in 0u32..9) {
             let mut page = Box::new(Page([0; 4096]));
             page.0[64..64 + bytes.len()].copy_from_slice(&bytes);
-            let head = ImageHead { magic: MAGIC, version: 1, checksum: crc32(0, &page.0[64..]), length: 4096, records_bytes: bytes.len() as u32, records: count, ..ImageHead::default() };
+            let head = ImageHead { magic: MAGIC, version: 1, checksum: crc32(0, &page.0[64..]), length: 4096, checked: 4096, records_bytes: bytes.len() as u32, records: count, ..ImageHead::default() };
             page.0[..64].copy_from_slice(head.as_bytes());
             let _ = Image::check(&page.0).unwrap().records(|_, _| Ok(()));
         }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `icount` | count instructions, so that every run takes the same course |
 //! | `seconds N` | wall time of the whole trial, at most 600; default 60 |
-//! | `memory N` | RAM in MiB, 32 to 2048; default 256 |
+//! | `memory N` | RAM in MiB, 32 to 2048; default 256; more where the system needs more |
 //! | `boot pvh`, `bios`, `uefi` | how to boot; default pvh |
 //! | `command-line TEXT` | command line of the core, instead of the manifest's |
 //! | `expect TEXT` | a line that holds TEXT must come; may stand several times |

@@ -19,7 +19,7 @@ pub struct Spoiled {
 const HEAD: usize = size_of::<ImageHead>();
 
 /// All ways.
-pub const ALL: [Spoiled; 8] = [
+pub const ALL: [Spoiled; 9] = [
     Spoiled { name: "truncated", spoil: |image| image.truncate(image.len() - 4096), refusal: "image: truncated" },
     Spoiled { name: "head-only", spoil: |image| image.truncate(HEAD), refusal: "image: truncated" },
     Spoiled { name: "wrong-magic", spoil: |image| image[0] ^= 0x20, refusal: "not a Portcullis image" },
@@ -29,6 +29,11 @@ pub const ALL: [Spoiled; 8] = [
         refusal: "image: format version 99",
     },
     Spoiled { name: "flipped-bit", spoil: |image| flip_last(image), refusal: "image: checksum" },
+    Spoiled {
+        name: "checked-past-the-end",
+        spoil: |image| image[offset_of!(ImageHead, checked)..][..8].fill(0x7f),
+        refusal: "image: truncated",
+    },
     Spoiled {
         name: "unknown-mandatory-record",
         spoil: |image| change_first(image, |head| RecordHead { kind: 900, flags: MANDATORY, ..head }),
@@ -49,10 +54,17 @@ pub const ALL: [Spoiled; 8] = [
     },
 ];
 
+/// Flips a bit of the last byte that the core checks.
 fn flip_last(image: &mut [u8]) {
-    if let Some(last) = image.last_mut() {
+    let end = checked(image);
+    if let Some(last) = image.get_mut(end.saturating_sub(1)) {
         *last ^= 1;
     }
+}
+
+/// End of what the core checks.
+fn checked(image: &[u8]) -> usize {
+    ImageHead::read_from_prefix(image).map_or(0, |(head, _)| head.checked as usize)
 }
 
 /// Changes the head of the first record.
@@ -66,7 +78,7 @@ fn change_first(image: &mut [u8], change: fn(RecordHead) -> RecordHead) {
 
 /// Makes the checksum right.
 fn seal(image: &mut [u8]) {
-    let checksum = crc32(0, &image[HEAD..]);
+    let checksum = crc32(0, image.get(HEAD..checked(image)).unwrap_or_default());
     image[offset_of!(ImageHead, checksum)..][..4].copy_from_slice(&checksum.to_le_bytes());
 }
 
@@ -78,6 +90,7 @@ mod tests {
     fn every_way_changes_the_image_and_its_own_part_only() {
         for spoiled in &ALL {
             let mut image = vec![7; 3 * 4096];
+            image[offset_of!(ImageHead, checked)..][..8].copy_from_slice(&(3u64 * 4096).to_le_bytes());
             seal(&mut image);
             let sound = image.clone();
             (spoiled.spoil)(&mut image);

@@ -72,7 +72,7 @@ pub fn capture(image: &Image, directives: &Directives) -> anyhow::Result<audit::
 
 fn start(image: &Image, directives: &Directives) -> anyhow::Result<Session> {
     let boot = boot(image, directives)?;
-    let machine = Machine { boot, memory_mib: directives.memory_mib, icount: directives.icount };
+    let machine = Machine { boot, memory_mib: image.memory_mib(directives.memory_mib), icount: directives.icount };
     Session::start(&machine, image, directives.limit)
 }
 

@@ -3,6 +3,7 @@
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use portcullis_build::image::{self, Image};
+use portcullis_build::manifest::Blob;
 use portcullis_build::{setup, workspace};
 use portcullis_qemu_tests::directives::{By, Directives};
 use portcullis_qemu_tests::spoil::{self, Spoiled};
@@ -40,7 +41,8 @@ fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
     let planted: (String, Run) = ("audit::notices-every-planted-breach".into(), Box::new(notices));
     let last_words: (String, Run) =
         ("stop::leaves-an-epitaph-and-the-last-records".into(), Box::new(leaves_last_words));
-    let all = ways.into_iter().map(boot).chain(spoil::ALL.iter().map(refusal)).chain([planted, last_words]);
+    let large: (String, Run) = ("boot::a-large-file-and-a-large-guest".into(), Box::new(boots_large));
+    let all = ways.into_iter().map(boot).chain(spoil::ALL.iter().map(refusal)).chain([planted, last_words, large]);
     Ok(all.map(|(name, run)| trial(name, image.clone(), run)).collect())
 }
 
@@ -80,6 +82,26 @@ fn boots(image: &Image, boot: By) -> anyhow::Result<()> {
     let directives = Directives { boot, memory_mib: 512, ..directives() };
     // The two ISO trials write the same tree, so each has a copy of the image of its own.
     judged(&copy(image, &format!("boot-{boot:?}"), |_| ())?, &directives)
+}
+
+/// A file of 70 MiB and a guest of 3 GiB, which fits only above 4 GiB: the machine grows with them, and the boot
+/// does not take longer than any other, because the core checks no file.
+fn boots_large(image: &Image) -> anyhow::Result<()> {
+    let directory = workspace::out_dir().join("tests").join("large");
+    let file = directory.join("file");
+    image::write_file(&file, &vec![0xa5; 70 << 20])?;
+    let mut system = image.system.clone();
+    for vm in &mut system.vms {
+        vm.memory_pages = 3 << 18;
+    }
+    for partition in system.partitions.iter_mut().filter(|one| !one.blobs.is_empty()) {
+        let blob = Blob { name: "large".into(), file: file.display().to_string(), line: partition.line };
+        partition.blobs.push(blob);
+    }
+    let image = image::assemble(&workspace::demo_manifest(), system, Some(&directory))?;
+    let mut directives = directives();
+    directives.expect.push("3072 MiB of memory".into());
+    judged(&image, &directives)
 }
 
 fn refuses(image: &Image, spoiled: &Spoiled) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! The information page of a partition.
 
-use super::{Inputs, Placed, name24};
+use super::{Inputs, Placed, PlacedBlob, name24};
 use crate::manifest::{Object, System};
 use portcullis_ipc::layout::PAGE;
 use portcullis_ipc::platform::{Blob, CONFIG_OFFSET, INFO_MAGIC, InfoPage, SlotName};
@@ -23,8 +23,9 @@ pub fn page(system: &System, index: usize, inputs: &Inputs, placed: &Placed) -> 
     page.state_version = partition.state_version;
     page.slot_count = partition.capabilities.len() as u32;
     page.blob_count = inputs.blobs.len() as u32;
-    for ((to, blob), (address, bytes)) in page.blobs.iter_mut().zip(&partition.blobs).zip(&placed.blobs) {
-        *to = Blob { name: name24(&blob.name), address: *address, bytes: *bytes };
+    for ((to, blob), placed) in page.blobs.iter_mut().zip(&partition.blobs).zip(&placed.blobs) {
+        let PlacedBlob { address, bytes, checksum } = *placed;
+        *to = Blob { name: name24(&blob.name), address, bytes, checksum, reserved: 0 };
     }
     for (slot, (to, capability)) in page.slots.iter_mut().zip(&partition.capabilities).enumerate() {
         *to = SlotName {

@@ -12,7 +12,7 @@ mod read;
 mod show;
 mod write;
 
-pub use place::{Placed, Segment};
+pub use place::{Placed, PlacedBlob, Segment};
 pub use read::{Bundle, ReadError, ReadPartition, ReadVm};
 pub use show::show;
 

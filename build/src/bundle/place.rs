@@ -3,6 +3,7 @@
 use super::{Inputs, pages};
 use crate::elf_file::Load;
 use crate::manifest::{Partition, Problem, System};
+use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::layout::{self, PAGE};
 use portcullis_ipc::limits;
 use portcullis_ipc::syscall::rights;
@@ -23,9 +24,25 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// The segment is a file of the manifest, not a part of the program.
+    pub fn is_blob(&self) -> bool {
+        self.address >= layout::BLOB_BASE
+    }
+
     fn end(&self) -> u64 {
         self.address + self.pages * PAGE_BYTES
     }
+}
+
+/// A file at its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlacedBlob {
+    /// First address.
+    pub address: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// CRC-32 of the bytes.
+    pub checksum: u32,
 }
 
 /// A partition with everything at its place.
@@ -37,8 +54,8 @@ pub struct Placed {
     pub stack_top: u64,
     /// First address and bytes of the heap.
     pub heap: (u64, u64),
-    /// First address and bytes of each file.
-    pub blobs: Vec<(u64, u64)>,
+    /// Each file.
+    pub blobs: Vec<PlacedBlob>,
     /// Pages of the program with stack and heap, files apart.
     pub own_pages: u64,
 }
@@ -81,7 +98,7 @@ pub fn place(system: &System, partition: &Partition, input: &Inputs) -> Result<P
     let mut blobs = Vec::new();
     let mut address = layout::BLOB_BASE;
     for bytes in &input.blobs {
-        blobs.push((address, bytes.len() as u64));
+        blobs.push(PlacedBlob { address, bytes: bytes.len() as u64, checksum: crc32(0, bytes) });
         let segment = Segment { address, bytes: bytes.clone(), pages: pages(bytes.len() as u64), rights: rights::READ };
         address = segment.end();
         if segment.pages > 0 {

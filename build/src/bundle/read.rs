@@ -5,6 +5,7 @@ use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::image::{
     self, CapabilityRecord, ImageHead, PartitionRecord, RecordHead, SegmentRecord, VcpuRecord, VmRecord, record,
 };
+use portcullis_ipc::platform::InfoPage;
 use sha2::{Digest, Sha256};
 use zerocopy::FromBytes;
 
@@ -96,14 +97,32 @@ impl<'a> Bundle<'a> {
             return Err(truncated(head.length));
         }
         let body = rest.get(..head.length as usize - size_of::<ImageHead>()).ok_or(truncated(head.length))?;
-        let found = crc32(0, body);
+        let checked = body.get(..(head.checked as usize).saturating_sub(size_of::<ImageHead>()));
+        let found = crc32(0, checked.ok_or(truncated(head.checked))?);
         if found != head.checksum {
             return Err(ReadError::Checksum { found, expected: head.checksum });
         }
         let records = body.get(..head.records_bytes as usize).ok_or(truncated(head.records_bytes.into()))?;
         let mut bundle = Self { bytes, head, partitions: Vec::new(), vms: Vec::new() };
         bundle.read_records(records)?;
+        bundle.check_blobs()?;
         Ok(bundle)
+    }
+
+    /// The checks that the users of the blobs make.
+    fn check_blobs(&self) -> Result<(), ReadError> {
+        for partition in &self.partitions {
+            let page = self.bytes.get(partition.record.info_offset as usize..).unwrap_or_default();
+            let Ok((info, _)) = InfoPage::read_from_prefix(page) else { continue };
+            for blob in info.blobs.iter().take(info.blob_count as usize).filter(|blob| blob.bytes > 0) {
+                let segment = partition.segments.iter().find(|segment| segment.address == blob.address);
+                let found = crc32(0, segment.map_or(&[][..], |segment| self.segment_bytes(segment)));
+                if found != blob.checksum {
+                    return Err(ReadError::Checksum { found, expected: blob.checksum });
+                }
+            }
+        }
+        Ok(())
     }
 
     fn read_records(&mut self, mut rest: &[u8]) -> Result<(), ReadError> {

@@ -163,9 +163,8 @@ fn an_unknown_mandatory_record_is_refused_and_an_unknown_optional_one_skipped() 
         let mut bytes = bytes.clone();
         bytes[last..last + 2].copy_from_slice(&kind.to_le_bytes());
         bytes[last + 2..last + 4].copy_from_slice(&flags.to_le_bytes());
-        let checksum = crc32(0, &bytes[size_of::<ImageHead>()..]);
         let mut head = ImageHead::read_from_prefix(&bytes).unwrap().0;
-        head.checksum = checksum;
+        head.checksum = crc32(0, &bytes[size_of::<ImageHead>()..head.checked as usize]);
         bytes[..size_of::<ImageHead>()].copy_from_slice(head.as_bytes());
         bytes
     };

@@ -1,4 +1,4 @@
-//! Laying out the file: head, records, page-aligned data.
+//! Laying out the file: head, records, page-aligned data, blobs last, so that the core's checksum can stop before them.
 
 use super::{Inputs, Placed, Segment, info, name24, pool};
 use crate::manifest::{Capability, Object, Partition, System, Vm};
@@ -12,13 +12,37 @@ use portcullis_ipc::syscall::rights;
 use sha2::{Digest, Sha256};
 use zerocopy::{Immutable, IntoBytes};
 
-/// Records and data while they grow. Data offsets are relative to the first data page until the
-/// number of records is known.
-#[derive(Default)]
+/// Records and data while they grow.
 struct Image {
     records: Vec<u8>,
     count: u32,
-    data: Vec<u8>,
+    data: Pages,
+    blobs: Pages,
+}
+
+/// Bytes in pages of their own, from `start` of the image.
+struct Pages {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Pages {
+    fn from(start: u64) -> Self {
+        Self { start, bytes: Vec::new() }
+    }
+
+    /// Offset behind the last page.
+    fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+
+    /// Appends bytes; returns their offset in the image.
+    fn push(&mut self, bytes: &[u8]) -> u64 {
+        let offset = self.end();
+        self.bytes.extend_from_slice(bytes);
+        self.bytes.resize(self.bytes.len().next_multiple_of(PAGE), 0);
+        offset
+    }
 }
 
 impl Image {
@@ -29,33 +53,24 @@ impl Image {
         self.records.extend_from_slice(body);
         self.count += 1;
     }
-
-    /// Appends bytes in pages of their own; returns their offset in the data.
-    fn pages(&mut self, bytes: &[u8]) -> u64 {
-        let offset = self.data.len();
-        self.data.extend_from_slice(bytes);
-        self.data.resize(self.data.len().next_multiple_of(PAGE), 0);
-        offset as u64
-    }
 }
 
 /// Writes the bundle of a system whose partitions are placed.
 pub fn write(system: &System, inputs: &[Inputs], placed: &[Placed]) -> Vec<u8> {
-    // Offsets in records count from the start of the image, so the records are measured first.
-    let measured = lay_out(system, inputs, placed, 0);
-    let records_end = size_of::<ImageHead>() + measured.records.len();
-    let data_start = records_end.next_multiple_of(PAGE);
-    let image = lay_out(system, inputs, placed, data_start as u64);
-    let length = data_start + image.data.len();
+    // Offsets in records count from the start of the image, so the parts before are measured first.
+    let measured = lay_out(system, inputs, placed, 0, 0);
+    let data_start = (size_of::<ImageHead>() + measured.records.len()).next_multiple_of(PAGE);
+    let checked = data_start + measured.data.bytes.len();
+    let image = lay_out(system, inputs, placed, data_start as u64, checked as u64);
     let mut bytes = vec![0; size_of::<ImageHead>()];
     bytes.extend_from_slice(&image.records);
     bytes.resize(data_start, 0);
-    bytes.extend_from_slice(&image.data);
+    bytes.extend_from_slice(&image.data.bytes);
     let head = ImageHead {
         magic: image::MAGIC,
         version: image::VERSION,
         checksum: crc32(0, bytes.get(size_of::<ImageHead>()..).unwrap_or_default()),
-        length: length as u64,
+        length: image.blobs.end(),
         records_bytes: image.records.len() as u32,
         records: image.count,
         pool_pages: pool::pages(system, placed) as u32,
@@ -63,27 +78,29 @@ pub fn write(system: &System, inputs: &[Inputs], placed: &[Placed]) -> Vec<u8> {
         supervisor_window_us: system.supervisor_window_us,
         slice_us: system.slice_us,
         mitigations_off: system.mitigations_off,
-        reserved: 0,
+        checked: checked as u64,
     };
+    bytes.extend_from_slice(&image.blobs.bytes);
     if let Some(start) = bytes.get_mut(..size_of::<ImageHead>()) {
         start.copy_from_slice(head.as_bytes());
     }
     bytes
 }
 
-fn lay_out(system: &System, inputs: &[Inputs], placed: &[Placed], data_start: u64) -> Image {
-    let mut image = Image::default();
+fn lay_out(system: &System, inputs: &[Inputs], placed: &[Placed], data: u64, blobs: u64) -> Image {
+    let mut image = Image { records: Vec::new(), count: 0, data: Pages::from(data), blobs: Pages::from(blobs) };
     for (index, (input, placed)) in inputs.iter().zip(placed).enumerate() {
         let Some(partition) = system.partitions.get(index) else {
             continue;
         };
         let info = info::page(system, index, input, placed);
-        let info_offset = data_start + image.pages(&info);
+        let info_offset = image.data.push(&info);
         let mut record = partition_record(index, partition, input, placed);
         record.info_offset = info_offset;
         image.record(record::PARTITION, &record);
         for segment in &placed.segments {
-            let offset = if segment.bytes.is_empty() { 0 } else { data_start + image.pages(&segment.bytes) };
+            let pages = if segment.is_blob() { &mut image.blobs } else { &mut image.data };
+            let offset = if segment.bytes.is_empty() { 0 } else { pages.push(&segment.bytes) };
             let record = SegmentRecord {
                 address: segment.address,
                 offset,

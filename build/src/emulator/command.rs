@@ -36,7 +36,7 @@ pub enum Boot {
 pub struct Machine {
     /// How it boots.
     pub boot: Boot,
-    /// RAM in MiB, below the PCI hole: at most 2048.
+    /// RAM, MiB.
     pub memory_mib: u32,
     /// Count instructions: one instruction is one tick of every clock, the same in each run.
     pub icount: bool,
@@ -44,6 +44,20 @@ pub struct Machine {
 
 /// RAM of a machine when nothing else is asked for, MiB.
 pub const MEMORY_MIB: u32 = 512;
+
+/// RAM that can be asked for, MiB.
+pub const MOST_MEMORY_MIB: i64 = 32_768;
+/// RAM from which on only [`LOW_MIB`] of it lie below 4 GiB, MiB.
+pub const SPLIT_MIB: u32 = 2816;
+/// RAM below 4 GiB of such a machine, MiB.
+pub const LOW_MIB: u32 = 2048;
+
+impl Machine {
+    /// RAM that lies in one piece from address 0, MiB.
+    pub fn low_mib(&self) -> u32 {
+        if self.memory_mib < SPLIT_MIB { self.memory_mib } else { LOW_MIB }
+    }
+}
 
 /// The sockets of one run.
 pub struct Sockets {

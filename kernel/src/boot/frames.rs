@@ -51,27 +51,37 @@ impl Frames {
         Self { free, owned: Ownership::EMPTY }
     }
 
-    /// Take `pages` contiguous frames aligned to `align` bytes below `limit`, for `owner`. The caller
-    /// zeroes them.
-    pub fn take(&mut self, pages: u64, align: u64, limit: u64, owner: Owner) -> Result<u64, OutOfMemory> {
+    /// Take `pages` contiguous frames of the core's half, the lowest. The caller zeroes them.
+    pub fn take_low(&mut self, pages: u64, owner: Owner) -> Result<u64, OutOfMemory> {
         let bytes = pages.saturating_mul(4096);
-        let mask = align.max(4096).wrapping_sub(1);
-        for index in 0..self.free.len() {
-            let Some(region) = self.free.get_mut(index) else {
-                break;
-            };
-            let start = region.start.saturating_add(mask) & !mask;
-            let end = start.saturating_add(bytes);
-            if end > region.end.min(limit) {
-                continue;
+        let fits = |region: &Region| region.start.saturating_add(bytes) <= region.end.min(CORE_HALF);
+        let found = self.free.iter().filter(|region| fits(region)).map(|region| region.start).min();
+        self.cut(found.ok_or(OutOfMemory(pages))?, pages, owner)
+    }
+
+    /// Take `pages` contiguous frames aligned to `align` bytes from anywhere, the highest, so that the core's
+    /// half is left to the core. The caller zeroes them.
+    pub fn take(&mut self, pages: u64, align: u64, owner: Owner) -> Result<u64, OutOfMemory> {
+        let bytes = pages.saturating_mul(4096);
+        let place = |region: &Region| {
+            let start = region.end.checked_sub(bytes)? & !align.wrapping_sub(1);
+            (start >= region.start).then_some(start)
+        };
+        let found = self.free.iter().filter_map(place).max();
+        self.cut(found.ok_or(OutOfMemory(pages))?, pages, owner)
+    }
+
+    fn cut(&mut self, start: u64, pages: u64, owner: Owner) -> Result<u64, OutOfMemory> {
+        let end = start.saturating_add(pages.saturating_mul(4096));
+        for region in &mut self.free {
+            if region.start <= start && end <= region.end {
+                let behind = Region { start: end, end: region.end };
+                region.end = start;
+                self.free.try_push(behind).map_err(|_| OutOfMemory(pages))?;
+                self.free.retain(|region| region.start < region.end);
+                self.owned.add(start, pages, owner);
+                return Ok(start);
             }
-            let before = Region { start: region.start, end: start };
-            region.start = end;
-            if before.start < before.end {
-                let _ = self.free.try_push(before);
-            }
-            self.owned.add(start, pages, owner);
-            return Ok(start);
         }
         Err(OutOfMemory(pages))
     }
@@ -87,21 +97,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_never_overlap_holes_or_each_other_and_keep_alignment_and_limit() {
-        let ram = [Region { start: 0, end: 0x9f000 }, Region { start: 0x10_0000, end: 0x4000_0000 }];
+    fn frames_never_overlap_holes_or_each_other_and_keep_alignment_and_half() {
+        let ram = [Region { start: 0, end: 0x9f000 }, Region { start: 0x10_0000, end: 0x5000_0000 }];
         let hole = [Region { start: 0x20_0000, end: 0x30_0001 }];
         let mut frames = Frames::new(&ram, hole.iter());
         let total = frames.left();
         let mut seen: Vec<(u64, u64)> = vec![(0x20_0000, 0x30_1000)];
-        for (pages, align) in [(1, 4096), (512, 1 << 21), (3, 4096), (1024, 1 << 21), (7, 4096)] {
-            let start = frames.take(pages, align, CORE_HALF, Owner::Core).unwrap();
-            assert_eq!(start % align, 0);
+        for (pages, align) in [(1, 0), (512, 1 << 21), (3, 4096), (1024, 1 << 21), (700, 0), (7, 4096)] {
+            let low = align == 0;
+            let taken = if low { frames.take_low(pages, Owner::Core) } else { frames.take(pages, align, Owner::Core) };
+            let start = taken.unwrap();
             let end = start + pages * 4096;
-            assert!(start >= 0x10_0000 && end <= CORE_HALF);
+            assert!(start >= 0x10_0000 && end <= if low { CORE_HALF } else { 0x5000_0000 });
+            assert!(low || start % align == 0);
+            assert!(low || start >= 0x4000_0000, "the core's half is left to the core");
             assert!(seen.iter().all(|(a, b)| end <= *a || start >= *b));
             seen.push((start, end));
         }
-        assert_eq!(frames.left(), total - 1 - 512 - 3 - 1024 - 7);
-        assert_eq!(frames.take(1 << 30, 4096, CORE_HALF, Owner::Core), Err(OutOfMemory(1 << 30)));
+        assert_eq!(frames.left(), total - 1 - 512 - 3 - 1024 - 700 - 7);
+        assert_eq!(frames.take(1 << 30, 4096, Owner::Core), Err(OutOfMemory(1 << 30)));
+        assert_eq!(frames.take_low(CORE_HALF >> 12, Owner::Core), Err(OutOfMemory(CORE_HALF >> 12)));
     }
 }

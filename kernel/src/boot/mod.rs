@@ -155,7 +155,7 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     frames.owned.add(start, end.wrapping_sub(start) >> 12, Owner::Core);
     frames.owned.add(module.start, module.end.wrapping_sub(module.start).div_ceil(4096), Owner::Image);
     let pool_pages = u64::from(image.head.pool_pages);
-    let pool = frames.take(pool_pages, 4096, frames::CORE_HALF, Owner::Pool)?;
+    let pool = frames.take_low(pool_pages, Owner::Pool)?;
     // SAFETY: taken below the core's half for this only; mapped by the boot tables now, by `map_core` later.
     core.pool = unsafe { Pool::new(pool, pool_pages) };
     let out_of_pool = |_: PoolExhausted| BootError::Pool(pool_pages);
@@ -248,7 +248,7 @@ fn map_core(pool: &mut Pool) -> Result<u64, PoolExhausted> {
 /// A page of the core's half for `owner`.
 fn core_page(core: &mut Core, root: u64, frames: &mut Frames, owner: Owner) -> Result<CorePage, BootError> {
     let (_, pool_pages) = core.pool.extent();
-    let at = frames.take(1, 4096, frames::CORE_HALF, owner)?;
+    let at = frames.take_low(1, owner)?;
     let flags = table::GLOBAL | table::NO_EXECUTE | table::WRITE;
     core.pool.map(root, at, at, flags, table::Size::Small).map_err(|_| BootError::Pool(pool_pages))?;
     // SAFETY: INV-CORE-PAGE: taken once, below the fixed maps, mapped in the core's half by the line above
@@ -261,7 +261,7 @@ fn core_page(core: &mut Core, root: u64, frames: &mut Frames, owner: Owner) -> R
 /// The contiguous pages that the virtualization extension needs.
 fn core_pages(core: &mut Core, root: u64, frames: &mut Frames) -> Result<[CorePage; setup::PAGES as usize], BootError> {
     let (_, pool_pages) = core.pool.extent();
-    let base = frames.take(setup::PAGES, 4096, frames::CORE_HALF, Owner::Core)?;
+    let base = frames.take_low(setup::PAGES, Owner::Core)?;
     let flags = table::GLOBAL | table::NO_EXECUTE | table::WRITE;
     let mut pages = [CorePage::NONE; setup::PAGES as usize];
     for (number, page) in pages.iter_mut().enumerate() {

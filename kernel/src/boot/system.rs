@@ -120,14 +120,12 @@ impl Builder<'_> {
         self.core.pool.share_core(self.root, root).map_err(|_| self.pool())?;
         let pages = u64::from(record.state_pages);
         if pages > 0 {
-            let state = self.frames.take(pages, 4096, u64::MAX, Owner::State(index)).map_err(BootError::from)?;
+            let state = self.frames.take(pages, 4096, Owner::State(index)).map_err(BootError::from)?;
             self.map(root, layout::STATE_REGION, state, pages, writable)?;
             self.add_range(index, layout::STATE_REGION, state, pages, rights::READ | rights::WRITE)?;
         }
         if record.spare_pages > 0 {
-            self.frames
-                .take(record.spare_pages.into(), 4096, u64::MAX, Owner::Spare(index))
-                .map_err(BootError::from)?;
+            self.frames.take(record.spare_pages.into(), 4096, Owner::Spare(index)).map_err(BootError::from)?;
         }
         if record.flags & flag::SUPERVISOR != 0 {
             require(self.core.supervisor == NO_SUPERVISOR, "two supervisors")?;
@@ -180,25 +178,26 @@ impl Builder<'_> {
             pages > 0 && record.address & 0xfff == 0 && (program || blob),
             "segment outside the addresses for segments",
         )?;
+        let holds = |bytes| match blob {
+            true => self.image.holds_blob(record.offset, bytes),
+            false => self.image.holds(record.offset, bytes),
+        };
         require(
-            record.file_bytes <= bytes && self.image.holds(record.offset, record.file_bytes),
-            "segment's bytes outside the image",
+            record.file_bytes <= bytes && holds(record.file_bytes),
+            "segment's bytes outside the checked part of the image",
         )?;
         let root = self.core.partitions[index].root;
         let no_execute = if execute == 0 { table::NO_EXECUTE } else { 0 };
         let source = self.base.wrapping_add(record.offset);
         if write == 0 {
-            require(
-                self.image.holds(record.offset, bytes) && record.file_bytes > 0,
-                "read-only segment's pages outside the image",
-            )?;
+            require(holds(bytes) && record.file_bytes > 0, "read-only segment's pages outside the image")?;
             self.map(root, record.address, source, pages, no_execute)?;
             return self.add_range(index, record.address, source, pages, record.rights);
         }
         let initial = &self.core.partitions[index].initial;
         let total = initial.iter().map(|segment| segment.pages).sum::<u64>().saturating_add(pages);
         require(total <= limits::WRITABLE_PAGES as u64, "writable memory of a partition above its limit (256 pages)")?;
-        let physical = self.frames.take(pages, 4096, u64::MAX, Owner::Partition(index)).map_err(BootError::from)?;
+        let physical = self.frames.take(pages, 4096, Owner::Partition(index)).map_err(BootError::from)?;
         self.map(root, record.address, physical, pages, table::WRITE | table::NO_EXECUTE)?;
         self.add_range(index, record.address, physical, pages, record.rights)?;
         let segment = Initial { physical, pages, source, bytes: record.file_bytes };
@@ -266,7 +265,7 @@ impl Builder<'_> {
             record.xcr0 & !extended::XCR0_MOST == 0 && !avx_alone,
             "VM's XCR0 above x87, SSE and AVX, or AVX without SSE",
         )?;
-        let physical = self.frames.take(pages, 1 << 21, u64::MAX, Owner::Guest(index)).map_err(BootError::from)?;
+        let physical = self.frames.take(pages, 1 << 21, Owner::Guest(index)).map_err(BootError::from)?;
         let nested = nested::build(&mut self.core.pool, physical, pages).map_err(|_| self.pool())?;
         let root = self.core.partitions[vmexit].root;
         self.map(root, layout::GUEST_BASE, physical, pages, table::WRITE | table::NO_EXECUTE)?;
