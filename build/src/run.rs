@@ -8,6 +8,7 @@ pub mod demo;
 mod input;
 pub mod keys;
 pub mod lines;
+mod options;
 mod record;
 mod report;
 mod screen;
@@ -19,7 +20,7 @@ use crate::emulator::Event;
 use crate::emulator::command::{Boot, MOST_MEMORY_MIB, Machine};
 use crate::image::Image;
 use crate::logs::render::printable;
-use crate::{image, setup, workspace};
+use crate::{build, image, manifest, setup, workspace};
 use anyhow::Context;
 use input::Wish;
 use record::Record;
@@ -48,8 +49,10 @@ pub enum By {
 #[command(after_help = format!("On a terminal: {}.", keys::HELP))]
 pub struct Args {
     /// System manifest.
-    #[arg(long, default_value_os_t = workspace::demo_manifest())]
+    #[arg(long, default_value_os_t = workspace::debian_manifest())]
     system: PathBuf,
+    #[command(flatten)]
+    options: options::Options,
     /// End with the verdict of the checks that the demonstration's guest makes: status 0 when all are well.
     #[arg(long)]
     demo: bool,
@@ -107,7 +110,7 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
     let to_terminal = args.log == Path::new("-");
     let record = if to_terminal { None } else { Some(Record::create(&args.log)?) };
     let mut screen = Screen::new(record, Report::new(args.json));
-    let image = image::make(&args.system, None, &args.log_level)?;
+    let image = make(args)?;
     let machine = machine(args, &image)?;
     screen.report().phase("build", begun.elapsed());
     let log = if to_terminal { String::new() } else { format!(", log in {}", workspace::display(&args.log)) };
@@ -135,6 +138,14 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
         Ok(text) => Ok(screen.note(&format!("run: {text}"))?),
         Err(text) => anyhow::bail!(text),
     }
+}
+
+fn make(args: &Args) -> anyhow::Result<Image> {
+    let mut system = manifest::load(&args.system)?;
+    args.options.apply(&mut system)?;
+    setup::ensure(&[setup::Need::Toolchain])?;
+    build::for_system(&args.log_level, &image::names(&system))?;
+    image::assemble(&args.system, system, None)
 }
 
 /// The part of a run in which the terminal is the guest's; how it ended, and the core's last words.

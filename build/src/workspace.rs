@@ -30,7 +30,12 @@ pub fn out_dir() -> PathBuf {
     root().join("out")
 }
 
-/// System manifest of the demonstration, the default of all verbs that take one.
+/// System manifest of the Debian guest, the default of `run`.
+pub fn debian_manifest() -> PathBuf {
+    root().join("systems/debian.toml")
+}
+
+/// System manifest of the small demonstration, the default of all other verbs that take one.
 pub fn demo_manifest() -> PathBuf {
     root().join("systems/demo.toml")
 }

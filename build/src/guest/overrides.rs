@@ -174,7 +174,8 @@ fn check_memory(kernel: &Kernel, memory: u64, initrd: Option<&Path>) -> Result<(
     Err(Error::TooLittle { given: memory / MIB, needed: needed.div_ceil(2 * MIB) * 2 })
 }
 
-fn set_blob(partition: &mut Partition, name: &str, file: &Path) {
+/// Gives a partition a file under a name, or another file under the name.
+pub fn set_blob(partition: &mut Partition, name: &str, file: &Path) {
     let file = file.display().to_string();
     match partition.blobs.iter_mut().find(|blob| blob.name == name) {
         Some(blob) => blob.file = file,
@@ -187,7 +188,8 @@ fn config<'a>(partition: &'a Partition, key: &str) -> Option<&'a str> {
     partition.config.lines().find_map(value)
 }
 
-fn set_config(partition: &mut Partition, key: &str, value: &str) {
+/// Sets a key of a partition's configuration.
+pub fn set_config(partition: &mut Partition, key: &str, value: &str) {
     let others: String = partition
         .config
         .lines()

@@ -1,0 +1,198 @@
+//! What the user wants other than the manifest says: kernel, initial RAM disk, command line, vCPUs, memory,
+//! guestinfo. It all goes to the first VM and its services.
+
+use crate::guest::kernel::Entry;
+use crate::guest::overrides::{Overrides, set_blob, set_config};
+use crate::image::write_file;
+use crate::manifest::System;
+use crate::workspace;
+use anyhow::{Context, anyhow, bail, ensure};
+use portcullis_ipc::guestinfo;
+use std::path::PathBuf;
+
+/// How a guest's kernel is entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum By {
+    /// By the address in an ELF's PVH note.
+    Pvh,
+    /// By the 32-bit Linux boot protocol.
+    Linux32,
+    /// By multiboot 1.
+    Multiboot,
+}
+
+/// How a guest starts its further processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Start {
+    /// INIT and STARTUP from its local APIC.
+    Sipi,
+    /// The mailbox that the MADT names.
+    Mailbox,
+}
+
+/// The user's wishes.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "The guest, where it is to be other than the manifest says")]
+pub struct Options {
+    /// Kernel: a bzImage, or an ELF with a PVH note or a multiboot header.
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Initial RAM disk.
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// Text behind the kernel's command line.
+    #[arg(long, value_name = "TEXT")]
+    append: Option<String>,
+    /// vCPUs; they share the manifest's budget.
+    #[arg(long, value_name = "N")]
+    vcpus: Option<usize>,
+    /// Guest memory: MiB, or a number with M or G.
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
+    /// Guestinfo that is there when the guest starts: KEY=VALUE, or KEY=@FILE for a file's content.
+    #[arg(long, value_name = "KEY=VALUE")]
+    guestinfo: Vec<String>,
+    /// How the kernel is entered; default: the best way that fits.
+    #[arg(long, value_enum)]
+    entry: Option<By>,
+    /// How the guest starts its further processors.
+    #[arg(long, value_enum, value_name = "HOW")]
+    ap_start: Option<Start>,
+}
+
+impl Options {
+    /// Puts the wishes into `system`.
+    pub fn apply(&self, system: &mut System) -> anyhow::Result<()> {
+        let overrides = Overrides {
+            kernel: self.kernel.clone(),
+            entry: self.entry.map(|entry| match entry {
+                By::Pvh => Entry::Pvh,
+                By::Linux32 => Entry::Linux32,
+                By::Multiboot => Entry::Multiboot,
+            }),
+            initrd: self.initrd.clone(),
+            append: self.append.clone(),
+            vcpus: self.vcpus,
+            memory_mib: self.memory.as_deref().map(mebibytes).transpose()?,
+            ..Overrides::default()
+        };
+        overrides.apply(system)?;
+        if let Some(start) = self.ap_start {
+            let vmexit = system.vms.first().map_or(usize::MAX, |vm| usize::from(vm.vmexit));
+            let partition = system.partitions.get_mut(vmexit).context("--ap-start: the system has no VM")?;
+            let value = match start {
+                Start::Sipi => "sipi",
+                Start::Mailbox => "mailbox",
+            };
+            set_config(partition, "ap-start", value);
+        }
+        if self.guestinfo.is_empty() { Ok(()) } else { self.set_guestinfo(system) }
+    }
+
+    fn set_guestinfo(&self, system: &mut System) -> anyhow::Result<()> {
+        let entries = self.guestinfo.iter().map(|text| entry(text)).collect::<anyhow::Result<Vec<_>>>()?;
+        let bytes: usize = entries.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let most = guestinfo::TOTAL_BYTES;
+        ensure!(bytes <= most, "--guestinfo: {bytes} bytes of keys and values, and a VM holds {most}: leave some out");
+        let mut blob = Vec::new();
+        let pairs = entries.iter().map(|(key, value)| (key.as_slice(), value.as_slice()));
+        guestinfo::write(pairs, &mut blob).map_err(|(_, invalid)| invalid)?;
+        let file = workspace::out_dir().join(&system.name).join("guestinfo");
+        write_file(&file, &blob)?;
+        let port = system.vms.first().and_then(|vm| vm.port).map_or(usize::MAX, usize::from);
+        let partition = system.partitions.get_mut(port);
+        let partition = partition.context("--guestinfo: the system has no VM with the port; name another --system")?;
+        set_blob(partition, "guestinfo", &file);
+        Ok(())
+    }
+}
+
+/// A size in MiB.
+fn mebibytes(text: &str) -> anyhow::Result<u64> {
+    let (digits, factor) = match text.strip_suffix(['G', 'g']) {
+        Some(digits) => (digits, 1024),
+        None => (text.strip_suffix(['M', 'm']).unwrap_or(text), 1),
+    };
+    let size = digits.parse().ok().and_then(|number: u64| number.checked_mul(factor));
+    size.ok_or_else(|| anyhow!("--memory {text}: a number of MiB is wanted, or one with M or G, such as 512M"))
+}
+
+/// Key, prefix left out, and value of one `--guestinfo`.
+fn entry(text: &str) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
+    let Some((key, value)) = text.split_once('=') else {
+        bail!("--guestinfo {text}: KEY=VALUE or KEY=@FILE is wanted");
+    };
+    let value = match value.strip_prefix('@') {
+        Some(file) => std::fs::read(file).with_context(|| format!("--guestinfo {key}: {file} cannot be read"))?,
+        None => value.as_bytes().to_vec(),
+    };
+    let key = guestinfo::strip_prefix(key.as_bytes()).unwrap_or(key.as_bytes()).to_vec();
+    guestinfo::check((&key, &value)).with_context(|| format!("--guestinfo {text}"))?;
+    Ok((key, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn system() -> System {
+        crate::manifest::load(&workspace::root().join("systems/debian.toml")).unwrap()
+    }
+
+    #[test]
+    fn sizes_are_mebibytes_unless_they_say_otherwise() {
+        for (text, size) in [("512", 512), ("512M", 512), ("2G", 2048), ("1g", 1024)] {
+            assert_eq!(mebibytes(text).unwrap(), size, "{text}");
+        }
+        for text in ["", "M", "12K", "-1", "99999999999999999999", "18446744073709551615G"] {
+            assert!(mebibytes(text).unwrap_err().to_string().contains("such as 512M"), "{text}");
+        }
+    }
+
+    #[test]
+    fn guestinfo_comes_from_the_line_or_from_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"a\0b\n").unwrap();
+        let from_file = format!("guestinfo.userdata=@{}", file.path().display());
+        assert_eq!(entry("key=a=b").unwrap(), (b"key".to_vec(), b"a=b".to_vec()));
+        assert_eq!(entry(&from_file).unwrap(), (b"userdata".to_vec(), b"a\0b\n".to_vec()));
+        for (text, part) in [
+            ("key", "KEY=VALUE"),
+            ("=value", "the key is empty"),
+            ("key=", "the value is empty"),
+            ("a b=c", "the key holds a blank"),
+            ("key=@/no/such", "/no/such cannot be read"),
+        ] {
+            let error = format!("{:#}", entry(text).unwrap_err());
+            assert!(error.contains(part) && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn wishes_reach_the_services_of_the_vm() {
+        let options = Options {
+            guestinfo: vec!["a=b".into()],
+            ap_start: Some(Start::Mailbox),
+            memory: Some("256M".into()),
+            vcpus: Some(2),
+            ..Options::default()
+        };
+        let mut system = system();
+        options.apply(&mut system).unwrap();
+        let vm = &system.vms[0];
+        assert_eq!((vm.memory_pages, vm.vcpus.len()), (65536, 2));
+        let vmexit = &system.partitions[usize::from(vm.vmexit)];
+        assert!(vmexit.config.lines().any(|line| line == "ap-start=mailbox"), "{}", vmexit.config);
+        let port = &system.partitions[usize::from(vm.port.unwrap())];
+        let blob = port.blobs.iter().find(|blob| blob.name == "guestinfo").unwrap();
+        assert!(std::fs::read(&blob.file).unwrap().starts_with(&guestinfo::MAGIC));
+    }
+
+    #[test]
+    fn a_system_without_the_port_takes_no_guestinfo() {
+        let mut system = system();
+        system.vms[0].port = None;
+        let options = Options { guestinfo: vec!["a=b".into()], ..Options::default() };
+        assert!(options.apply(&mut system).unwrap_err().to_string().contains("no VM with the port"));
+    }
+}
