@@ -13,7 +13,7 @@ fn pieces(address: u64, length: usize) -> [(u64, usize); 2] {
 }
 
 /// Translates both pieces before anything is moved, so that a fault changes nothing.
-fn translate(
+pub fn translate(
     translation: &Translation,
     memory: &mut impl GuestMemory,
     address: u64,

@@ -251,6 +251,9 @@ impl Host for Core {
                 let what = if write { "write of" } else { "read of" };
                 defmt::info!("{=str} MSR {=u32:#x}, which is not there", what, number);
             }
+            Note::NotEmulated(rip, address) => {
+                defmt::warn!("instruction at {=u64:#x} is not emulated on {=u64:#x}, which is no memory", rip, address)
+            }
             Note::NotSaved => defmt::warn!(
                 "state region holds {=usize} bytes of {=usize} wanted: a restart will lose what the guest did",
                 (HEAD_WORDS + self.journal.words()) * 8,

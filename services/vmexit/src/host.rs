@@ -22,6 +22,8 @@ pub enum Note {
     TestExit(u32),
     /// A model-specific register that does not exist: number, and whether it was a write.
     UnknownMsr(u32, bool),
+    /// An instruction that is not emulated, at this RIP, met this address, which is not memory.
+    NotEmulated(u64, u64),
     /// The state region does not hold the state.
     NotSaved,
 }

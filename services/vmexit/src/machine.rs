@@ -276,12 +276,23 @@ impl<H: Host> Machine<H> {
     /// Does an access that may change a device, once for each exit: an exit that is given again is answered
     /// from its record.
     pub(crate) fn once(&mut self, vcpu: u16, sequence: u64, access: impl FnOnce(&mut Self) -> u64) -> u64 {
-        let number = usize::from(vcpu);
-        match self.durable.vcpus.get(number) {
-            Some(record) if record.sequence == sequence => return record.value,
-            _ => {}
+        if let Some(value) = self.answered(vcpu, sequence) {
+            return value;
         }
         let value = access(self);
+        self.record(vcpu, sequence, value);
+        value
+    }
+
+    /// What the exit read, if it was served before.
+    pub(crate) fn answered(&self, vcpu: u16, sequence: u64) -> Option<u64> {
+        let record = self.durable.vcpus.get(usize::from(vcpu))?;
+        (record.sequence == sequence).then_some(record.value)
+    }
+
+    /// Makes what the exit changed durable, if it changed anything, with what it read.
+    pub(crate) fn record(&mut self, vcpu: u16, sequence: u64, value: u64) {
+        let number = usize::from(vcpu);
         if !self.touched.is_empty()
             && let Some(record) = self.durable.vcpus.get_mut(number)
         {
@@ -289,7 +300,6 @@ impl<H: Host> Machine<H> {
             self.touched.add(Block::Vcpu(number));
             self.commit();
         }
-        value
     }
 
     /// The board's registers, to be changed.

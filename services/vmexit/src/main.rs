@@ -32,6 +32,7 @@ mod host;
 mod loader;
 mod machine;
 mod memory;
+mod mmio;
 mod msr;
 mod paging;
 mod ports;

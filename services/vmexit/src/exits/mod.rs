@@ -5,4 +5,4 @@ mod exception;
 mod nested;
 mod port;
 mod processor;
-mod string;
+pub(crate) mod string;

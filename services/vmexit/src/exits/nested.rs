@@ -1,16 +1,14 @@
-//! Guest-physical addresses behind which there is nothing: reads bring all ones, writes go nowhere, and
-//! an instruction fetch stops the machine. Emulated are the moves that probing code uses.
+//! Accesses to guest-physical addresses that are no memory: an instruction that touches a device, or
+//! nothing, is done here; one that cannot be raises the exception that fits.
 
-use super::string::{segment_fault, segment_index};
-use crate::data;
-use crate::exception::raise;
-use crate::host::Host;
+use crate::exception::{raise, vector};
+use crate::host::{Host, Note};
 use crate::machine::{Machine, Step};
 use crate::memory::GuestMemory;
-use crate::paging::Translation;
-use crate::registers::{after, finish, merge};
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
-use portcullis_ipc::exit::{ExitPage, access, event, group};
+use crate::mmio::{Bus, Done, Stop, execute, reach};
+use crate::registers::{TRAP, after, finish};
+use iced_x86::Instruction;
+use portcullis_ipc::exit::{ExitPage, access, event};
 use portcullis_ipc::syscall::Resume;
 
 impl<H: Host> Machine<H> {
@@ -23,115 +21,74 @@ impl<H: Host> Machine<H> {
             return self.stop(vcpu, page, "event delivered through memory that is not there", address);
         }
         let bytes = self.bytes(vcpu, page, 0)?;
-        if bytes.as_slice().is_empty() || how & access::FETCH != 0 && how & access::GUEST_WALK == 0 {
-            return self.stop(vcpu, page, "instruction fetch where there is no memory", address);
-        }
-        let Some(instruction) = bytes.decode(page.rip) else {
-            return self.stop(vcpu, page, "unknown instruction on memory that is not there", address);
+        let fetches = how & access::FETCH != 0 && how & access::GUEST_WALK == 0;
+        // Where there is no memory a fetch reads all ones, which are no instruction.
+        let decoded = if fetches { None } else { bytes.decode(page.rip) };
+        let Some(instruction) = decoded else {
+            return self.unknown(page, address);
         };
-        if !self.emulate(page, &instruction, bytes.bits)? {
-            let code = instruction.mnemonic() as u64;
-            return self.stop(vcpu, page, "instruction that is not emulated on memory that is not there", code);
+        let mut bus = Access { machine: self, vcpu, sequence: page.sequence };
+        match execute(page, &instruction, bytes.bits, &mut bus) {
+            Ok(Done::Whole) => finish(page, after(page, instruction.len(), bytes.bits)),
+            Ok(Done::Part) if page.rflags & TRAP != 0 => finish(page, page.rip),
+            Ok(Done::Part) | Err(Stop::Memory) => {}
+            Err(Stop::Fault(fault)) => return Ok(self.page_fault(page, fault)),
+            Err(Stop::Exception(number)) => raise(page, number, Some(0)),
+            Err(Stop::Unknown) if how & access::GUEST_WALK != 0 => {
+                return self.broken_walk(page, &instruction, bytes.bits, address);
+            }
+            Err(Stop::Unknown) => return self.unknown(page, address),
         }
-        finish(page, after(page, instruction.len(), bytes.bits));
         Ok(Resume::ENTER)
     }
 
-    /// Does the instruction; `false` when it is none of those that are emulated.
-    fn emulate(&mut self, page: &mut ExitPage, instruction: &Instruction, code_bits: u32) -> Step<bool> {
-        let loads = instruction.op1_kind() == OpKind::Memory;
-        let stores = instruction.op0_kind() == OpKind::Memory;
-        let length = instruction.memory_size().size();
-        if !matches!(length, 1 | 2 | 4 | 8) || !(loads || stores) {
-            return Ok(false);
+    /// The processor met page tables of the guest that lie outside memory and read all ones there, which
+    /// have reserved bits set, on behalf of an instruction that is not emulated.
+    fn broken_walk(&mut self, page: &mut ExitPage, instruction: &Instruction, code_bits: u32, address: u64) -> Step {
+        match reach(page, self.host.memory(), instruction, code_bits) {
+            Some(fault) => Ok(self.page_fault(page, fault)),
+            None => self.unknown(page, address),
         }
-        let signed = match (instruction.mnemonic(), loads) {
-            (Mnemonic::Mov | Mnemonic::Movzx, true) | (Mnemonic::Mov | Mnemonic::Movnti, false) => false,
-            (Mnemonic::Movsx | Mnemonic::Movsxd, true) => true,
-            _ => return Ok(false),
-        };
-        let address = self.address(page, instruction, length as u32, code_bits)?;
-        let translation = Translation::of(page);
-        let mut buffer = [0; 8];
-        let bytes = buffer.get_mut(..length).unwrap_or_default();
-        if stores {
-            let Some(value) = source(page, instruction) else {
-                return Ok(false);
-            };
-            for (to, from) in bytes.iter_mut().zip(value.to_le_bytes()) {
-                *to = from;
-            }
-            let written = data::write(&translation, self.host.memory(), address, bytes);
-            written.map_err(|fault| self.page_fault(page, fault))?;
-            return Ok(true);
-        }
-        let read = data::read(&translation, self.host.memory(), address, bytes);
-        read.map_err(|fault| self.page_fault(page, fault))?;
-        let unused = 64 - 8 * length as u32;
-        let value = u64::from_le_bytes(buffer);
-        let value = if signed { ((value << unused) as i64 >> unused) as u64 } else { value };
-        Ok(put(page, instruction.op0_register(), value))
     }
 
-    /// The linear address of the memory operand, or the exception that its segment raises.
-    fn address(&mut self, page: &mut ExitPage, instruction: &Instruction, length: u32, code_bits: u32) -> Step<u64> {
-        let index = segment_index(instruction.memory_segment());
-        let operand = u32::from(instruction.op0_kind() != OpKind::Memory);
-        let offset = instruction.virtual_address(operand, 0, |register, _, _| {
-            // The segment's base is added below, with the rules of the mode.
-            Some(if register.is_segment_register() { 0 } else { get(page, register).unwrap_or(0) })
-        });
-        let offset = offset.unwrap_or(0);
-        if let Some(fault) = segment_fault(page, index, offset, length, code_bits) {
-            raise(page, fault, Some(0));
-            return Err(Resume::ENTER);
-        }
-        Ok(crate::registers::linear(page, index, offset, code_bits))
+    /// An instruction that cannot be done where there is no memory is one that this processor lacks.
+    fn unknown(&mut self, page: &mut ExitPage, address: u64) -> Step {
+        self.host.note(Note::NotEmulated(page.rip, address));
+        raise(page, vector::UNDEFINED, None);
+        Ok(Resume::ENTER)
     }
 }
 
-/// Value of a general register, or of a part of one.
-fn get(page: &ExitPage, register: Register) -> Option<u64> {
-    if register == Register::RIP || register == Register::EIP {
-        return Some(page.rip);
+/// The access of one exit.
+struct Access<'a, H> {
+    machine: &'a mut Machine<H>,
+    vcpu: u16,
+    sequence: u64,
+}
+
+impl<H: Host> Bus for Access<'_, H> {
+    type Memory = H::Memory;
+
+    fn memory(&mut self) -> &mut H::Memory {
+        self.machine.host.memory()
     }
-    let full = page.registers.get(register.full_register().number())?;
-    let shifted = if is_high_byte(register) { full >> 8 } else { *full };
-    Some(shifted & crate::memory::all_ones(register.size()))
-}
 
-/// Writes a general register, or a part of one; `false` when it is none.
-fn put(page: &mut ExitPage, register: Register, value: u64) -> bool {
-    let Some(full) = page.registers.get_mut(register.full_register().number()) else {
-        return false;
-    };
-    if !register.is_gpr() {
-        return false;
+    fn claims(&self, _address: u64) -> bool {
+        false
     }
-    *full = if is_high_byte(register) {
-        *full & !0xff00 | (value & 0xff) << 8
-    } else {
-        merge(*full, register.size(), value)
-    };
-    page.dirty |= group::GENERAL;
-    true
-}
 
-fn is_high_byte(register: Register) -> bool {
-    matches!(register, Register::AH | Register::CH | Register::DH | Register::BH)
-}
+    fn read(&mut self, _address: u64) -> u32 {
+        u32::MAX
+    }
 
-/// What a move stores: a register or a constant.
-fn source(page: &ExitPage, instruction: &Instruction) -> Option<u64> {
-    match instruction.op1_kind() {
-        OpKind::Register if instruction.op1_register().is_gpr() => get(page, instruction.op1_register()),
-        OpKind::Register if instruction.op1_register().is_segment_register() => {
-            let index = segment_index(instruction.op1_register());
-            page.segments.get(index).map(|one| u64::from(one.selector))
+    fn write(&mut self, _address: u64, _value: u32) {}
+
+    fn once(&mut self, access: impl FnOnce(&mut Self) -> u64) -> u64 {
+        if let Some(value) = self.machine.answered(self.vcpu, self.sequence) {
+            return value;
         }
-        OpKind::Immediate8 | OpKind::Immediate16 | OpKind::Immediate32 | OpKind::Immediate32to64 => {
-            Some(instruction.immediate(1))
-        }
-        _ => None,
+        let value = access(self);
+        self.machine.record(self.vcpu, self.sequence, value);
+        value
     }
 }

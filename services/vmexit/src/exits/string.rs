@@ -59,7 +59,7 @@ impl StringIo {
 }
 
 /// Index in the exit page of a segment register.
-pub(super) fn segment_index(register: Register) -> usize {
+pub(crate) fn segment_index(register: Register) -> usize {
     match register {
         Register::ES => segment::ES,
         Register::CS => segment::CS,
@@ -71,7 +71,7 @@ pub(super) fn segment_index(register: Register) -> usize {
 }
 
 /// The exception that an access of `length` bytes at `offset` of a segment raises before any translation.
-pub(super) fn segment_fault(page: &ExitPage, index: usize, offset: u64, length: u32, code_bits: u32) -> Option<u8> {
+pub(crate) fn segment_fault(page: &ExitPage, index: usize, offset: u64, length: u32, code_bits: u32) -> Option<u8> {
     let fault = if index == segment::SS { vector::STACK } else { vector::PROTECTION };
     if code_bits == 64 {
         let address = linear(page, index, offset, 64);

@@ -181,9 +181,7 @@ fn page_tables_outside_memory_raise_the_fault_of_all_ones() {
 
 #[test]
 fn what_cannot_be_done_where_there_is_no_memory_stops_the_guest() {
-    let cases: [(&str, fn(&mut ExitPage)); 4] = [
-        ("fetch", |page| page.qualification[1] = access::FETCH),
-        ("fetch far away", |page| page.rip = HOLE),
+    let cases: [(&str, fn(&mut ExitPage)); 2] = [
         ("in delivery", |page| page.event = interrupt(0x20)),
         ("inside memory", |page| page.qualification[0] = 0x1000),
     ];
@@ -194,10 +192,50 @@ fn what_cannot_be_done_where_there_is_no_memory_stops_the_guest() {
         change(&mut page);
         assert_eq!(machine.exited(0, &mut page), Resume::STOP, "{what}");
     }
-    for code in [&[0x01, 0x07][..], &[0xf0, 0x0f, 0xb1, 0x07], &[0x0f, 0x10, 0x07], &[0x06]] {
+}
+
+#[test]
+fn an_instruction_that_cannot_be_done_where_there_is_no_memory_is_undefined_and_told() {
+    let cases: [(&[u8], fn(&mut ExitPage)); 5] = [
+        (&[0x8b, 0x07], |page| page.qualification[1] = access::FETCH),
+        (&[0x8b, 0x07], |page| page.rip = HOLE),
+        (&[0x0f, 0x10, 0x07], |_| {}),
+        (&[0x06], |_| {}),
+        (&[0xff, 0xff], |_| {}),
+    ];
+    for (code, change) in cases {
         let mut machine = machine();
         let mut page = nested(0);
         put(&mut machine, &page, code);
-        assert_eq!(machine.exited(0, &mut page), Resume::STOP, "{code:x?}");
+        change(&mut page);
+        let rip = page.rip;
+        assert_eq!(machine.exited(0, &mut page), Resume::ENTER, "{code:x?}");
+        assert_eq!((page.event, page.rip), (exception(6, None), rip), "{code:x?}");
+        assert_eq!(machine.host.notes, [Note::NotEmulated(rip, HOLE)], "{code:x?}");
     }
+}
+
+#[test]
+fn broken_page_tables_behind_an_instruction_that_is_not_emulated_raise_their_page_fault() {
+    let mut machine = machine();
+    let mut page = long_page(&mut machine.host, Reason::NestedFault);
+    (page.qualification[0], page.qualification[1]) = (HOLE, access::GUEST_WALK);
+    machine.host.memory.put(0x2010, &(HOLE | 3).to_le_bytes());
+    page.registers[gpr::RSP] = 0x8000_0008;
+    put(&mut machine, &page, &[0x50]);
+    assert_eq!(machine.exited(0, &mut page), Resume::ENTER);
+    assert_eq!((page.event, page.cr2), (exception(14, Some(0xb)), 0x8000_0000));
+}
+
+#[test]
+fn a_repetition_goes_on_with_the_next_exit_and_a_trap_comes_after_each_element() {
+    let mut machine = machine();
+    let mut page = nested(access::WRITE);
+    page.registers[gpr::RCX] = 300;
+    put(&mut machine, &page, &[0xf3, 0xaa]);
+    assert_eq!(machine.exited(0, &mut page), Resume::ENTER);
+    assert_eq!((page.rip, page.registers[gpr::RCX], page.event), (CODE, 44, 0));
+    page.rflags |= 1 << 8;
+    assert_eq!(machine.exited(0, &mut page), Resume::ENTER);
+    assert_eq!((page.rip, page.registers[gpr::RCX], page.event), (CODE, 43, exception(1, None)));
 }
