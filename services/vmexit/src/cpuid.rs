@@ -1,5 +1,8 @@
 //! CPUID as a guest sees it: the host's leaves, filtered by lists of what this machine really offers.
-//! A feature that is in no list is hidden, so a new processor shows nothing that nobody thought about.
+//! A feature that is in no list is hidden, so a new processor shows nothing that nobody thought about. What
+//! the machine emulates itself is shown whatever the host has.
+
+mod topology;
 
 /// What the answers depend on besides the host.
 #[derive(Clone, Copy, Debug, Default)]
@@ -10,6 +13,8 @@ pub struct Identity {
     pub xcr0_mask: u64,
     /// vCPUs of the VM, from 1.
     pub vcpus: u32,
+    /// They have local APICs.
+    pub apic: bool,
     /// TSC, kHz.
     pub tsc_khz: u32,
     /// Local APIC timer, kHz.
@@ -29,8 +34,9 @@ pub struct Asker {
 
 /// Largest standard leaf.
 const STANDARD: u32 = 0xd;
-/// Largest extended leaf.
+/// Largest extended leaf, and the largest with topology extensions.
 const EXTENDED: u32 = 0x8000_0008;
+const EXTENDED_TOPOLOGY: u32 = 0x8000_001e;
 /// First and last of VMware's leaves.
 const VMWARE: u32 = 0x4000_0000;
 const VMWARE_LAST: u32 = 0x4000_0010;
@@ -52,9 +58,13 @@ const LEAF1_ECX_AVX: u32 = bits([12, 28, 29]);
 const XSAVE: u32 = 1 << 26;
 const OSXSAVE: u32 = 1 << 27;
 const HYPERVISOR: u32 = 1 << 31;
+/// x2APIC, TSC deadline; with the local APIC.
+const LEAF1_ECX_APIC: u32 = bits([21, 24]);
 /// FPU, VME, DE, PSE, TSC, MSR, PAE, CX8, SEP, PGE, CMOV, PAT, PSE-36, CLFLUSH, MMX, FXSR, SSE, SSE2.
-/// Not MCE, MCA, MTRR and APIC, which are not emulated.
+/// Not MCE, MCA and MTRR, which are not emulated.
 const LEAF1_EDX: u32 = bits([0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 19, 23, 24, 25, 26]);
+/// Bit of the local APIC, here and in the leaf of AMD that repeats this one.
+const APIC: u32 = 1 << 9;
 const HTT: u32 = 1 << 28;
 /// FSGSBASE, BMI1, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB, SHA.
 const LEAF7_EBX: u32 = bits([0, 3, 7, 8, 9, 18, 19, 20, 23, 24, 29]);
@@ -66,16 +76,23 @@ const LEAF7_ECX: u32 = bits([2, 8]);
 const LEAF7_ECX_AVX: u32 = bits([9, 10]);
 /// Fast short REP MOV.
 const LEAF7_EDX: u32 = bits([4]);
-/// Always-running APIC timer.
-const LEAF6_EAX: u32 = bits([2]);
+/// Always-running APIC timer: the emulated one knows no sleep states.
+const ARAT: u32 = 1 << 2;
 /// XSAVEOPT, XSAVEC, XGETBV with ECX 1.
 const LEAF13_1_EAX: u32 = bits([0, 1, 2]);
-/// LAHF, LZCNT, SSE4A, misaligned SSE, PREFETCHW.
-const EXT1_ECX: u32 = bits([0, 5, 6, 7, 8]);
+/// LAHF, LZCNT, SSE4A, misaligned SSE, PREFETCHW, topology extensions.
+const EXT1_ECX: u32 = bits([0, 5, 6, 7, 8, TOPOLOGY]);
+/// Leaves 0x8000001D and 0x8000001E are there.
+const TOPOLOGY: u32 = 22;
+/// Several logical processors of a package are cores, not threads: without it AMD's old rule takes them for threads.
+const CORES_NOT_THREADS: u32 = 1 << 1;
 /// The standard ones AMD repeats, SYSCALL, NX, MMX extensions, 1 GiB pages, RDTSCP, long mode.
 const EXT1_EDX: u32 = bits([0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 20, 22, 23, 24, 26, 27, 29]);
-/// Invariant TSC.
-const EXT7_EDX: u32 = bits([8]);
+/// Invariant TSC. It is shown also where the processor does not say so: the core itself keeps its time by a TSC of
+/// constant rate and runs on no other, a guest's TSC is that one with an offset, and no sleep state stops it.
+const INVARIANT_TSC: u32 = 1 << 8;
+/// First letters of "GenuineIntel".
+const INTEL: u32 = u32::from_le_bytes(*b"Genu");
 /// AVX in XCR0.
 const XCR0_AVX: u64 = 4;
 /// Bytes of the x87 and SSE parts and the header of an XSAVE area.
@@ -87,7 +104,7 @@ impl Identity {
         match leaf {
             0..=0x3fff_ffff => self.standard(leaf, subleaf, asker, host),
             VMWARE..=0x7fff_ffff => self.vmware(leaf),
-            0x8000_0000..=0xbfff_ffff => self.extended(leaf, host),
+            0x8000_0000..=0xbfff_ffff => self.extended(leaf, subleaf, asker, host),
             _ => [0; 4],
         }
     }
@@ -111,22 +128,26 @@ impl Identity {
             0 => [eax.min(STANDARD), ebx, ecx, edx],
             1 => {
                 let mut features = ecx & (LEAF1_ECX | Self::when(self.avx(), LEAF1_ECX_AVX)) | HYPERVISOR;
-                features |= ecx & Self::when(self.xsave(), XSAVE);
+                features |= ecx & Self::when(self.xsave(), XSAVE) | Self::when(self.apic, LEAF1_ECX_APIC);
                 features |= Self::when(features & XSAVE != 0 && asker.osxsave, OSXSAVE);
                 let several = self.vcpus > 1;
                 let places = ebx & 0xff00 | asker.vcpu << 24 | self.vcpus.min(255) << 16;
-                [eax, places, features, edx & LEAF1_EDX | Self::when(several, HTT)]
+                let rest = Self::when(self.apic, APIC) | Self::when(several, HTT);
+                [eax, places, features, edx & LEAF1_EDX | rest]
             }
             2 => [eax, ebx, ecx, edx],
-            // One thread a core and one core a package share each cache.
-            4 => [eax & 0x3fff, ebx, ecx, edx],
-            6 => [eax & LEAF6_EAX, 0, 0, 0],
+            4 => match topology::cache(eax, self.vcpus, true) {
+                0 => [0; 4],
+                eax => [eax, ebx, ecx, edx],
+            },
+            6 => [Self::when(self.apic, ARAT), 0, 0, 0],
             7 if subleaf == 0 => [
                 0,
                 ebx & (LEAF7_EBX | Self::when(self.avx(), LEAF7_EBX_AVX)),
                 ecx & (LEAF7_ECX | Self::when(self.avx(), LEAF7_ECX_AVX)),
                 edx & LEAF7_EDX,
             ],
+            0xb if self.apic => topology::levels(subleaf, self.vcpus, asker.vcpu),
             0xd if self.xsave() => self.extended_state(subleaf, asker, host),
             _ => [0; 4],
         }
@@ -156,15 +177,25 @@ impl Identity {
         }
     }
 
-    fn extended(&self, leaf: u32, host: impl Fn(u32, u32) -> [u32; 4]) -> [u32; 4] {
-        let [eax, ebx, ecx, edx] = host(leaf, 0);
+    fn extended(&self, leaf: u32, subleaf: u32, asker: &Asker, host: impl Fn(u32, u32) -> [u32; 4]) -> [u32; 4] {
+        let [eax, ebx, ecx, edx] = host(leaf, subleaf);
+        let topology = || host(0x8000_0001, 0)[2] >> TOPOLOGY & 1 != 0;
         match leaf {
-            0x8000_0000 => [eax.min(EXTENDED), ebx, ecx, edx],
-            0x8000_0001 => [eax, 0, ecx & EXT1_ECX, edx & EXT1_EDX],
+            0x8000_0000 => [eax.min(if topology() { EXTENDED_TOPOLOGY } else { EXTENDED }), ebx, ecx, edx],
+            0x8000_0001 => {
+                let several = self.vcpus > 1 && host(0, 0)[1] != INTEL;
+                let cores = Self::when(several, CORES_NOT_THREADS);
+                [eax, 0, ecx & EXT1_ECX | cores, edx & EXT1_EDX | Self::when(self.apic, APIC)]
+            }
             0x8000_0002..=0x8000_0006 => [eax, ebx, ecx, edx],
-            0x8000_0007 => [0, 0, 0, edx & EXT7_EDX],
+            0x8000_0007 => [0, 0, 0, INVARIANT_TSC],
             // 48 linear bits: five-level paging is not offered.
-            EXTENDED => [eax & 0xff | 48 << 8, 0, self.vcpus.saturating_sub(1), 0],
+            EXTENDED => [eax & 0xff | 48 << 8, 0, topology::cores(self.vcpus), 0],
+            0x8000_001d if topology() => match topology::cache(eax, self.vcpus, false) {
+                0 => [0; 4],
+                eax => [eax, ebx, ecx, edx],
+            },
+            EXTENDED_TOPOLOGY if topology() => topology::core(asker.vcpu),
             _ => [0; 4],
         }
     }
@@ -199,7 +230,8 @@ pub fn cr4_allowed(identity: &Identity, host: impl Fn(u32, u32) -> [u32; 4]) -> 
 mod tests {
     use super::*;
 
-    const VM: Identity = Identity { vmware: true, xcr0_mask: 7, vcpus: 2, tsc_khz: 2_500_000, lapic_khz: 1_000_000 };
+    const VM: Identity =
+        Identity { vmware: true, xcr0_mask: 7, vcpus: 2, apic: true, tsc_khz: 2_500_000, lapic_khz: 1_000_000 };
     const ASKER: Asker = Asker { vcpu: 1, osxsave: true, xcr0: 3 };
 
     /// A host with every feature bit set.
@@ -228,20 +260,29 @@ mod tests {
         assert_ne!(ask(&plain, 1)[2] & HYPERVISOR, 0);
     }
 
-    /// What a running guest sees never changes under it (R12): platform version 1, over a host that has
-    /// every feature.
-    #[test]
-    fn every_leaf_is_that_of_platform_version_1() {
+    /// The leaves as text; a subleaf that repeats the one before it is left out.
+    fn leaves(vm: &Identity, host: fn(u32, u32) -> [u32; 4]) -> String {
         let mut text = String::new();
         let ranges = [0..0x20, 0x4000_0000..0x4000_0020, 0x8000_0000..0x8000_0020u32];
         for leaf in ranges.into_iter().flatten() {
+            let mut before = [0; 4];
             for subleaf in 0..4 {
-                let answer = VM.answer(leaf, subleaf, &ASKER, everything);
-                if answer != [0; 4] {
+                let answer = vm.answer(leaf, subleaf, &ASKER, host);
+                if answer != before {
                     text.push_str(&format!("{leaf:x}.{subleaf} {answer:08x?}\n"));
                 }
+                before = answer;
             }
         }
+        text
+    }
+
+    /// What a running guest sees never changes under it (R12): platform version 1, of a VM that has everything over a
+    /// host that has every feature, and of one that has nothing over a host without any.
+    #[test]
+    fn every_leaf_is_that_of_platform_version_1() {
+        let bare = Identity { vmware: false, xcr0_mask: 1, vcpus: 1, apic: false, ..VM };
+        let text = format!("everything\n{}nothing\n{}", leaves(&VM, everything), leaves(&bare, nothing));
         assert_eq!(text, include_str!("../golden/cpuid-1.txt"));
     }
 
@@ -249,10 +290,10 @@ mod tests {
     fn what_is_not_emulated_is_hidden_even_if_the_host_has_it() {
         let [_, ebx, ecx, edx] = ask(&VM, 1);
         assert_eq!(ebx >> 16, 0x0102);
-        for (name, bit) in [("MONITOR", 3), ("VMX", 5), ("PCID", 17), ("x2APIC", 21), ("deadline", 24)] {
+        for (name, bit) in [("MONITOR", 3), ("VMX", 5), ("PCID", 17)] {
             assert_eq!(ecx >> bit & 1, 0, "{name}");
         }
-        for (name, bit) in [("MCE", 7), ("APIC", 9), ("MTRR", 12), ("MCA", 14)] {
+        for (name, bit) in [("MCE", 7), ("MTRR", 12), ("MCA", 14)] {
             assert_eq!(edx >> bit & 1, 0, "{name}");
         }
         let [_, ebx, ecx, edx] = ask(&VM, 7);
@@ -268,15 +309,36 @@ mod tests {
         }
         assert_eq!(ask(&VM, 0x8000_0001)[2] >> 2 & 1, 0, "SVM");
         assert_eq!(ask(&VM, 5), [0; 4], "MONITOR line size");
-        assert_eq!(ask(&VM, 0xb), [0; 4]);
         assert_eq!(ask(&VM, 0x8000_000a), [0; 4]);
         assert_eq!(ask(&VM, 0xc000_0000), [0; 4]);
+    }
+
+    /// A host that has nothing, of AMD.
+    fn nothing(leaf: u32, _: u32) -> [u32; 4] {
+        if leaf == 0 { [0xd, u32::from_le_bytes(*b"Auth"), 0, 0] } else { [0; 4] }
+    }
+
+    #[test]
+    fn what_the_machine_emulates_is_shown_even_if_the_host_lacks_it() {
+        let ask = |vm: &Identity, leaf| vm.answer(leaf, 1, &ASKER, nothing);
+        assert_eq!(ask(&VM, 1), [0, 0x0102 << 16, HYPERVISOR | LEAF1_ECX_APIC, APIC | HTT]);
+        assert_eq!(ask(&VM, 6), [ARAT, 0, 0, 0]);
+        assert_eq!(ask(&VM, 0xb), [1, 2, 0x201, 1]);
+        assert_eq!(ask(&VM, 0x8000_0001), [0, 0, CORES_NOT_THREADS, APIC]);
+        assert_eq!(ask(&VM, 0x8000_0007), [0, 0, 0, INVARIANT_TSC]);
+        assert_eq!(ask(&VM, 0x8000_0008), [48 << 8, 0, 0x1001, 0]);
+        let bare = Identity { apic: false, vcpus: 1, ..VM };
+        assert_eq!(ask(&bare, 1), [0, 0x0101 << 16, HYPERVISOR, 0]);
+        assert_eq!((ask(&bare, 6), ask(&bare, 0xb), ask(&bare, 0x8000_0001)), ([0; 4], [0; 4], [0; 4]));
     }
 
     #[test]
     fn leaf_numbers_end_where_the_answers_end() {
         assert_eq!(ask(&VM, 0)[0], 0xd);
-        assert_eq!(ask(&VM, 0x8000_0000)[0], 0x8000_0008);
+        assert_eq!(ask(&VM, 0x8000_0000)[0], 0x8000_001e);
+        let plain = |leaf, _| if leaf == 0x8000_0000 { [0x8000_000a, 1, 2, 3] } else { [0; 4] };
+        assert_eq!(VM.answer(0x8000_0000, 0, &ASKER, plain)[0], 0x8000_0008);
+        assert_eq!(VM.answer(0x8000_001e, 0, &ASKER, plain), [0; 4]);
         assert_eq!(ask(&VM, 0x14), [0; 4]);
         let small = |leaf, _| if leaf == 0 { [1, 0, 0, 0] } else { [0; 4] };
         assert_eq!(VM.answer(0, 0, &ASKER, small)[0], 1);

@@ -55,6 +55,7 @@ fn main(start: Start) -> ! {
         // What the processor lacks the core refuses.
         xcr0_mask: config.xcr0 & (u64::from(core::arch::x86_64::__cpuid_count(0xd, 0).eax) | 1),
         vcpus: vm.vcpus.into(),
+        apic: config.lapic,
         tsc_khz: khz(platform.tsc_hz),
         lapic_khz: khz(platform.lapic_hz),
     };

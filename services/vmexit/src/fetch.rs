@@ -113,6 +113,8 @@ expected! {
     RDTSC: [0x0f, 0x31], Rdtsc;
     /// RDTSCP.
     RDTSCP: [0x0f, 0x01, 0xf9], Rdtscp;
+    /// RDPMC.
+    RDPMC: [0x0f, 0x33], Rdpmc;
     /// WBINVD.
     WBINVD: [0x0f, 0x09], Wbinvd;
     /// WBNOINVD, which an older processor takes for WBINVD.

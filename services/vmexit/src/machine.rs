@@ -135,7 +135,7 @@ impl<H: Host> Machine<H> {
                 let candidates = [crate::fetch::WBINVD, crate::fetch::WBNOINVD, crate::fetch::INVD];
                 self.skip(vcpu, page, &candidates)
             }
-            RDPMC => self.refuse(page),
+            RDPMC => self.rdpmc(vcpu, page),
             HYPERCALL | VIRTUALIZATION | MONITOR | MWAIT => {
                 raise(page, vector::UNDEFINED, None);
                 Ok(Resume::ENTER)

@@ -1,5 +1,6 @@
 //! Model-specific registers that exit: which there are, what they hold, what may be written. A register
-//! that is in no table raises #GP, as on a processor that lacks it.
+//! that is in no table raises #GP, as on a processor that lacks it. Those of a local APIC are in `apic`; where
+//! there is none, its base reads as disabled and the others are not there.
 
 use portcullis_ipc::exit::{ExitPage, group};
 
@@ -18,15 +19,16 @@ pub mod number {
 }
 
 /// Registers that kernels read and write without asking whether they exist: they read 0 and ignore
-/// writes. Microcode level, miscellaneous enable, HWCR, SYSCFG, OSVW length and status, DE_CFG.
-const QUIET: [u32; 7] = [0x8b, 0x1a0, 0xc001_0015, 0xc001_0010, 0xc001_0140, 0xc001_0141, 0xc001_1029];
+/// writes. Microcode level, miscellaneous enable, SYSCFG, HWCR, interrupt pending (C1E), OSVW length and status,
+/// DE_CFG.
+const QUIET: [u32; 8] = [0x8b, 0x1a0, 0xc001_0010, 0xc001_0015, 0xc001_0055, 0xc001_0140, 0xc001_0141, 0xc001_1029];
 
 /// SCE, LME, NXE.
 const EFER_WRITABLE: u64 = 1 | 1 << 8 | 1 << 11;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 const CR0_PG: u64 = 1 << 31;
-/// Physical address of the local APIC, bootstrap processor; the enable bit is clear: there is none yet.
+/// Physical address of a local APIC, bootstrap processor; the enable bit is clear.
 const APIC_BASE: u64 = 0xfee0_0000;
 const BOOTSTRAP: u64 = 1 << 8;
 

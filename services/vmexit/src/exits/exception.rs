@@ -64,6 +64,12 @@ impl<H: Host> Machine<H> {
         {
             return Ok(Resume::port(form.width, form.input, form.length));
         }
+        if number == vector::PROTECTION
+            && code == 0
+            && let Some(word) = self.counter_behind_protection(vcpu, page)
+        {
+            return Ok(word);
+        }
         match combine(page.event, number, error_of(number, code)) {
             Combined::Deliver(event) => {
                 deliver(page, event);

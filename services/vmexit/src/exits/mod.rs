@@ -1,5 +1,6 @@
 //! One file for each kind of exit that takes more than a line.
 
+mod counter;
 mod debug;
 mod exception;
 mod nested;

@@ -36,7 +36,8 @@ pub const CONFIG: Config = Config {
     exit_port: Some(0xf4),
 };
 
-pub const IDENTITY: Identity = Identity { vmware: true, xcr0_mask: 7, vcpus: 2, tsc_khz: 1000, lapic_khz: 100 };
+pub const IDENTITY: Identity =
+    Identity { vmware: true, xcr0_mask: 7, vcpus: 2, apic: false, tsc_khz: 1000, lapic_khz: 100 };
 
 /// Where the code under test stands.
 pub const CODE: u64 = 0x1000;
