@@ -10,6 +10,7 @@ use crate::saved::{SCHEMA, VERSION, WORDS};
 use arrayvec::ArrayString;
 use core::fmt::Write;
 use core::mem::MaybeUninit;
+use portcullis_ipc::checksum::crc32_of_file;
 use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::layout::{EXIT_PAGES, GUEST_BASE, PAGE};
 use portcullis_ipc::limits::PAYLOAD;
@@ -226,7 +227,8 @@ impl Host for Core {
         let blob = info().blob(name).ok_or(Error::NoBlob(name))?;
         let bytes = core::ptr::with_exposed_provenance::<u8>(blob.address as usize);
         // SAFETY: the core maps the blob read-only at this address for the life of the instance.
-        Ok(unsafe { core::slice::from_raw_parts(bytes, blob.bytes as usize) })
+        let bytes = unsafe { core::slice::from_raw_parts(bytes, blob.bytes as usize) };
+        if crc32_of_file(bytes) == blob.checksum { Ok(bytes) } else { Err(Error::Checksum(name)) }
     }
 
     #[cold]

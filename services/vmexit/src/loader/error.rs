@@ -8,6 +8,8 @@ use core::fmt;
 pub enum Error {
     /// The manifest gives the partition no blob of this name.
     NoBlob(&'static str),
+    /// The blob's bytes are not those that the image builder put there.
+    Checksum(&'static str),
     /// The kernel file contradicts itself; what it is in.
     Corrupt(&'static str),
     /// The file has the form of one entry method but lacks something that the method needs.
@@ -67,6 +69,9 @@ impl fmt::Display for Error {
             Self::NoBlob(name) => {
                 write!(to, "no blob \"{name}\": add it to the blobs of this partition in the manifest")
             }
+            Self::Checksum(name) => {
+                write!(to, "blob \"{name}\" is corrupt, its CRC-32 differs: build the image anew")
+            }
             Self::Corrupt(place) => write!(to, "kernel is corrupt, {place}: fetch or build it again"),
             Self::Unusable(why) => write!(to, "kernel cannot be entered: {why}"),
             Self::NoMethod => write!(
@@ -114,6 +119,7 @@ mod tests {
         let kernel = What::Kernel;
         let all = [
             Error::NoBlob("kernel"),
+            Error::Checksum("initrd"),
             Error::Corrupt("ELF head"),
             Error::Unusable("it is a zImage; give a bzImage"),
             Error::NoMethod,
@@ -130,6 +136,6 @@ mod tests {
             assert!(!text.contains('\n') && text.contains([':', ';']), "{text}");
             assert!(text.len() < super::super::TEXT, "{text}");
         }
-        assert_eq!(all[5].to_string(), "guest needs 75 MiB of memory and has 64 MiB: give the VM more");
+        assert_eq!(all[6].to_string(), "guest needs 75 MiB of memory and has 64 MiB: give the VM more");
     }
 }
