@@ -41,3 +41,34 @@ done_checks() {
     echo "portcullis-guest: done: $passed ok, $failed failed"
     [ "$failed" = 0 ]
 }
+
+# as COMMAND...: runs the command as the user $who.
+as() {
+    if [ "$who" = root ]; then
+        "$@"
+    else
+        su "$who" -c 'exec "$@"' -- sh "$@"
+    fi
+}
+
+# option NAME DEFAULT: the value of portcullis.NAME on the kernel's command line.
+option() {
+    value=$2
+    for word in $(cat /proc/cmdline); do
+        case $word in
+            "portcullis.$1="*) value=${word#*=} ;;
+        esac
+    done
+    echo "$value"
+}
+
+# Seconds since the start, with two decimals, by the monotonic clock.
+uptime_seconds() {
+    cut -d ' ' -f 1 /proc/uptime
+}
+
+# count_of NAME: interrupts of that line of /proc/interrupts, over all processors.
+count_of() {
+    awk -v "name=$1" '$1 == name ":" || $NF == name { for (i = 2; i <= NF && $i ~ /^[0-9]+$/; i++) sum += $i }
+        END { print sum + 0 }' /proc/interrupts
+}
