@@ -15,6 +15,7 @@ use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::layout::{EXIT_PAGES, GUEST_BASE, PAGE};
 use portcullis_ipc::limits::PAYLOAD;
 use portcullis_ipc::proto::link::{ConsoleInput, ConsoleRead, ConsoleWrite, VmEvent, VmEventKind};
+use portcullis_ipc::record::cause;
 use portcullis_ipc::syscall::{Resume, VcpuId};
 use portcullis_runtime::call::{CallError, read_reply};
 use portcullis_runtime::endpoint::{Endpoint, REPEATS};
@@ -65,7 +66,8 @@ fn main(start: Start) -> ! {
         vm,
         memory: Memory { bytes: info.page().guest_bytes },
         link: endpoint("link"),
-        timer: Timer::find("uart"),
+        uart: Timer::find("uart"),
+        lapic: Timer::find("lapic"),
         line_wait: ticks(LINE_WAIT),
         armed: false,
         journal,
@@ -73,30 +75,13 @@ fn main(start: Start) -> ! {
     };
     let mut desk = Desk { vm, machine: Machine::new(host, config, identity) };
     defmt::info!("vmexit ready, generation {=u32}", start.generation);
-    desk.machine.flush();
-    desk.start_guest();
+    desk.machine.start(start.cause == cause::BAD_GUEST_STATE);
     serve(start, &mut desk)
 }
 
 struct Desk {
     vm: Vm,
     machine: Machine<Core>,
-}
-
-impl Desk {
-    /// Starts vCPU 0 unless the guest has run before: an exit page that was never filled says so, also
-    /// to an instance that follows one which died on the way here.
-    fn start_guest(&mut self) {
-        let page = exit_page(0);
-        if page.sequence != 0 || !self.machine.host.fetch(0, page, 0) {
-            return;
-        }
-        if !self.machine.boot(page) {
-            self.machine.never_started();
-            return;
-        }
-        syscall::vcpu_resume(self.vm.vcpu(0), Resume::ENTER, 0);
-    }
 }
 
 impl Service for Desk {
@@ -107,12 +92,16 @@ impl Service for Desk {
     }
 
     fn notified(&mut self, bits: u64) {
-        let timer = self.machine.host.timer.map_or(0, |timer| timer.bits);
-        if bits & timer != 0 {
-            self.machine.host.armed = false;
-            self.machine.flush();
+        let bits_of = |timer: Option<Timer>| timer.map_or(0, |timer| timer.bits);
+        let (uart, lapic) = (bits_of(self.machine.host.uart), bits_of(self.machine.host.lapic));
+        if bits & lapic != 0 {
+            self.machine.timer();
         }
-        if bits & !timer != 0 {
+        if bits & uart != 0 {
+            self.machine.host.armed = false;
+            self.machine.output();
+        }
+        if bits & !(uart | lapic) != 0 {
             self.machine.input();
         }
     }
@@ -133,7 +122,8 @@ struct Core {
     vm: Vm,
     memory: Memory,
     link: Option<Endpoint>,
-    timer: Option<Timer>,
+    uart: Option<Timer>,
+    lapic: Option<Timer>,
     line_wait: u64,
     armed: bool,
     journal: Journal<RegionWords>,
@@ -211,12 +201,32 @@ impl Host for Core {
     }
 
     fn flush_later(&mut self) {
-        if let Some(timer) = self.timer
+        if let Some(timer) = self.uart
             && !self.armed
         {
             self.armed = true;
             timer.set(tsc() + self.line_wait);
         }
+    }
+
+    fn rates(&self) -> (u64, u64) {
+        let platform = platform();
+        (platform.tsc_hz, platform.lapic_hz)
+    }
+
+    fn wake_at(&mut self, deadline: u64) {
+        if let Some(timer) = self.lapic {
+            timer.set(deadline);
+        }
+    }
+
+    fn stopped(&mut self, vcpu: u16) -> Option<&'static mut ExitPage> {
+        let page = exit_page(vcpu);
+        self.fetch(vcpu, page, 0).then_some(page)
+    }
+
+    fn resume(&mut self, vcpu: u16) {
+        syscall::vcpu_resume(self.vm.vcpu(vcpu), Resume::ENTER, 0);
     }
 
     fn recall(&mut self, vcpu: u16) -> bool {
@@ -248,7 +258,8 @@ impl Host for Core {
                 let _ = write!(text, "{error}");
                 defmt::error!("guest not loaded: {=str}", text.as_str());
             }
-            Note::Reset => defmt::info!("the guest resets its machine"),
+            Note::Reset(why) => defmt::info!("the machine is reset: {=str}", why),
+            Note::PowerOff => defmt::info!("the guest switched its machine off"),
             Note::TestExit(value) => defmt::info!("guest exit code {=u32:#x}", value),
             Note::UnknownMsr(number, write) => {
                 let what = if write { "write of" } else { "read of" };

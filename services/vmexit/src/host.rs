@@ -16,8 +16,10 @@ pub enum Note {
     Stopped(&'static str, u64, u64),
     /// The guest was not loaded: why.
     NotLoaded(Error),
-    /// The guest asked for a reset.
-    Reset,
+    /// The machine is reset: why.
+    Reset(&'static str),
+    /// The guest switched the machine off.
+    PowerOff,
     /// The guest wrote the test exit port.
     TestExit(u32),
     /// A model-specific register that does not exist: number, and whether it was a write.
@@ -51,10 +53,18 @@ pub trait Host {
     fn event(&mut self, sequence: u64, kind: VmEventKind);
     /// The durable state.
     fn journal(&mut self) -> &mut Journal<Self::Region>;
-    /// Asks for a call of `Machine::flush` soon.
+    /// Hz of the TSC, and of the local APIC's timer as the guest is told.
+    fn rates(&self) -> (u64, u64);
+    /// Asks for a call of `Machine::output` soon.
     fn flush_later(&mut self);
+    /// Asks for a call of `Machine::timer` at a TSC value; 0 for none.
+    fn wake_at(&mut self, deadline: u64);
     /// Brings a vCPU to a recall exit; `false` when it is stopped.
     fn recall(&mut self, vcpu: u16) -> bool;
+    /// The page of a vCPU that is stopped or parked, to be filled; `None` when it is neither.
+    fn stopped(&mut self, vcpu: u16) -> Option<&'static mut ExitPage>;
+    /// Enters a stopped vCPU with what its page holds.
+    fn resume(&mut self, vcpu: u16);
     /// A file of the image, by the name that the manifest gives it; its bytes are those that the image builder put there.
     fn blob(&self, name: &'static str) -> Result<&'static [u8], Error>;
     /// Tells the log.

@@ -5,7 +5,7 @@
 
 use crate::config::Config;
 use crate::cpuid::{Identity, cr4_allowed};
-use crate::exception::{again, deliver, raise, vector};
+use crate::exception::{raise, vector};
 use crate::fetch::{Bytes, Expected, length};
 use crate::host::{Host, Note};
 use crate::loader::{self, Guest, Start};
@@ -13,11 +13,10 @@ use crate::memory::all_ones;
 use crate::paging::PageFault;
 use crate::ports::may_be_claimed;
 use crate::registers::{TRAP, after, finish, merge};
-use crate::saved::{Block, Board, Durable, Touched};
+use crate::saved::{Block, Board, Durable, Touched, life};
 use crate::uart::Uart;
 use iced_x86::Mnemonic;
 use portcullis_ipc::exit::{ExitPage, Reason, group, io};
-use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::syscall::Resume;
 
 /// How the vCPU goes on, or in the error case: goes on without the instruction being done.
@@ -35,8 +34,22 @@ pub struct Machine<H> {
     pub(crate) touched: Touched,
     /// The console may hold input that was not fetched.
     pub(crate) more_input: bool,
-    /// vCPUs that were recalled for a reset, one bit each.
-    pub(crate) recalled: u16,
+    /// vCPUs that something waits for, one bit each; see `delivery`.
+    pub(crate) attention: u16,
+    /// Those of them that come back by themselves.
+    pub(crate) awaited: u16,
+    /// vCPUs that are stopped and are to enter.
+    pub(crate) starting: u16,
+    /// A deadline may have changed.
+    pub(crate) rearm: bool,
+    /// What the host's timer is set to, 0 for nothing.
+    pub(crate) armed: u64,
+    /// When a second try is made to bring in an NMI.
+    pub(crate) retry: Option<u64>,
+    /// Hz of the TSC, and of the local APIC's timer.
+    pub(crate) rates: (u64, u64),
+    /// What the exit that is served read from a device.
+    pub(crate) read_value: u64,
 }
 
 macro_rules! reasons {
@@ -57,8 +70,24 @@ impl<H: Host> Machine<H> {
     pub fn new(mut host: H, config: Config, identity: Identity) -> Self {
         let durable = Durable::load(host.journal());
         let cr4_allowed = cr4_allowed(&identity, |leaf, subleaf| host.cpuid(leaf, subleaf));
-        let touched = Touched::default();
-        Self { host, config, identity, cr4_allowed, durable, touched, more_input: true, recalled: 0 }
+        let rates = host.rates();
+        Self {
+            host,
+            config,
+            identity,
+            cr4_allowed,
+            durable,
+            touched: Touched::default(),
+            more_input: true,
+            attention: u16::MAX,
+            awaited: 0,
+            starting: 0,
+            rearm: true,
+            armed: 0,
+            retry: None,
+            rates,
+            read_value: 0,
+        }
     }
 
     /// Loads the guest and fills the page of vCPU 0 with its first state; `false` when it cannot be loaded, and the
@@ -89,6 +118,7 @@ impl<H: Host> Machine<H> {
     #[inline(always)]
     pub fn exited(&mut self, vcpu: u16, page: &mut ExitPage) -> u64 {
         if page.reason == IO
+            && self.attention >> vcpu & 1 == 0
             && let Some(word) = self.unclaimed(page)
         {
             return word;
@@ -115,6 +145,7 @@ impl<H: Host> Machine<H> {
     }
 
     fn dispatch(&mut self, vcpu: u16, page: &mut ExitPage) -> u64 {
+        self.read_value = 0;
         if page.rflags & TRAP != 0 {
             self.host.fetch(vcpu, page, group::DEBUG);
         }
@@ -140,14 +171,15 @@ impl<H: Host> Machine<H> {
                 raise(page, vector::UNDEFINED, None);
                 Ok(Resume::ENTER)
             }
-            RECALL => self.recalled(vcpu, page),
-            INTERRUPT_WINDOW | NMI_WINDOW | IRET | SYSTEM_SIGNAL => self.redeliver(page),
-            SHUTDOWN => self.stop(vcpu, page, "triple fault", 0),
+            RECALL => Ok(self.back(vcpu)),
+            // The core delivers again what the exit interrupted.
+            INTERRUPT_WINDOW | NMI_WINDOW | IRET | SYSTEM_SIGNAL => Ok(Resume::ENTER),
+            SHUTDOWN => self.reset(vcpu, page, "triple fault"),
             TASK_SWITCH => self.stop(vcpu, page, "task switch, which is not emulated", page.qualification[0]),
             BAD_STATE => self.stop(vcpu, page, "guest state that the processor refuses", page.qualification[0]),
             reason => self.stop(vcpu, page, "exit that is not served", reason.into()),
         };
-        step.unwrap_or_else(|word| word)
+        self.settle(vcpu, page, step.unwrap_or_else(|word| word))
     }
 
     /// Where the guest goes on after the current instruction, and which of the candidates it is; makes
@@ -203,74 +235,22 @@ impl<H: Host> Machine<H> {
         Ok(Resume::ENTER)
     }
 
-    /// Goes on, with the event whose delivery the exit interrupted.
-    pub(crate) fn redeliver(&mut self, page: &mut ExitPage) -> Step {
-        if let Some(event) = again(page.event) {
-            deliver(page, event);
-        }
-        Ok(Resume::ENTER)
-    }
-
-    /// Stops the vCPU for good and tells the log why.
-    pub(crate) fn stop(&mut self, vcpu: u16, page: &ExitPage, why: &'static str, detail: u64) -> Step {
-        self.flush();
-        self.host.note(Note::Stopped(why, page.rip, detail));
-        self.tell(vcpu, page.sequence, VmEventKind::Stopped);
-        Ok(Resume::STOP)
-    }
-
     fn hlt(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
         let (next, _) = self.next(vcpu, page, &[crate::fetch::HLT], 0)?;
         finish(page, next);
-        let trapped = page.dirty & group::EVENT != 0 && page.event != 0;
-        Ok(if trapped { Resume::ENTER } else { Resume::PARK })
-    }
-
-    /// The guest asked for a reset: every vCPU stops, vCPU 0 starts anew.
-    pub(crate) fn reset(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
-        self.flush();
-        self.host.note(Note::Reset);
-        self.uart().reset();
-        self.tell(vcpu, page.sequence, VmEventKind::Reset);
-        for other in (0..self.identity.vcpus as u16).filter(|other| *other != vcpu) {
-            if self.host.recall(other) {
-                self.recalled |= 1 << other;
-            }
+        if page.dirty & group::EVENT != 0 && page.event != 0 {
+            return Ok(Resume::ENTER);
         }
-        self.restart(vcpu, page)
-    }
-
-    fn recalled(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
-        let bit = 1 << vcpu;
-        if self.recalled & bit == 0 {
-            return self.redeliver(page);
+        if let Some(state) = self.vcpu(vcpu.into()) {
+            state.life = life::HALTED;
         }
-        self.recalled &= !bit;
-        self.restart(vcpu, page)
+        Ok(Resume::PARK)
     }
 
-    fn restart(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
-        if vcpu != 0 {
-            return Ok(Resume::STOP);
-        }
-        if self.boot(page) { Ok(Resume::ENTER) } else { self.stop(vcpu, page, "no guest", 0) }
-    }
-
-    /// Tells `link` that the VM stopped before its first instruction.
-    pub fn never_started(&mut self) {
-        self.host.event(self.durable.board.events + 1, VmEventKind::Stopped);
-        self.board().events += 1;
-        self.commit();
-    }
-
-    /// Tells `link` what became of the VM, once for each exit that causes it, and saves the state.
-    pub(crate) fn tell(&mut self, vcpu: u16, exit: u64, kind: VmEventKind) {
-        self.once(vcpu, exit, |machine| {
-            machine.host.event(machine.durable.board.events + 1, kind);
-            machine.board().events += 1;
-            0
-        });
-        self.commit();
+    /// A vCPU that was recalled halts on if it halted, unless something is found for it.
+    fn back(&self, vcpu: u16) -> u64 {
+        let halted = self.durable.vcpus.get(usize::from(vcpu)).is_some_and(|state| state.life == life::HALTED);
+        if halted { Resume::PARK } else { Resume::ENTER }
     }
 
     /// Does an access that may change a device, once for each exit: an exit that is given again is answered
@@ -293,10 +273,11 @@ impl<H: Host> Machine<H> {
     /// Makes what the exit changed durable, if it changed anything, with what it read.
     pub(crate) fn record(&mut self, vcpu: u16, sequence: u64, value: u64) {
         let number = usize::from(vcpu);
+        self.read_value = value;
         if !self.touched.is_empty()
             && let Some(record) = self.durable.vcpus.get_mut(number)
         {
-            (record.sequence, record.value) = (sequence, value);
+            (record.sequence, record.value, record.event) = (sequence, value, 0);
             self.touched.add(Block::Vcpu(number));
             self.commit();
         }
@@ -316,51 +297,10 @@ impl<H: Host> Machine<H> {
 
     /// Makes what was changed durable. Called after every effect, before the vCPU goes on.
     pub(crate) fn commit(&mut self) {
+        self.look();
         let touched = core::mem::take(&mut self.touched);
-        if self.durable.commit(self.host.journal(), touched).is_err() {
+        if !touched.is_empty() && self.durable.commit(self.host.journal(), touched).is_err() {
             self.host.note(Note::NotSaved);
-        }
-    }
-
-    /// Sends what the guest wrote, as far as the console takes it.
-    pub fn flush(&mut self) {
-        loop {
-            if self.uart().fix_message() {
-                self.commit();
-            }
-            let Some((sequence, bytes)) = self.durable.uart.message() else {
-                return;
-            };
-            if !self.host.console_write(sequence, bytes) {
-                self.host.flush_later();
-                return;
-            }
-            self.uart().message_taken();
-            self.commit();
-        }
-    }
-
-    /// The console has input.
-    pub fn input(&mut self) {
-        self.more_input = true;
-        self.take_input();
-        self.commit();
-    }
-
-    /// Fetches console input while the receiver has room.
-    pub(crate) fn take_input(&mut self) {
-        let room = self.durable.uart.room();
-        if !self.more_input || room == 0 {
-            return;
-        }
-        let mut bytes = [0; crate::uart::RECEIVE];
-        let wanted = bytes.get_mut(..room).unwrap_or_default();
-        let (from, taken) = self.host.console_read(self.durable.uart.received, wanted);
-        self.more_input = taken == room;
-        if let Some(bytes @ [_, ..]) = bytes.get(..taken) {
-            let uart = self.uart();
-            uart.give(bytes);
-            uart.received = from + taken as u64;
         }
     }
 

@@ -20,15 +20,18 @@
 #![cfg_attr(test, allow(clippy::type_complexity, reason = "tables of cases"))]
 #![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "used by the bare-metal part"))]
 
-#[cfg(test)]
 mod apic;
 mod config;
+mod console;
 mod cpuid;
 mod data;
+mod delivery;
 mod exception;
 mod exits;
 mod fetch;
 mod host;
+mod interrupts;
+mod life;
 mod loader;
 mod machine;
 mod memory;

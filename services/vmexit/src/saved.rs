@@ -2,6 +2,8 @@
 //! changed in place (R13). What an exit changed is one transaction, committed before the exit is answered;
 //! an exit that is given again is answered from the record in its vCPU's block and not done twice.
 
+use crate::apic::ioapic::{self, Ioapic};
+use crate::apic::lapic::{self, Lapic};
 use crate::uart::Uart;
 use portcullis_ipc::limits::VCPUS_PER_VM;
 use portcullis_runtime::journal::{Journal, Refused};
@@ -13,7 +15,61 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Version of the state.
 pub const VERSION: u32 = 1;
 /// Schema hash of the state.
-pub const SCHEMA: u64 = u64::from_le_bytes(Key::for_path::<Durable>("vmexit/state").to_bytes());
+pub const SCHEMA: u64 = u64::from_le_bytes(Key::for_path::<Shape>("vmexit/state").to_bytes());
+
+/// Values of [`Board::power`].
+pub mod power {
+    /// The machine is to start as soon as all its vCPUs are stopped: at first, and after a reset.
+    pub const STARTING: u64 = 0;
+    /// It runs.
+    pub const RUNNING: u64 = 1;
+    /// It is off for good.
+    pub const OFF: u64 = 2;
+}
+
+/// Values of [`Vcpu::life`].
+pub mod life {
+    /// Waits for a start-up.
+    pub const WAITING: u64 = 0;
+    /// Runs.
+    pub const RUNNING: u64 = 1;
+    /// Waits for an interrupt.
+    pub const HALTED: u64 = 2;
+    /// Stopped for good.
+    pub const STOPPED: u64 = 3;
+}
+
+/// Bits of [`Vcpu::pending`].
+pub mod pending {
+    /// NMI.
+    pub const NMI: u64 = 1;
+    /// INIT.
+    pub const INIT: u64 = 2;
+    /// Start-up after the INIT.
+    pub const STARTUP: u64 = 4;
+    /// Page at which the start-up enters.
+    pub const PAGE: u64 = 0xff << PAGE_SHIFT;
+    /// Shift of the page.
+    pub const PAGE_SHIFT: u32 = 8;
+}
+
+/// Values of [`Vcpu::start`]: the kind in bits 0-7, the address above.
+pub mod start {
+    /// Where the loader says.
+    pub const BOOT: u64 = 0;
+    const REAL_MODE: u64 = 1;
+    const SHIFT: u32 = 8;
+
+    /// Real mode at `address`.
+    pub const fn real_mode(address: u64) -> u64 {
+        address << SHIFT | REAL_MODE
+    }
+
+    /// The address.
+    pub const fn address(start: u64) -> u64 {
+        start >> SHIFT
+    }
+}
 
 /// What is remembered of the VM as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Schema)]
@@ -21,6 +77,8 @@ pub const SCHEMA: u64 = u64::from_le_bytes(Key::for_path::<Durable>("vmexit/stat
 pub struct Board {
     /// Events that `link` was told.
     pub events: u64,
+    /// [`power`].
+    pub power: u64,
 }
 
 /// What is remembered of one vCPU besides what the core keeps.
@@ -31,19 +89,44 @@ pub struct Vcpu {
     pub sequence: u64,
     /// Value that it read.
     pub value: u64,
-    /// CR8.
-    pub cr8: u64,
+    /// Event that was injected at its end, 0 for none.
+    pub event: u64,
+    /// [`life`].
+    pub life: u64,
+    /// [`pending`].
+    pub pending: u64,
+    /// Where it entered last, or is to enter: [`start`].
+    pub start: u64,
+    /// Sequence of the exit that ended in that entry; 0 when the vCPU was stopped before.
+    pub restarted: u64,
+    /// What the guest's TSC is ahead of the host's.
+    pub tsc_offset: u64,
 }
 
 /// Everything that outlives an instance.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Schema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Durable {
     /// The VM as a whole.
     pub board: Board,
     /// The serial port.
     pub uart: Uart,
+    /// The IOAPIC.
+    pub ioapic: Ioapic,
     /// By vCPU.
     pub vcpus: [Vcpu; VCPUS_PER_VM],
+    /// By vCPU.
+    pub lapics: [Lapic; VCPUS_PER_VM],
+}
+
+/// The shape of [`Durable`], by which its schema is known.
+#[derive(Schema)]
+#[expect(dead_code, reason = "a shape has no values")]
+struct Shape {
+    board: Board,
+    uart: Uart,
+    ioapic: [u64; ioapic::WORDS],
+    vcpus: [Vcpu; VCPUS_PER_VM],
+    lapics: [[u64; lapic::WORDS]; VCPUS_PER_VM],
 }
 
 /// A block of the state.
@@ -53,8 +136,12 @@ pub enum Block {
     Board,
     /// The serial port.
     Uart,
+    /// The IOAPIC.
+    Ioapic,
     /// The vCPU of this number.
     Vcpu(usize),
+    /// The local APIC of this number.
+    Lapic(usize),
 }
 
 /// Blocks that were changed.
@@ -62,34 +149,40 @@ pub enum Block {
 pub struct Touched(u32);
 
 impl Touched {
-    /// Adds a block.
-    pub fn add(&mut self, block: Block) {
-        self.0 |= match block {
+    const fn bit(block: Block) -> u32 {
+        match block {
             Block::Board => 1,
             Block::Uart => 2,
+            Block::Ioapic => 4,
             Block::Vcpu(number) => 1 << 8 << (number % VCPUS_PER_VM),
-        };
+            Block::Lapic(number) => 1 << 16 << (number % VCPUS_PER_VM),
+        }
+    }
+
+    /// Adds a block.
+    pub fn add(&mut self, block: Block) {
+        self.0 |= Self::bit(block);
+    }
+
+    /// Whether a block was changed.
+    pub fn has(self, block: Block) -> bool {
+        self.0 & Self::bit(block) != 0
     }
 
     /// No block was changed.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
-
-    /// Numbers of the vCPUs whose blocks were changed.
-    fn vcpus(self) -> impl Iterator<Item = usize> {
-        (0..VCPUS_PER_VM).filter(move |number| self.0 >> 8 >> number & 1 != 0)
-    }
 }
 
-const BOARD_WORDS: usize = size_of::<Board>() / 8;
-const UART_WORDS: usize = size_of::<Uart>() / 8;
-const VCPU_WORDS: usize = size_of::<Vcpu>() / 8;
 const BOARD: usize = 0;
-const UART: usize = BOARD + BOARD_WORDS;
-const VCPUS: usize = UART + UART_WORDS;
+const UART: usize = BOARD + size_of::<Board>() / 8;
+const IOAPIC: usize = UART + size_of::<Uart>() / 8;
+const VCPUS: usize = IOAPIC + ioapic::WORDS;
+const VCPU_WORDS: usize = size_of::<Vcpu>() / 8;
+const LAPICS: usize = VCPUS + VCPUS_PER_VM * VCPU_WORDS;
 /// Words that the state takes.
-pub const WORDS: usize = VCPUS + VCPUS_PER_VM * VCPU_WORDS;
+pub const WORDS: usize = LAPICS + VCPUS_PER_VM * lapic::WORDS;
 
 fn words<T: IntoBytes + Immutable>(block: &T) -> &[u64] {
     // Every block is made of whole aligned words.
@@ -106,23 +199,33 @@ impl Durable {
         let mut state = Self::default();
         journal.load_block(BOARD, words_mut(&mut state.board));
         journal.load_block(UART, words_mut(&mut state.uart));
+        journal.load_block(IOAPIC, words_mut(&mut state.ioapic));
         for (number, vcpu) in state.vcpus.iter_mut().enumerate() {
             journal.load_block(VCPUS + number * VCPU_WORDS, words_mut(vcpu));
+        }
+        for (number, one) in state.lapics.iter_mut().enumerate() {
+            journal.load_block(LAPICS + number * lapic::WORDS, words_mut(one));
         }
         state
     }
 
     /// Makes the blocks that were `touched` durable, all of them or none.
     pub fn commit<W: Words>(&self, journal: &mut Journal<W>, touched: Touched) -> Result<(), Refused> {
-        if touched.0 & 1 != 0 {
+        if touched.has(Block::Board) {
             journal.stage_block(BOARD, words(&self.board));
         }
-        if touched.0 & 2 != 0 {
+        if touched.has(Block::Uart) {
             journal.stage_block(UART, words(&self.uart));
         }
-        for number in touched.vcpus() {
-            if let Some(vcpu) = self.vcpus.get(number) {
+        if touched.has(Block::Ioapic) {
+            journal.stage_block(IOAPIC, words(&self.ioapic));
+        }
+        for (number, (vcpu, one)) in self.vcpus.iter().zip(&self.lapics).enumerate() {
+            if touched.has(Block::Vcpu(number)) {
                 journal.stage_block(VCPUS + number * VCPU_WORDS, words(vcpu));
+            }
+            if touched.has(Block::Lapic(number)) {
+                journal.stage_block(LAPICS + number * lapic::WORDS, words(one));
             }
         }
         journal.commit()
@@ -147,7 +250,18 @@ mod tests {
         state.uart.give(b"ro");
         state.uart.received = 2;
         state.board.events = 1;
-        state.vcpus[1] = Vcpu { sequence: 70_000, value: 0xff, cr8: 2 };
+        state.board.power = power::RUNNING;
+        state.vcpus[1] = Vcpu {
+            sequence: 70_000,
+            value: 0xff,
+            event: 0x8000_0031,
+            life: life::HALTED,
+            pending: pending::NMI,
+            start: start::real_mode(0x9_9000),
+            restarted: 3,
+            tsc_offset: 5,
+        };
+        state.lapics[1] = Lapic::reset(1, false);
         state
     }
 
@@ -159,7 +273,7 @@ mod tests {
         assert_eq!(Durable::load(&journal), state);
         let content: Vec<u8> = (0..WORDS).flat_map(|index| journal.load(index).to_le_bytes()).collect();
         assert_eq!(content, include_bytes!("../golden/state-1.bin"));
-        assert_eq!(SCHEMA, 0xc233_665c_495c_06f3);
+        assert_eq!(SCHEMA, 0xf918_d944_fed1_330f);
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl<H: Host> Machine<H> {
                 deliver(page, event);
                 Ok(Resume::ENTER)
             }
-            Combined::Shutdown => self.stop(vcpu, page, "triple fault", number.into()),
+            Combined::Shutdown => self.reset(vcpu, page, "triple fault"),
         }
     }
 

@@ -73,15 +73,17 @@ impl<H: Host> Bus for Access<'_, H> {
         self.machine.host.memory()
     }
 
-    fn claims(&self, _address: u64) -> bool {
-        false
+    fn claims(&self, address: u64) -> bool {
+        self.machine.is_device(self.vcpu, address)
     }
 
-    fn read(&mut self, _address: u64) -> u32 {
-        u32::MAX
+    fn read(&mut self, address: u64) -> u32 {
+        self.machine.read_device(self.vcpu, address)
     }
 
-    fn write(&mut self, _address: u64, _value: u32) {}
+    fn write(&mut self, address: u64, value: u32) {
+        self.machine.write_device(self.vcpu, address, value);
+    }
 
     fn once(&mut self, access: impl FnOnce(&mut Self) -> u64) -> u64 {
         if let Some(value) = self.machine.answered(self.vcpu, self.sequence) {

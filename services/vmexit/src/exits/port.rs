@@ -33,7 +33,6 @@ impl<H: Host> Machine<H> {
             page.dirty |= group::GENERAL;
         }
         finish(page, next);
-        self.after_output();
         Ok(Resume::ENTER)
     }
 
@@ -49,23 +48,11 @@ impl<H: Host> Machine<H> {
         match claim(&self.config, port, width, write) {
             Claim::None => Ok(Self::nobody(width)),
             Claim::Serial => self.serial(vcpu, page.sequence, port, width, write),
-            Claim::Reset => Err(self.reset(vcpu, page).unwrap_or_else(|word| word)),
+            Claim::Reset => self.reset(vcpu, page, "the guest asked for it").and_then(Err),
             Claim::TestExit => {
-                self.flush();
                 let value = write.unwrap_or(0);
-                self.host.note(Note::TestExit(value));
-                self.tell(vcpu, page.sequence, VmEventKind::TestExit(value));
-                Err(Resume::STOP)
+                self.power_off(vcpu, page, VmEventKind::TestExit(value), Note::TestExit(value)).and_then(Err)
             }
-        }
-    }
-
-    /// Sends a whole line at once, and sees to it that the rest does not wait for ever.
-    pub(crate) fn after_output(&mut self) {
-        if self.durable.uart.wants_flush() {
-            self.flush();
-        } else if self.durable.uart.written > 0 {
-            self.host.flush_later();
         }
     }
 

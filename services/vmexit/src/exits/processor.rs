@@ -1,12 +1,12 @@
 //! Exits that read or write the processor itself: CPUID, MSRs, counters, CR4 and CR8, XCR0.
 
+use crate::apic::lapic::Lapic;
 use crate::cpuid::Asker;
 use crate::fetch;
 use crate::host::{Host, Note};
 use crate::machine::{Machine, Step};
 use crate::msr::{self, Refused};
 use crate::registers::{after, finish};
-use crate::saved::Block;
 use iced_x86::{Mnemonic, Register};
 use portcullis_ipc::exit::{ExitPage, gpr, group};
 use portcullis_ipc::syscall::Resume;
@@ -54,8 +54,18 @@ impl<H: Host> Machine<H> {
         // EFER's rules need CR0 beside it; both are in one group.
         let (next, _) = self.next(vcpu, page, &candidates, msr::groups(number))?;
         let tsc = self.host.tsc();
-        let done = if write {
-            msr::write(page, vcpu, number, pair(page), tsc)
+        let done = if self.config.lapic && Lapic::claims(number) {
+            let sequence = page.sequence;
+            let done = if write {
+                self.write_lapic_msr(vcpu, sequence, number, pair(page))
+            } else {
+                self.read_lapic_msr(vcpu, number).map(|value| set_pair(page, value))
+            };
+            done.map_err(|_| Refused)
+        } else if write {
+            let done = msr::write(page, vcpu, number, pair(page), tsc);
+            self.follow_tsc(vcpu, page, number);
+            done
         } else {
             msr::read(page, vcpu, number, tsc).map(|value| set_pair(page, value))
         };
@@ -65,6 +75,17 @@ impl<H: Host> Machine<H> {
         }
         finish(page, next);
         Ok(Resume::ENTER)
+    }
+
+    /// A write of the TSC moved the guest's clock, and with it the timers that follow it.
+    fn follow_tsc(&mut self, vcpu: u16, page: &ExitPage, number: u32) {
+        if number == msr::number::TSC {
+            let offset = page.tsc_offset;
+            self.rearm = true;
+            if let Some(state) = self.vcpu(vcpu.into()) {
+                state.tsc_offset = offset;
+            }
+        }
     }
 
     pub(crate) fn rdtsc(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
@@ -121,17 +142,14 @@ impl<H: Host> Machine<H> {
                 let Some(priority) = priority else {
                     return self.refuse(page);
                 };
-                if let Some(state) = self.durable.vcpus.get_mut(usize::from(vcpu)) {
-                    state.cr8 = priority.into();
-                    self.touched.add(Block::Vcpu(vcpu.into()));
+                if let Some(lapic) = self.lapic(vcpu.into()) {
+                    lapic.set_cr8(priority);
                 }
-                self.commit();
             }
             (Register::CR8, false) => {
-                let state = self.durable.vcpus.get(usize::from(vcpu));
-                let value = state.map_or(0, |state| state.cr8);
+                let value = self.durable.lapics.get(usize::from(vcpu)).map_or(0, Lapic::cr8);
                 if let Some(place) = page.registers.get_mut(register) {
-                    *place = value;
+                    *place = value.into();
                 }
                 page.dirty |= group::GENERAL;
             }

@@ -114,7 +114,6 @@ impl<H: Host> Machine<H> {
         if done == total {
             finish(page, after(page, instruction.len(), bytes.bits));
         }
-        self.after_output();
         end
     }
 

@@ -89,7 +89,7 @@ fn a_fault_while_a_fault_is_delivered_becomes_a_double_fault_and_then_the_end() 
     let mut page = protection();
     (page.qualification[1], page.event) = (0x42, exception(8, Some(0)));
     assert_eq!(machine.exited(0, &mut page), Resume::STOP);
-    assert_eq!(machine.host.notes, [Note::Stopped("triple fault", CODE, 13)]);
+    assert_eq!(machine.host.notes, [Note::Reset("triple fault")]);
 }
 
 #[test]

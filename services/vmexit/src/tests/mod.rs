@@ -5,13 +5,14 @@ mod faults;
 mod restart;
 mod strings;
 
+use crate::apic::lapic::Lapic;
 use crate::config::{ApStart, Config, Entry};
 use crate::cpuid::Identity;
 use crate::host::{Host, Note};
 use crate::loader::{self, Error, Guest};
 use crate::machine::Machine;
 use crate::memory::tests::Plain;
-use crate::saved::{SCHEMA, VERSION, WORDS};
+use crate::saved::{SCHEMA, VERSION, WORDS, life, power};
 use portcullis_ipc::exit::{ExitPage, Reason, Segment, gpr, io, segment};
 use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_runtime::journal::{HEAD_WORDS, Journal};
@@ -35,6 +36,9 @@ pub const CONFIG: Config = Config {
     xcr0: 7,
     exit_port: Some(0xf4),
 };
+
+/// Hz of the TSC and of the local APIC's timer.
+pub const RATES: (u64, u64) = (1_000_000_000, 1_000_000_000);
 
 pub const IDENTITY: Identity =
     Identity { vmware: true, xcr0_mask: 7, vcpus: 2, apic: false, tsc_khz: 1000, lapic_khz: 100 };
@@ -99,11 +103,29 @@ pub struct Model {
     pub journal: Journal<Region>,
     pub notes: Vec<Note>,
     pub recalled: Vec<u16>,
+    /// vCPUs that are stopped.
+    pub stopped: Vec<u16>,
+    /// What the timer is set to.
+    pub deadline: u64,
+    pub tsc: u64,
     pub image: &'static [u8],
 }
 
 impl Model {
+    /// The outside of a machine that runs, with both vCPUs.
     pub fn new() -> Self {
+        let mut machine = over(Self::cold());
+        machine.board().power = power::RUNNING;
+        for number in 0..2 {
+            *machine.lapic(number).unwrap() = Lapic::reset(number as u32, number == 0);
+            machine.vcpu(number).unwrap().life = life::RUNNING;
+        }
+        machine.commit();
+        machine.host
+    }
+
+    /// The outside of a machine that never ran.
+    pub fn cold() -> Self {
         let region = Region::new();
         let journal = region.open();
         Self {
@@ -117,6 +139,9 @@ impl Model {
             journal,
             notes: Vec::new(),
             recalled: Vec::new(),
+            stopped: Vec::new(),
+            deadline: 0,
+            tsc: 1_000_000,
             image: &[0xf4; 16],
         }
     }
@@ -147,7 +172,7 @@ impl Host for Model {
     }
 
     fn tsc(&self) -> u64 {
-        1_000_000
+        self.tsc
     }
 
     fn cpuid(&self, leaf: u32, _subleaf: u32) -> [u32; 4] {
@@ -182,11 +207,35 @@ impl Host for Model {
         &mut self.journal
     }
 
+    fn rates(&self) -> (u64, u64) {
+        RATES
+    }
+
     fn flush_later(&mut self) {}
 
+    fn wake_at(&mut self, deadline: u64) {
+        if self.region.burn() {
+            self.deadline = deadline;
+        }
+    }
+
+    fn stopped(&mut self, vcpu: u16) -> Option<&'static mut ExitPage> {
+        let stopped = self.stopped.contains(&vcpu);
+        stopped.then(|| Box::leak(Box::new(page(Reason::None))))
+    }
+
+    fn resume(&mut self, vcpu: u16) {
+        if self.region.burn() {
+            self.stopped.retain(|one| *one != vcpu);
+        }
+    }
+
     fn recall(&mut self, vcpu: u16) -> bool {
-        self.recalled.push(vcpu);
-        true
+        let running = !self.stopped.contains(&vcpu);
+        if running && self.region.burn() {
+            self.recalled.push(vcpu);
+        }
+        running
     }
 
     fn blob(&self, name: &'static str) -> Result<&'static [u8], Error> {

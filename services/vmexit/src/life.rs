@@ -1,0 +1,246 @@
+//! Power and the lives of the vCPUs: what starts, stops and resets them.
+//!
+//! A machine starts when all its vCPUs are stopped: its devices are reset, the guest is loaded, vCPU 0
+//! enters. Each step is durable before the next, so an instance that ends anywhere in between leaves
+//! something that the next one finishes.
+
+use crate::apic::ioapic::Ioapic;
+use crate::apic::lapic::Lapic;
+use crate::host::{Host, Note};
+use crate::machine::{Machine, Step};
+use crate::saved::{Block, Vcpu, life, pending, power, start};
+use portcullis_ipc::exit::{ExitPage, Segment, gpr, group, segment};
+use portcullis_ipc::proto::link::VmEventKind;
+use portcullis_ipc::syscall::Resume;
+
+/// CR0 after INIT: CD, NW, ET.
+const CR0_AT_INIT: u64 = 0x6000_0010;
+
+impl<H: Host> Machine<H> {
+    /// vCPUs of the VM.
+    pub(crate) fn vcpus(&self) -> u16 {
+        self.identity.vcpus as u16
+    }
+
+    /// What is remembered of a vCPU, to be changed.
+    pub(crate) fn vcpu(&mut self, number: usize) -> Option<&mut Vcpu> {
+        self.touched.add(Block::Vcpu(number));
+        self.durable.vcpus.get_mut(number)
+    }
+
+    /// The first thing that an instance does: goes on where the one before ended. `refused`: that one ended
+    /// because the processor refused a vCPU's state, and the core stopped the VM.
+    pub fn start(&mut self, refused: bool) {
+        if refused && self.durable.board.power == power::RUNNING {
+            self.board().power = power::OFF;
+            self.announce(VmEventKind::Stopped);
+        }
+        self.flush();
+        self.rearm = true;
+        let power = self.durable.board.power;
+        match power {
+            power::STARTING if self.others_stopped(None) => {
+                self.power_on(None);
+            }
+            power::RUNNING => {
+                for vcpu in 0..self.vcpus() {
+                    let state = self.durable.vcpus.get(usize::from(vcpu)).copied().unwrap_or_default();
+                    let lives = matches!(state.life, life::RUNNING | life::HALTED);
+                    // One that should run and cannot be recalled was not entered before the end.
+                    if lives && !self.host.recall(vcpu) {
+                        self.enter_stopped(vcpu);
+                    }
+                    self.awaited |= 1 << vcpu;
+                }
+            }
+            _ => {}
+        }
+        self.input();
+    }
+
+    /// Every vCPU but `serving` is stopped; those that are not will come and ask.
+    fn others_stopped(&mut self, serving: Option<u16>) -> bool {
+        let mut stopped = true;
+        for vcpu in (0..self.vcpus()).filter(|vcpu| Some(*vcpu) != serving) {
+            if self.host.recall(vcpu) {
+                self.awaited |= 1 << vcpu;
+                stopped = false;
+            }
+        }
+        stopped
+    }
+
+    /// The exit of a vCPU of a machine that is off or about to start.
+    pub(crate) fn stand_by(&mut self, vcpu: u16, page: &mut ExitPage) -> u64 {
+        if self.durable.board.power == power::STARTING && self.others_stopped(Some(vcpu)) {
+            return self.power_on(Some((vcpu, page)));
+        }
+        Resume::STOP
+    }
+
+    /// Starts the machine; all vCPUs are stopped but the one whose exit is served.
+    fn power_on(&mut self, serving: Option<(u16, &mut ExitPage)>) -> u64 {
+        // Each in a transaction of its own: together they are too many words.
+        for number in 0..usize::from(self.vcpus()) {
+            if let Some(lapic) = self.lapic(number) {
+                *lapic = Lapic::reset(number as u32, number == 0);
+            }
+            if let Some(state) = self.vcpu(number) {
+                *state = Vcpu { tsc_offset: state.tsc_offset, ..Vcpu::default() };
+            }
+            self.commit();
+        }
+        self.touched.add(Block::Ioapic);
+        self.durable.ioapic = Ioapic::default();
+        self.uart().reset();
+        self.commit();
+        (self.attention, self.awaited, self.starting, self.retry) = (u16::MAX, 0, 0, None);
+        self.rearm = true;
+        let (own, sequence) = match serving {
+            Some((0, page)) => {
+                let loaded = self.boot(page);
+                (loaded.then_some(true), page.sequence)
+            }
+            _ => {
+                let loaded = self.host.stopped(0).is_some_and(|page| self.boot(page));
+                (loaded.then_some(false), 0)
+            }
+        };
+        let Some(own) = own else {
+            self.board().power = power::OFF;
+            self.announce(VmEventKind::Stopped);
+            self.commit();
+            return Resume::STOP;
+        };
+        if let Some(state) = self.vcpu(0) {
+            (state.life, state.start, state.restarted) = (life::RUNNING, start::BOOT, sequence);
+        }
+        self.board().power = power::RUNNING;
+        self.commit();
+        if own {
+            return Resume::ENTER;
+        }
+        self.host.resume(0);
+        Resume::STOP
+    }
+
+    /// The guest asked for a reset, or ended in a triple fault.
+    pub(crate) fn reset(&mut self, vcpu: u16, page: &mut ExitPage, why: &'static str) -> Step {
+        self.flush();
+        self.once(vcpu, page.sequence, |machine| {
+            machine.host.note(Note::Reset(why));
+            machine.announce(VmEventKind::Reset);
+            machine.board().power = power::STARTING;
+            0
+        });
+        Ok(Resume::STOP)
+    }
+
+    /// The machine goes off, with all its vCPUs.
+    pub(crate) fn power_off(&mut self, vcpu: u16, page: &mut ExitPage, kind: VmEventKind, note: Note) -> Step {
+        self.flush();
+        self.once(vcpu, page.sequence, |machine| {
+            machine.host.note(note);
+            machine.announce(kind);
+            machine.board().power = power::OFF;
+            0
+        });
+        Ok(Resume::STOP)
+    }
+
+    /// Stops the vCPU for good and tells the log why.
+    pub(crate) fn stop(&mut self, vcpu: u16, page: &ExitPage, why: &'static str, detail: u64) -> Step {
+        self.flush();
+        self.once(vcpu, page.sequence, |machine| {
+            machine.host.note(Note::Stopped(why, page.rip, detail));
+            machine.announce(VmEventKind::Stopped);
+            if let Some(state) = machine.vcpu(vcpu.into()) {
+                state.life = life::STOPPED;
+            }
+            0
+        });
+        Ok(Resume::STOP)
+    }
+
+    /// Tells `link` what became of the VM. Told again after an end it carries the same number.
+    fn announce(&mut self, kind: VmEventKind) {
+        let number = self.durable.board.events + 1;
+        self.host.event(number, kind);
+        self.board().events = number;
+    }
+
+    /// A vCPU that is stopped is to enter at the real-mode page at `address`.
+    pub(crate) fn start_at(&mut self, number: usize, address: u64) {
+        if let Some(state) = self.vcpu(number) {
+            (state.life, state.start, state.restarted) = (life::RUNNING, start::real_mode(address), 0);
+            self.starting |= 1 << number;
+        }
+    }
+
+    /// Enters a stopped vCPU at the place that is remembered for it.
+    pub(crate) fn enter_stopped(&mut self, vcpu: u16) {
+        if let Some(page) = self.host.stopped(vcpu)
+            && self.fill(vcpu, page)
+        {
+            self.host.resume(vcpu);
+        }
+    }
+
+    /// An exit from which the vCPU was started anew is given again.
+    pub(crate) fn enter_again(&mut self, vcpu: u16, page: &mut ExitPage) -> u64 {
+        if self.fill(vcpu, page) { Resume::ENTER } else { Resume::STOP }
+    }
+
+    /// INIT reached a vCPU that ran: it waits for its start-up, or starts at once if that came already.
+    pub(crate) fn take_init(&mut self, vcpu: u16, page: &mut ExitPage) -> u64 {
+        let number = usize::from(vcpu);
+        if let Some(lapic) = self.lapic(number) {
+            lapic.init();
+        }
+        self.rearm = true;
+        let Some(state) = self.vcpu(number) else { return Resume::STOP };
+        let waiting = core::mem::take(&mut state.pending);
+        if waiting & pending::STARTUP == 0 {
+            state.life = life::WAITING;
+            return Resume::STOP;
+        }
+        let address = (waiting & pending::PAGE) >> pending::PAGE_SHIFT << 12;
+        (state.life, state.start, state.restarted) = (life::RUNNING, start::real_mode(address), page.sequence);
+        self.enter_again(vcpu, page)
+    }
+
+    /// Fills the page with the state in which the vCPU starts; `false` when the guest cannot be loaded.
+    fn fill(&mut self, vcpu: u16, page: &mut ExitPage) -> bool {
+        let begin = self.durable.vcpus.get(usize::from(vcpu)).map_or(start::BOOT, |state| state.start);
+        match begin {
+            start::BOOT => return self.boot(page),
+            _ => at_startup(page, start::address(begin)),
+        }
+        true
+    }
+}
+
+/// The state after INIT and a start-up at `address`: AMD APM volume 2, table 14-1.
+fn at_startup(page: &mut ExitPage, address: u64) {
+    let segment = |attributes| Segment { selector: 0, attributes, limit: 0xffff, base: 0 };
+    page.registers = [0; 16];
+    page.registers[gpr::RDX] = 0x600;
+    (page.rip, page.rflags) = (0, 2);
+    (page.cr0, page.cr2, page.cr3, page.cr4) = (CR0_AT_INIT, 0, 0, 0);
+    (page.efer, page.xcr0) = (0, 1);
+    (page.dr, page.dr6, page.dr7) = ([0; 4], 0xffff_0ff0, 0x400);
+    page.segments = [segment(0x93); 8];
+    page.segments[segment::CS] =
+        Segment { selector: (address >> 4) as u16, attributes: 0x9b, limit: 0xffff, base: address };
+    page.segments[segment::LDTR] = segment(0x82);
+    page.segments[segment::TR] = segment(0x8b);
+    (page.gdtr, page.idtr) = (segment(0), segment(0));
+    (page.star, page.lstar, page.cstar, page.sfmask, page.kernel_gs_base) = (0, 0, 0, 0, 0);
+    (page.sysenter_cs, page.sysenter_esp, page.sysenter_eip) = (0, 0, 0);
+    (page.pat, page.tsc_aux) = (0x0007_0406_0007_0406, 0);
+    (page.event, page.shadow, page.windows) = (0, 0, 0);
+    page.xsave.fill(0);
+    page.xsave[..2].copy_from_slice(&0x37f_u16.to_le_bytes());
+    page.xsave[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
+    page.dirty = group::ALL & !group::TIME;
+}
