@@ -228,6 +228,8 @@ pub mod vmport {
         pub registers: [[u8; 4]; 7],
         /// Bytes that the string still has to move, this piece included; from 1.
         pub count: u64,
+        /// Bytes of the lease.
+        pub lent: u16,
     }
 
     /// What became of the piece.

@@ -46,9 +46,10 @@ fn apply(registers: &mut [u64; 16], rax: u64, reply: &PortReply, access: &Access
     set(rdx, edx, register::EDX);
     set(rsi, esi, register::ESI);
     set(rdi, edi, register::EDI);
-    if reply.mask & 1 == 0 || !access.input {
+    if !access.input {
         return rax;
     }
+    let eax = if reply.mask & 1 == 0 { rax as u32 } else { eax };
     match access.width {
         4 => eax.into(),
         2 => rax & !0xffff | u64::from(eax & 0xffff),
@@ -164,6 +165,14 @@ mod tests {
                 };
                 assert_eq!(*value, expected, "register {index}");
             }
+        }
+    }
+
+    #[test]
+    fn an_eax_that_the_reply_keeps_is_read_like_any_other() {
+        let reply = PortReply::UNCHANGED.with(register::ECX, 1);
+        for (width, rax) in [(4, FULL & 0xffff_ffff), (2, FULL), (1, FULL)] {
+            assert_eq!(apply(&mut [FULL; 16], FULL, &reply, &access(width, true)), rax);
         }
     }
 

@@ -17,4 +17,5 @@ pub mod memory;
 pub mod paging;
 pub mod port;
 pub mod report;
+pub mod rpc;
 pub mod run;

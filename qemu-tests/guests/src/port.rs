@@ -250,12 +250,17 @@ pub fn vectors(report: &mut Report, place: Place) {
         Access { width, magic: 0, ..call }.check(report, place, "wrong magic", elsewhere);
     }
     Access { input: false, magic: 0, ..call }.check(report, place, "wrong magic", elsewhere);
-    for port in [0x5656, 0x5657, 0x5659, 0x565c, 0x5670] {
+    for port in [0x5656, 0x5657, 0x565c, 0x5670] {
         Access { port, ..call }.check(report, place, "other port", elsewhere);
         Access { port, input: false, ..call }.check(report, place, "other port", elsewhere);
     }
-    for (width, port) in [(1, 0x5659), (2, 0x5657)] {
-        Access { width, port, ..call }.check(report, place, "other port", elsewhere);
+    Access { width: 2, port: 0x5657, ..call }.check(report, place, "other port", elsewhere);
+    // The high-bandwidth port is there for strings, from every ring.
+    for width in [4, 2, 1] {
+        let high = Access { width, port: 0x5659, ..call };
+        high.check(report, place, "high-bandwidth port", Expect::Unclaimed);
+        Access { input: false, ..high }.check(report, place, "high-bandwidth port", Expect::Unclaimed);
+        Access { magic: 0, ..high }.check(report, place, "high-bandwidth port, wrong magic", elsewhere);
     }
     Access::input(command::UNKNOWN).check(report, place, "unknown command", ALL_ONES);
     Access { input: false, ..Access::input(command::UNKNOWN) }.check(report, place, "unknown command", ALL_ONES);

@@ -63,6 +63,11 @@ impl<W: Words> Journal<W> {
         (journal, kept)
     }
 
+    /// The region, without what was staged and not committed.
+    pub fn into_region(self) -> W {
+        self.region
+    }
+
     /// Words of content.
     pub fn words(&self) -> usize {
         self.region.words().saturating_sub(HEAD_WORDS)

@@ -26,6 +26,7 @@ mod bare {
     pub mod logger;
     pub mod message;
     pub mod pages;
+    pub mod random;
     pub mod serve;
     pub mod start;
     pub mod syscall;

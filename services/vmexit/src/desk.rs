@@ -14,9 +14,11 @@ use portcullis_ipc::checksum::crc32_of_file;
 use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::layout::{EXIT_PAGES, GUEST_BASE, PAGE};
 use portcullis_ipc::limits::PAYLOAD;
+use portcullis_ipc::message::Lease;
 use portcullis_ipc::proto::link::{ConsoleInput, ConsoleRead, ConsoleWrite, VmEvent, VmEventKind};
+use portcullis_ipc::proto::vmport::{HighBandwidth, HighBandwidthMoved, MachineReset};
 use portcullis_ipc::record::cause;
-use portcullis_ipc::syscall::{Resume, VcpuId};
+use portcullis_ipc::syscall::{Resume, VcpuId, rights};
 use portcullis_runtime::call::{CallError, read_reply};
 use portcullis_runtime::endpoint::{Endpoint, REPEATS};
 use portcullis_runtime::handle::{Timer, Vm, bad_config, endpoint, missing};
@@ -66,6 +68,7 @@ fn main(start: Start) -> ! {
         vm,
         memory: Memory { bytes: info.page().guest_bytes },
         link: endpoint("link"),
+        vmport: endpoint("vmport-rpc"),
         uart: Timer::find("uart"),
         lapic: Timer::find("lapic"),
         line_wait: ticks(LINE_WAIT),
@@ -122,6 +125,7 @@ struct Core {
     vm: Vm,
     memory: Memory,
     link: Option<Endpoint>,
+    vmport: Option<Endpoint>,
     uart: Option<Timer>,
     lapic: Option<Timer>,
     line_wait: u64,
@@ -239,6 +243,35 @@ impl Host for Core {
         // SAFETY: the core maps the blob read-only at this address for the life of the instance.
         let bytes = unsafe { core::slice::from_raw_parts(bytes, blob.bytes as usize) };
         if crc32_of_file(bytes) == blob.checksum { Ok(bytes) } else { Err(Error::Checksum(name)) }
+    }
+
+    fn high_bandwidth(&mut self, request: &HighBandwidth, piece: &mut [u8]) -> Option<HighBandwidthMoved> {
+        let endpoint = self.vmport.as_mut()?;
+        let lease = Lease {
+            address: piece.as_mut_ptr().expose_provenance() as u64,
+            length: piece.len() as u32,
+            rights: u32::from(if request.input { rights::WRITE } else { rights::READ }),
+        };
+        let mut reply = [0; PAYLOAD];
+        let mut outcome = endpoint.transfer(request, &[lease], &mut reply);
+        for _ in 0..REPEATS {
+            match outcome {
+                Err(CallError::Dead) => outcome = endpoint.transfer(request, &[lease], &mut reply),
+                _ => break,
+            }
+        }
+        let header = outcome.ok()?;
+        // The borrower wrote through the core: the compiler must see the bytes come back.
+        core::hint::black_box(piece);
+        read_reply(&header, reply.get(..header.length.into())?).ok()
+    }
+
+    fn machine_reset(&mut self, reset: &MachineReset) {
+        if let Some(endpoint) = &mut self.vmport
+            && endpoint.call_idempotent(reset).is_err()
+        {
+            defmt::warn!("vmport-rpc does not take the reset of the machine: its channels stay open");
+        }
     }
 
     #[cold]

@@ -5,6 +5,7 @@ use crate::loader::Error;
 use crate::memory::GuestMemory;
 use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::proto::link::VmEventKind;
+use portcullis_ipc::proto::vmport::{HighBandwidth, HighBandwidthMoved, MachineReset};
 use portcullis_runtime::journal::Journal;
 use portcullis_runtime::state::Words;
 
@@ -67,6 +68,10 @@ pub trait Host {
     fn resume(&mut self, vcpu: u16);
     /// A file of the image, by the name that the manifest gives it; its bytes are those that the image builder put there.
     fn blob(&self, name: &'static str) -> Result<&'static [u8], Error>;
+    /// Gives a piece of a string to the high-bandwidth port, or takes one; `None` when nobody serves it.
+    fn high_bandwidth(&mut self, request: &HighBandwidth, piece: &mut [u8]) -> Option<HighBandwidthMoved>;
+    /// Tells whoever serves VMware's port that the machine was reset by this exit; repeating it has no effect.
+    fn machine_reset(&mut self, reset: &MachineReset);
     /// Tells the log.
     fn note(&mut self, note: Note);
 }

@@ -11,6 +11,7 @@ use crate::machine::{Machine, Step};
 use crate::saved::{Block, Vcpu, life, pending, power, start};
 use portcullis_ipc::exit::{ExitPage, Segment, gpr, group, segment};
 use portcullis_ipc::proto::link::VmEventKind;
+use portcullis_ipc::proto::vmport::MachineReset;
 use portcullis_ipc::syscall::Resume;
 
 /// CR0 after INIT: CD, NW, ET.
@@ -127,8 +128,10 @@ impl<H: Host> Machine<H> {
     /// The guest asked for a reset, or ended in a triple fault.
     pub(crate) fn reset(&mut self, vcpu: u16, page: &mut ExitPage, why: &'static str) -> Step {
         self.flush();
-        self.once(vcpu, page.sequence, |machine| {
+        let sequence = page.sequence;
+        self.once(vcpu, sequence, |machine| {
             machine.host.note(Note::Reset(why));
+            machine.host.machine_reset(&MachineReset { sequence, vcpu: vcpu as u8 });
             machine.announce(VmEventKind::Reset);
             machine.board().power = power::STARTING;
             0

@@ -15,8 +15,11 @@ use crate::ports::may_be_claimed;
 use crate::registers::{TRAP, after, finish, merge};
 use crate::saved::{Block, Board, Durable, Touched, life};
 use crate::uart::Uart;
+use alloc::boxed::Box;
+use alloc::vec;
 use iced_x86::Mnemonic;
 use portcullis_ipc::exit::{ExitPage, Reason, group, io};
+use portcullis_ipc::proto::vmport::PIECE;
 use portcullis_ipc::syscall::Resume;
 
 /// How the vCPU goes on, or in the error case: goes on without the instruction being done.
@@ -50,6 +53,8 @@ pub struct Machine<H> {
     pub(crate) rates: (u64, u64),
     /// What the exit that is served read from a device.
     pub(crate) read_value: u64,
+    /// A piece of a string at the high-bandwidth port.
+    pub(crate) piece: Box<[u8]>,
 }
 
 macro_rules! reasons {
@@ -87,6 +92,7 @@ impl<H: Host> Machine<H> {
             retry: None,
             rates,
             read_value: 0,
+            piece: vec![0; PIECE].into_boxed_slice(),
         }
     }
 

@@ -20,6 +20,8 @@
 #![cfg_attr(test, allow(clippy::type_complexity, reason = "tables of cases"))]
 #![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "used by the bare-metal part"))]
 
+extern crate alloc;
+
 mod apic;
 mod config;
 mod console;

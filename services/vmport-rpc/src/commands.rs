@@ -5,6 +5,7 @@
 //! between the two ways. Which answer a command without support must get is fixed by how its clients
 //! test for it: -1 in EAX alone, with three exceptions.
 
+use crate::clock::Wall;
 use portcullis_ipc::port::{Answer, MAGIC, PortCall, PortReply, register};
 
 /// Command numbers, in CX.
@@ -19,12 +20,22 @@ pub mod command {
     pub const GETDEVICELISTELEMENT: u16 = 11;
     /// Preferences of the user interface.
     pub const GETGUIOPTIONS: u16 = 13;
+    /// Connects or disconnects a removable device.
+    pub const TOGGLEDEVICE: u16 = 12;
     /// Version of the virtual hardware.
     pub const GETHWVERSION: u16 = 17;
+    /// Time, 32 bits of seconds.
+    pub const GETTIME: u16 = 23;
+    /// Forget ticks of the timer that are still to be delivered.
+    pub const STOPCATCHUP: u16 = 24;
     /// Message channels.
     pub const MESSAGE: u16 = 30;
     /// TSC and local-APIC timer frequency.
     pub const GETHZ: u16 = 45;
+    /// Time.
+    pub const GETTIMEFULL: u16 = 46;
+    /// Time, and how far the delivery of interrupts is behind it.
+    pub const GETTIMEFULL_WITH_LAG: u16 = 55;
     /// Facts about the vCPU.
     pub const GET_VCPU_INFO: u16 = 68;
 }
@@ -37,6 +48,21 @@ const PRODUCT: u32 = 2;
 const VCPU: u32 = 1 << 1 | 1 << 3;
 /// GETPTRLOCATION: (-100, -100), the pointer is not grabbed.
 const NOT_GRABBED: u32 = 0xFF9C_FF9C;
+
+/// GETGUIOPTIONS: the guest follows the host's clock.
+const SYNCHRONIZES: u32 = 0x400;
+/// Time family: how far a guest may be behind before it steps its clock, microseconds. The value that VMware
+/// documents as its default.
+const MOST_LAG: u32 = 1_000_000;
+
+/// What changes while the machine runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// The time; `None` while nobody has set the clock.
+    pub wall: Option<Wall>,
+    /// The guest follows the host's clock.
+    pub synchronizes: bool,
+}
 
 /// What the answers are made of.
 #[derive(Clone, Copy, Debug)]
@@ -64,16 +90,24 @@ impl Machine {
         ]
     }
 
-    /// The answer to a call that the table did not answer.
-    pub fn answer(&self, call: &PortCall) -> PortReply {
+    /// The answer to a call that the table did not answer. Message channels are not answered here.
+    pub fn answer(&self, call: &PortCall, now: &Now) -> PortReply {
         let number = call.register(register::ECX) as u16;
         let entry = self.table().into_iter().find(|entry| entry.command == number.to_le_bytes());
         if let Some(entry) = entry {
             return if call.cpl <= entry.highest_cpl { entry.reply } else { PortReply::UNKNOWN };
         }
         match number {
-            command::GETGUIOPTIONS | command::GETDEVICELISTELEMENT => eax(0),
+            command::GETGUIOPTIONS => eax(if now.synchronizes { SYNCHRONIZES } else { 0 }),
+            command::GETDEVICELISTELEMENT | command::TOGGLEDEVICE => eax(0),
             command::GETPTRLOCATION => eax(NOT_GRABBED),
+            // No tick is ever kept back, so there is nothing to forget.
+            command::STOPCATCHUP => PortReply::UNCHANGED,
+            command::GETTIME => now.wall.map_or(PortReply::UNKNOWN, time),
+            command::GETTIMEFULL => now.wall.map_or(PortReply::UNKNOWN, full_time),
+            command::GETTIMEFULL_WITH_LAG => {
+                now.wall.map_or(PortReply::UNKNOWN, |wall| full_time(wall).with(register::EDI, 0))
+            }
             // No channel can be opened: every operation fails, which is ECX 0 as a whole.
             command::MESSAGE => PortReply::UNCHANGED.with(register::ECX, 0),
             _ => PortReply::UNKNOWN,
@@ -99,6 +133,18 @@ impl Machine {
     }
 }
 
+/// UTC: no time zone is added.
+fn time(wall: Wall) -> PortReply {
+    let reply = eax(wall.seconds as u32).with(register::EBX, wall.microseconds);
+    reply.with(register::ECX, MOST_LAG).with(register::EDX, 0)
+}
+
+/// EAX keeps the magic, by which the guest knows that the command is there.
+fn full_time(wall: Wall) -> PortReply {
+    let reply = PortReply::UNCHANGED.with(register::EBX, wall.microseconds).with(register::ECX, MOST_LAG);
+    reply.with(register::ESI, (wall.seconds >> 32) as u32).with(register::EDX, wall.seconds as u32)
+}
+
 fn eax(value: u32) -> PortReply {
     PortReply::UNCHANGED.with(register::EAX, value)
 }
@@ -112,6 +158,8 @@ mod tests {
     use super::*;
 
     const MACHINE: Machine = Machine { tsc_hz: 5_000_000_123, lapic_hz: 1_000_000_000, hardware: 13 };
+
+    const NOW: Now = Now { wall: Some(Wall { seconds: 0x1_6543_2100, microseconds: 999_999 }), synchronizes: true };
 
     fn call(ecx: u32, cpl: u8) -> PortCall {
         let mut registers = [[0; 4]; 7];
@@ -131,7 +179,7 @@ mod tests {
     /// Test vectors 1, 3, 9 and 10 of the facts, and section 1.4's exceptions.
     #[test]
     fn each_command_writes_exactly_the_registers_that_its_clients_expect() {
-        use register::{EAX, EBX, ECX};
+        use register::{EAX, EBX, ECX, EDI, EDX, ESI};
         let magic = MAGIC;
         let table: &[(u32, u8, &[(usize, u32)])] = &[
             (0xFFFF_000A, 0, &[(EAX, 6), (EBX, magic), (ECX, 2)]),
@@ -142,24 +190,28 @@ mod tests {
             (17, 3, &[(EAX, 13), (EBX, magic)]),
             (1, 3, &[(EAX, 5000)]),
             (68, 0, &[(EAX, 0xA)]),
-            (13, 3, &[(EAX, 0)]),
+            (13, 3, &[(EAX, 0x400)]),
+            (12, 3, &[(EAX, 0)]),
+            (24, 3, &[]),
+            (23, 3, &[(EAX, 0x6543_2100), (EBX, 999_999), (ECX, 1_000_000), (EDX, 0)]),
+            (46, 3, &[(EBX, 999_999), (ECX, 1_000_000), (EDX, 0x6543_2100), (ESI, 1)]),
+            (55, 0, &[(EBX, 999_999), (ECX, 1_000_000), (EDX, 0x6543_2100), (ESI, 1), (EDI, 0)]),
             (11, 3, &[(EAX, 0)]),
             (4, 3, &[(EAX, 0xFF9C_FF9C)]),
             (0x0000_001E, 3, &[(ECX, 0)]),
             (0x0006_001E, 0, &[(ECX, 0)]),
-            (46, 0, &[(EAX, u32::MAX)]),
             (0xFFFF, 0, &[(EAX, u32::MAX)]),
         ];
         for (ecx, cpl, expected) in table {
-            assert_eq!(&written(MACHINE.answer(&call(*ecx, *cpl))), expected, "{ecx:#x} at {cpl}");
+            assert_eq!(&written(MACHINE.answer(&call(*ecx, *cpl), &NOW)), expected, "{ecx:#x} at {cpl}");
         }
     }
 
     #[test]
     fn every_command_but_the_exceptions_is_unknown() {
-        let known = [1, 4, 10, 11, 13, 17, 30, 45, 68];
+        let known = [1, 4, 10, 11, 12, 13, 17, 23, 24, 30, 45, 46, 55, 68];
         for number in (0..=u16::MAX).filter(|number| !known.contains(number)) {
-            assert_eq!(MACHINE.answer(&call(number.into(), 0)), PortReply::UNKNOWN);
+            assert_eq!(MACHINE.answer(&call(number.into(), 0), &NOW), PortReply::UNKNOWN);
         }
     }
 
@@ -167,7 +219,7 @@ mod tests {
     fn table_and_service_give_the_same_answer() {
         for entry in MACHINE.table() {
             let number = u16::from_le_bytes(entry.command);
-            let reply = MACHINE.answer(&call(number.into(), entry.highest_cpl));
+            let reply = MACHINE.answer(&call(number.into(), entry.highest_cpl), &NOW);
             assert_eq!(reply, entry.reply);
         }
     }
@@ -178,13 +230,21 @@ mod tests {
         let mut text = String::new();
         for number in 0..=104 {
             for cpl in [0, 3] {
-                let reply = MACHINE.answer(&call(number, cpl));
+                let reply = MACHINE.answer(&call(number, cpl), &NOW);
                 if reply != PortReply::UNKNOWN {
                     text.push_str(&format!("{number} cpl {cpl} {:x?}\n", written(reply)));
                 }
             }
         }
         assert_eq!(text, include_str!("../golden/answers-1.txt"));
+    }
+
+    #[test]
+    fn without_a_clock_the_guest_is_told_that_there_is_none() {
+        for number in [23, 46, 55] {
+            assert_eq!(MACHINE.answer(&call(number, 0), &Now::default()), PortReply::UNKNOWN);
+        }
+        assert_eq!(written(MACHINE.answer(&call(13, 3), &Now::default())), [(register::EAX, 0)]);
     }
 
     #[test]

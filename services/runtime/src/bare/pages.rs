@@ -26,6 +26,14 @@ pub fn platform() -> PlatformPage {
     unsafe { page.read_volatile() }
 }
 
+/// The blob of this partition with this name.
+pub fn blob(name: &str) -> Option<&'static [u8]> {
+    let blob = info().blob(name)?;
+    let first = core::ptr::with_exposed_provenance::<u8>(blob.address as usize);
+    // SAFETY: the core maps what the information page names read-only for the life of the instance.
+    Some(unsafe { core::slice::from_raw_parts(first, blob.bytes as usize) })
+}
+
 /// Words of the state region, from the one at `first`.
 pub struct RegionWords {
     first: usize,

@@ -1,13 +1,15 @@
-//! Exceptions that exit: #GP, behind which an access to VMware's port may stand, and those that the core
+//! Exceptions that exit: #GP, behind which an access to VMware's ports may stand, and those that the core
 //! intercepts for its own safety and the guest gets back unchanged.
 
+use super::string::StringIo;
 use crate::exception::{Combined, combine, deliver, error_of, vector};
 use crate::fetch::Bytes;
 use crate::host::Host;
 use crate::machine::{Machine, Step};
+use crate::registers::{after, finish, merge};
 use iced_x86::{Code, Register};
 use portcullis_ipc::exit::{ExitPage, event, gpr, group};
-use portcullis_ipc::port::{MAGIC, PORT};
+use portcullis_ipc::port::{MAGIC, PORT, PORT_HIGH_BANDWIDTH};
 use portcullis_ipc::syscall::Resume;
 
 /// An IN or OUT through DX.
@@ -60,9 +62,9 @@ impl<H: Host> Machine<H> {
         let number = number as u8;
         if number == vector::PROTECTION
             && code == 0
-            && let Some(form) = self.behind_protection(vcpu, page)
+            && let Some(step) = self.behind_protection(vcpu, page)
         {
-            return Ok(Resume::port(form.width, form.input, form.length));
+            return step;
         }
         if number == vector::PROTECTION
             && code == 0
@@ -79,19 +81,42 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// The access to VMware's port that raised this #GP(0), if one did: from ring 3, with the magic, at
+    /// Serves the access to a VMware port that raised this #GP(0), if one did: from ring 3, with the magic, at
     /// exactly the port, while no event was in delivery.
-    fn behind_protection(&mut self, vcpu: u16, page: &mut ExitPage) -> Option<PortForm> {
+    fn behind_protection(&mut self, vcpu: u16, page: &mut ExitPage) -> Option<Step> {
         let port = page.registers[gpr::RDX] as u16;
         let magic = page.registers[gpr::RAX] as u32;
         let in_delivery = page.event & event::VALID != 0;
-        if !self.config.port || page.cpl != 3 || in_delivery || port != PORT || magic != MAGIC {
+        let known = port == PORT || port == PORT_HIGH_BANDWIDTH;
+        if !self.config.port || page.cpl != 3 || in_delivery || !known || magic != MAGIC {
             return None;
         }
         self.host.fetch(vcpu, page, group::CONTROL | group::SEGMENTS);
         // Bytes that cannot be fetched any more are no access: the guest gets its #GP.
         let bytes = Bytes::fetch(self.host.memory(), page).ok()?;
-        PortForm::of(&bytes, page.rip)
+        match PortForm::of(&bytes, page.rip) {
+            Some(form) if port == PORT => Some(Ok(Resume::port(form.width, form.input, form.length))),
+            Some(form) => {
+                self.unused(page, &form, bytes.bits);
+                Some(Ok(Resume::ENTER))
+            }
+            None if port == PORT => None,
+            None => {
+                let instruction = bytes.decode(page.rip)?;
+                let string = StringIo::of(&instruction).filter(|string| string.width == 1)?;
+                Some(self.high_bandwidth(vcpu, page, &string, instruction.len(), bytes.bits))
+            }
+        }
+    }
+
+    /// The high-bandwidth port without a string: reads all ones, ignores writes.
+    fn unused(&mut self, page: &mut ExitPage, form: &PortForm, code_bits: u32) {
+        if form.input {
+            let rax = &mut page.registers[gpr::RAX];
+            *rax = merge(*rax, form.width.into(), u64::MAX);
+            page.dirty |= group::GENERAL;
+        }
+        finish(page, after(page, form.length.into(), code_bits));
     }
 }
 

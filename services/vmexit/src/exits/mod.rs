@@ -3,6 +3,7 @@
 mod counter;
 mod debug;
 mod exception;
+mod high;
 mod nested;
 mod port;
 mod processor;

@@ -18,19 +18,19 @@ use portcullis_ipc::syscall::Resume;
 const AT_ONCE: u64 = 256;
 
 /// A decoded string instruction.
-struct StringIo {
-    width: u32,
-    input: bool,
-    repeat: bool,
+pub(super) struct StringIo {
+    pub(super) width: u32,
+    pub(super) input: bool,
+    pub(super) repeat: bool,
     /// Bytes of the address and count registers: 2, 4 or 8.
     address_bytes: usize,
-    segment: usize,
+    pub(super) segment: usize,
     /// RSI or RDI.
-    index: usize,
+    pub(super) index: usize,
 }
 
 impl StringIo {
-    fn of(instruction: &Instruction) -> Option<Self> {
+    pub(super) fn of(instruction: &Instruction) -> Option<Self> {
         let (width, input) = match instruction.mnemonic() {
             Mnemonic::Insb => (1, true),
             Mnemonic::Insw => (2, true),
@@ -53,7 +53,7 @@ impl StringIo {
         Some(Self { width, input, repeat, address_bytes, segment, index })
     }
 
-    fn mask(&self) -> u64 {
+    pub(super) fn mask(&self) -> u64 {
         crate::memory::all_ones(self.address_bytes)
     }
 }
@@ -90,6 +90,9 @@ impl<H: Host> Machine<H> {
         let instruction = bytes.decode(page.rip).ok_or(Resume::ENTER)?;
         let string = StringIo::of(&instruction).ok_or(Resume::ENTER)?;
         let port = page.registers[gpr::RDX] as u16;
+        if string.width == 1 && self.is_high_bandwidth(page, port) {
+            return self.high_bandwidth(vcpu, page, &string, instruction.len(), bytes.bits);
+        }
         let mask = string.mask();
         let total = if string.repeat { page.registers[gpr::RCX] & mask } else { 1 };
         // At a claimed port each element is an exit of its own, so that it has a record of its own.
@@ -154,7 +157,7 @@ impl<H: Host> Machine<H> {
 }
 
 /// Advances index and count registers by `done` elements.
-fn advance(page: &mut ExitPage, string: &StringIo, distance: u64, done: u64) {
+pub(super) fn advance(page: &mut ExitPage, string: &StringIo, distance: u64, done: u64) {
     let index = page.registers[string.index];
     page.registers[string.index] = merge(index, string.address_bytes, index.wrapping_add(distance));
     if string.repeat {

@@ -43,7 +43,7 @@ fn virtual_8086_code_reaches_the_port_with_16_bit_rules() {
 fn every_other_protection_fault_comes_back_unchanged() {
     let cases: [(&str, fn(&mut ExitPage)); 6] = [
         ("wrong magic", |page| page.registers[gpr::RAX] = 0),
-        ("other port", |page| page.registers[gpr::RDX] = 0x5659),
+        ("other port", |page| page.registers[gpr::RDX] = 0x565a),
         ("error code", |page| page.qualification[1] = 0x10),
         ("ring 0", |page| page.cpl = 0),
         ("in delivery", |page| page.event = interrupt(0x20)),

@@ -2,6 +2,7 @@
 
 mod exits;
 mod faults;
+mod high;
 mod restart;
 mod strings;
 
@@ -15,6 +16,7 @@ use crate::memory::tests::Plain;
 use crate::saved::{SCHEMA, VERSION, WORDS, life, power};
 use portcullis_ipc::exit::{ExitPage, Reason, Segment, gpr, io, segment};
 use portcullis_ipc::proto::link::VmEventKind;
+use portcullis_ipc::proto::vmport::{HighBandwidth, HighBandwidthMoved, MachineReset};
 use portcullis_runtime::journal::{HEAD_WORDS, Journal};
 use portcullis_runtime::state::Words;
 use std::cell::{Cell, RefCell};
@@ -109,6 +111,20 @@ pub struct Model {
     pub deadline: u64,
     pub tsc: u64,
     pub image: &'static [u8],
+    /// What the high-bandwidth port takes or gives.
+    pub message: Option<Message>,
+    pub resets: Vec<(u64, u8)>,
+}
+
+/// A message at the high-bandwidth port. For input its bytes count down to 1.
+#[derive(Default)]
+pub struct Message {
+    /// Bytes it still has.
+    pub left: usize,
+    /// What was sent.
+    pub bytes: Vec<u8>,
+    /// Sequence and length of each piece.
+    pub pieces: Vec<(u64, usize)>,
 }
 
 impl Model {
@@ -143,6 +159,8 @@ impl Model {
             deadline: 0,
             tsc: 1_000_000,
             image: &[0xf4; 16],
+            message: None,
+            resets: Vec::new(),
         }
     }
 
@@ -240,6 +258,30 @@ impl Host for Model {
 
     fn blob(&self, name: &'static str) -> Result<&'static [u8], Error> {
         if name == "guest" { Ok(self.image) } else { Err(Error::NoBlob(name)) }
+    }
+
+    fn high_bandwidth(&mut self, request: &HighBandwidth, piece: &mut [u8]) -> Option<HighBandwidthMoved> {
+        let message = self.message.as_mut()?;
+        if message.pieces.last().is_some_and(|(sequence, _)| *sequence == request.sequence) {
+            panic!("no exit is given twice here");
+        }
+        message.pieces.push((request.sequence, piece.len()));
+        if request.count > message.left as u64 {
+            return Some(HighBandwidthMoved { moved: request.count, ebx: 0 });
+        }
+        for byte in piece.iter_mut() {
+            if request.input {
+                *byte = message.left as u8;
+            } else {
+                message.bytes.push(*byte);
+            }
+            message.left -= 1;
+        }
+        Some(HighBandwidthMoved { moved: piece.len() as u64, ebx: 0x1_0000 })
+    }
+
+    fn machine_reset(&mut self, reset: &MachineReset) {
+        self.resets.push((reset.sequence, reset.vcpu));
     }
 
     fn note(&mut self, note: Note) {
