@@ -1,5 +1,5 @@
 # What the demonstration and the tests share: a check prints one line, `ok NAME` or `FAIL NAME: why`, and
-# `done_checks` the line by which the host knows that all of them ran.
+# `done_checks` leaves the counts for the line by which the host knows that all of them ran.
 
 passed=0
 failed=0
@@ -38,7 +38,7 @@ says() {
 }
 
 done_checks() {
-    echo "portcullis-guest: done: $passed ok, $failed failed"
+    echo "$passed $failed" >>/tmp/counts
     [ "$failed" = 0 ]
 }
 

@@ -3,10 +3,12 @@
 //! A system without expectations ends itself: with the line `TEST PASS` or `TEST FAIL reason`, or with
 //! a byte to the exit port (0x10 for success). A system with expectations has passed when all their texts
 //! have come and, if it says `TEST PASS` at all, no text is missing then. A failed guest (`FAIL`), a
-//! core's last words and every forbidden text fail a trial at once.
+//! core's last words and every forbidden text fail a trial at once. A Debian guest says at its end how many of its
+//! checks failed.
 
 use crate::directives::Directives;
 use portcullis_build::run::EXIT_PASS;
+use portcullis_build::run::demo::{Check, Mark, mark};
 
 /// How a trial ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub struct Judge {
     forbid: Vec<String>,
     expects: bool,
     said_pass: bool,
+    /// Checks inside the Debian guest that failed; it goes on after them.
+    failed: Vec<String>,
 }
 
 /// Texts that no test may bring about without being asked for: what the core says when it stops.
@@ -35,7 +39,8 @@ impl Judge {
         if !directives.expect.iter().any(|text| text.contains(LAST_WORDS)) {
             forbid.push(LAST_WORDS.to_owned());
         }
-        Self { missing: directives.expect.clone(), forbid, expects: !directives.expect.is_empty(), said_pass: false }
+        let (missing, expects) = (directives.expect.clone(), !directives.expect.is_empty());
+        Self { missing, forbid, expects, said_pass: false, failed: Vec::new() }
     }
 
     /// Takes a line of COM1 or of the log; `Some` ends the trial.
@@ -50,6 +55,13 @@ impl Judge {
         let is_check = line.contains("guest ") || line.starts_with("guest:");
         if is_check && line.contains(": FAIL ") {
             return Some(Verdict::Fail(format!("a check inside failed: {line}")));
+        }
+        match mark(line) {
+            Some(Mark::Check(Check { text, ok: false })) => self.failed.push(text),
+            Some(Mark::Done(false)) => {
+                return Some(Verdict::Fail(format!("checks inside failed: {}", self.failed.join("; "))));
+            }
+            _ => {}
         }
         if line.contains("TEST PASS") {
             self.said_pass = true;
@@ -117,6 +129,16 @@ mod tests {
     #[test]
     fn an_exit_before_an_expected_text_is_a_failure() {
         fails(Some(judge(&["one"], &[]).exit(0x10)), "before `one` came");
+    }
+
+    #[test]
+    fn a_debian_guest_goes_on_after_a_failed_check_and_fails_at_its_end() {
+        let mut judge = judge(&["portcullis-guest: done: "], &[]);
+        assert_eq!(judge.line("ok get"), None);
+        assert_eq!(judge.line("FAIL date: 1970"), None);
+        fails(judge.line("portcullis-guest: done: 1 ok, 1 failed"), "date: 1970");
+        let mut judge = self::judge(&["portcullis-guest: done: "], &[]);
+        assert_eq!(judge.line("portcullis-guest: done: 2 ok, 0 failed"), Some(Verdict::Pass));
     }
 
     #[test]

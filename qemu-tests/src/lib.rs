@@ -1,10 +1,11 @@
 //! The emulator tests' harness: a trial boots one image, collects what it says, judges it and audits the
 //! machine afterwards.
 //!
-//! [`directives`] reads how a system wants to be tested from its manifest, [`judge`] decides from lines
+//! [`debian`] makes the systems with the Debian guest, [`directives`] reads how a system wants to be tested from its manifest, [`judge`] decides from lines
 //! alone, [`trial`] boots, [`spoil`] makes images that must be
 //! refused, [`plant`] breaches that an audit must notice. The guests and partitions that run inside lie in `guests/` and `partitions/`.
 
+pub mod debian;
 pub mod directives;
 pub mod judge;
 pub mod plant;

@@ -1,0 +1,156 @@
+//! The Debian system with one of its tests inside, as a trial wants it: other vCPUs, another way of entering or
+//! of starting processors, and services that are killed all the while.
+
+use portcullis_build::guest::kernel::Entry;
+use portcullis_build::guest::overrides::{Overrides, set_config};
+use portcullis_build::manifest::{self, Blob, Capability, Object, Partition, System};
+use portcullis_build::workspace;
+use portcullis_ipc::image::rank;
+use portcullis_ipc::syscall::rights;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What a trial wants.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Tests inside, by name.
+    pub tests: &'static [&'static str],
+    /// Text behind the kernel's command line.
+    pub append: &'static str,
+    /// Number of vCPUs.
+    pub vcpus: usize,
+    /// How the kernel is entered.
+    pub entry: Entry,
+    /// How further processors are started.
+    pub ap_start: &'static str,
+    /// Services that are killed, and how often: milliseconds between two kills.
+    pub kills: &'static [(&'static str, u32)],
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Self { tests: &[], append: "", vcpus: 1, entry: Entry::Pvh, ap_start: "sipi", kills: &[] }
+    }
+}
+
+/// Budget of a partition that kills, microseconds of a period of 100 ms; the guest's vCPUs give it up.
+const KILLER_US: u32 = 500;
+
+impl Scenario {
+    /// The system of this trial.
+    ///
+    /// # Errors
+    /// What is wrong with the manifest or the wishes.
+    pub fn system(&self) -> anyhow::Result<System> {
+        let mut system = manifest::load(&workspace::root().join("systems/debian.toml"))?;
+        let append = format!("{} {}", self.command_line(), self.append);
+        let entry = (self.entry != Entry::Pvh).then_some(self.entry);
+        let wishes = Overrides { entry, append: Some(append), vcpus: Some(self.vcpus), ..Overrides::default() };
+        wishes.apply(&mut system)?;
+        let vmexit = system.vms.first().map_or(usize::MAX, |vm| usize::from(vm.vmexit));
+        if let Some(vmexit) = system.partitions.get_mut(vmexit) {
+            set_config(vmexit, "ap-start", self.ap_start);
+            let disk = |blob: &&mut Blob| blob.name == "initrd";
+            vmexit.blobs.iter_mut().filter(disk).for_each(|blob| blob.file = "debian-tests".to_owned());
+        }
+        for (service, milliseconds) in self.kills {
+            add_killer(&mut system, service, *milliseconds)?;
+        }
+        Ok(system)
+    }
+
+    fn command_line(&self) -> String {
+        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let (processors, last) = (self.vcpus, self.vcpus.saturating_sub(1));
+        let online = if last == 0 { "0".to_owned() } else { format!("0-{last}") };
+        let run = match self.tests {
+            [] => "demo".to_owned(),
+            tests => format!("test:{}", tests.join(",")),
+        };
+        format!(
+            "portcullis.run={run} portcullis.epoch={epoch} portcullis.processors={processors} portcullis.online={online}"
+        )
+    }
+}
+
+/// Adds a partition that kills a service again and again; the supervisor restarts that at once.
+fn add_killer(system: &mut System, service: &str, milliseconds: u32) -> anyhow::Result<()> {
+    let find = |one: &Partition| one.name == service;
+    let Some(victim) = system.partitions.iter().position(find) else {
+        anyhow::bail!("the Debian system has no service {service}");
+    };
+    let timers = system.partitions.iter().flat_map(|partition| &partition.capabilities);
+    let timer = timers.filter(|one| matches!(one.object, Object::Timer { .. })).count() as u16;
+    for supervisor in system.partitions.iter_mut().filter(|one| one.rank == rank::SUPERVISOR) {
+        for key in ["restart.base", "restart.cap", "restart.stable"] {
+            set_config(supervisor, key, "1");
+        }
+    }
+    for vcpu in system.vms.iter_mut().flat_map(|vm| &mut vm.vcpus) {
+        vcpu.budget_us -= KILLER_US;
+    }
+    let capability = |name: &str, object| Capability { name: name.to_owned(), line: 1, object };
+    let kill = Object::Partition { partition: victim as u16, rights: rights::STATUS | rights::KILL };
+    let killer = Partition {
+        name: format!("kill-{service}"),
+        line: 1,
+        elf: "test-killer".to_owned(),
+        rank: rank::CLIENT,
+        priority: 240,
+        cpu: 0,
+        stack_pages: 4,
+        heap_pages: 2,
+        budget_us: KILLER_US,
+        period_us: 100_000,
+        reserve_us: 1_000,
+        call_limit_us: 1_000_000,
+        state_pages: 0,
+        state_version: 1,
+        state_reads_from: 1,
+        state_limit_pages: 0,
+        spare_pages: None,
+        config: format!("pause={}\n", u64::from(milliseconds) * 1000),
+        blobs: Vec::new(),
+        capabilities: vec![capability(service, kill), capability("tick", Object::Timer { timer, bits: 1 })],
+    };
+    system.partitions.push(killer);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_killer_holds_its_victim_and_a_timer_of_its_own() {
+        let scenario = Scenario { kills: &[("vmexit0", 500), ("vmport-rpc", 300)], ..Scenario::default() };
+        let system = scenario.system().unwrap();
+        let timers: Vec<u16> = system
+            .partitions
+            .iter()
+            .flat_map(|partition| &partition.capabilities)
+            .filter_map(|one| if let Object::Timer { timer, .. } = one.object { Some(timer) } else { None })
+            .collect();
+        assert_eq!(timers, (0..timers.len() as u16).collect::<Vec<_>>());
+        let killer = system.partitions.last().unwrap();
+        assert_eq!(killer.config, "pause=300000\n");
+        let Object::Partition { partition, .. } = killer.capabilities[0].object else { panic!() };
+        assert_eq!(system.partitions[usize::from(partition)].name, "vmport-rpc");
+    }
+
+    #[test]
+    fn the_guest_is_told_what_to_run_and_what_to_find() {
+        let scenario = Scenario { tests: &["tools", "hygiene"], vcpus: 2, append: "a=1", ..Scenario::default() };
+        let system = scenario.system().unwrap();
+        let vmexit = &system.partitions[usize::from(system.vms[0].vmexit)];
+        for text in ["portcullis.run=test:tools,hygiene ", "portcullis.online=0-1", " a=1\n"] {
+            assert!(vmexit.config.contains(text), "{text} in {}", vmexit.config);
+        }
+        assert!(vmexit.blobs.iter().any(|blob| blob.file == "debian-tests"));
+    }
+
+    #[test]
+    fn an_unknown_service_cannot_be_killed() {
+        let scenario = Scenario { kills: &[("nobody", 1)], ..Scenario::default() };
+        assert!(scenario.system().unwrap_err().to_string().contains("no service nobody"));
+    }
+}

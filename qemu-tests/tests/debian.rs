@@ -1,0 +1,95 @@
+//! The Debian guest under the whole system: an unmodified kernel, the real programs of open-vm-tools, and tests
+//! that run inside. Trials that take minutes run only with `--include-ignored`.
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use portcullis_build::guest::kernel::Entry;
+use portcullis_build::{build, image, setup, workspace};
+use portcullis_qemu_tests::debian::Scenario;
+use portcullis_qemu_tests::directives::Directives;
+use portcullis_qemu_tests::trial;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Trials that run at once when the command line does not say.
+const THREADS: usize = 2;
+
+/// One trial.
+struct Plan {
+    name: &'static str,
+    scenario: Scenario,
+    /// Wall time, seconds.
+    seconds: u64,
+    /// What must be said besides the line that all checks are well.
+    expect: &'static [&'static str],
+    /// Only on demand.
+    long: bool,
+}
+
+/// What the tests inside say at the end.
+const DONE: &str = "portcullis-guest: done: ";
+
+fn plans() -> Vec<Plan> {
+    let plan = |name, scenario, seconds| Plan { name, scenario, seconds, expect: &[DONE], long: false };
+    let long = |plan| Plan { long: true, ..plan };
+    let (base, two) = (Scenario::default, || Scenario { vcpus: 2, ..Scenario::default() });
+    vec![
+        plan("demo", base(), 240),
+        plan("one-vcpu", Scenario { tests: &["tools", "hygiene"], ..base() }, 400),
+        plan("two-vcpus-sipi", Scenario { tests: &["processors", "hygiene"], ..two() }, 400),
+        plan("two-vcpus-mailbox", Scenario { tests: &["processors"], ap_start: "mailbox", ..two() }, 400),
+        long(plan("linux32", Scenario { entry: Entry::Linux32, ..base() }, 400)),
+        Plan { expect: &["about to restart"], ..plan("restart", Scenario { tests: &["restart"], ..base() }, 240) },
+        plan(
+            "killed-services",
+            Scenario {
+                tests: &["work"],
+                append: "portcullis.rounds=60 portcullis.soft=yes",
+                kills: &[("vmexit0", 701), ("vmport-rpc", 503), ("acpi-mangler", 307)],
+                ..base()
+            },
+            500,
+        ),
+        long(plan("daemon", Scenario { tests: &["daemon"], ..base() }, 900)),
+        long(plan("clock", Scenario { tests: &["clock"], ..base() }, 400)),
+    ]
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(THREADS);
+    match prepare(&arguments) {
+        Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
+        Err(error) => {
+            eprintln!("portcullis: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
+    if !arguments.list {
+        setup::ensure(&[setup::Need::Toolchain, setup::Need::Qemu])?;
+        build::compile("info", |binary| !binary.is_test() || binary.name == "test-killer")?;
+    }
+    let trial = |plan: Plan| {
+        let long = plan.long;
+        Trial::test(plan.name, move || run(&plan).map_err(|error| Failed::from(format!("{error:#}"))))
+            .with_ignored_flag(long)
+    };
+    Ok(plans().into_iter().map(trial).collect())
+}
+
+fn run(plan: &Plan) -> anyhow::Result<()> {
+    let out = workspace::out_dir().join("tests").join(format!("debian-{}", plan.name));
+    let manifest = workspace::root().join("systems/debian.toml");
+    let image = image::assemble(&manifest, plan.scenario.system()?, Some(&out))?;
+    let directives = Directives {
+        limit: Duration::from_secs(plan.seconds),
+        expect: plan.expect.iter().map(|text| (*text).to_owned()).collect(),
+        forbid: ["Kernel panic", "vCPU stopped", "guest not loaded"].map(str::to_owned).into(),
+        // What the audit looks at does not depend on the guest; capturing this much memory takes long.
+        audit: false,
+        ..Directives::default()
+    };
+    trial::run(&image, &directives)?.outcome(&image)
+}
