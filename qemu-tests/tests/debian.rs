@@ -29,7 +29,7 @@ struct Plan {
 const DONE: &str = "portcullis-guest: done: ";
 
 fn plans() -> Vec<Plan> {
-    let plan = |name, scenario, seconds| Plan { name, scenario, seconds, expect: &[DONE], long: false };
+    let plan = |name, scenario, seconds| Plan { name, scenario, seconds, expect: &[DONE], long: true };
     let long = |plan| Plan { long: true, ..plan };
     let (base, two) = (Scenario::default, || Scenario { vcpus: 2, ..Scenario::default() });
     vec![

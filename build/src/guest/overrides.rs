@@ -20,8 +20,6 @@ pub struct Overrides {
     pub initrd: Option<PathBuf>,
     /// Text behind the manifest's kernel command line; it wins where both set the same.
     pub append: Option<String>,
-    /// The whole kernel command line, instead of the manifest's.
-    pub command_line: Option<String>,
     /// Number of vCPUs. They share the budgets that the manifest gives its VM.
     pub vcpus: Option<usize>,
     /// Guest memory, MiB.
@@ -109,7 +107,10 @@ impl Overrides {
             std::fs::File::open(&path).map_err(failed)?;
             set_blob(vmexit, "initrd", &path);
         }
-        self.set_command_line(vmexit)
+        match &self.append {
+            Some(text) => append(vmexit, text),
+            None => Ok(()),
+        }
     }
 
     fn set_kernel(&self, vmexit: &mut Partition, memory: u64, system: &str) -> Result<(), Error> {
@@ -132,21 +133,16 @@ impl Overrides {
         set_config(vmexit, ENTRY, &kernel.entry.to_string());
         Ok(())
     }
+}
 
-    fn set_command_line(&self, vmexit: &mut Partition) -> Result<(), Error> {
-        let mut line =
-            self.command_line.clone().unwrap_or_else(|| config(vmexit, APPEND).unwrap_or_default().to_owned());
-        if let Some(more) = &self.append {
-            line = format!("{line} {more}").trim_start().to_owned();
-        }
-        if line.contains('\n') {
-            return Err(Error::Line);
-        }
-        if self.command_line.is_some() || self.append.is_some() {
-            set_config(vmexit, APPEND, &line);
-        }
-        Ok(())
+/// Appends text to the kernel's command line.
+fn append(vmexit: &mut Partition, text: &str) -> Result<(), Error> {
+    if text.contains('\n') {
+        return Err(Error::Line);
     }
+    let line = format!("{} {text}", config(vmexit, APPEND).unwrap_or_default());
+    set_config(vmexit, APPEND, line.trim_start());
+    Ok(())
 }
 
 /// A path as the user means it: from where the command was given.
@@ -240,17 +236,13 @@ mod tests {
     }
 
     #[test]
-    fn text_is_appended_to_the_command_line_or_stands_in_its_place() {
-        let line = |append: Option<&str>, whole: Option<&str>| {
-            let own = |text: Option<&str>| text.map(str::to_owned);
-            let system = applied(&Overrides { append: own(append), command_line: own(whole), ..Overrides::default() });
-            let system = system.unwrap();
+    fn text_is_appended_to_the_command_line() {
+        let line = |append: Option<&str>| {
+            let system = applied(&Overrides { append: append.map(str::to_owned), ..Overrides::default() }).unwrap();
             config(&system.partitions[usize::from(system.vms[0].vmexit)], APPEND).unwrap_or_default().to_owned()
         };
-        assert!(line(None, None).starts_with("console=ttyS0"));
-        assert_eq!(line(Some("a=1"), None), format!("{} a=1", line(None, None)));
-        assert_eq!(line(Some("a=1"), Some("b")), "b a=1");
-        assert_eq!(line(None, Some("")), "");
+        assert!(line(None).starts_with("console=ttyS0"));
+        assert_eq!(line(Some("a=1")), format!("{} a=1", line(None)));
         let two = Overrides { append: Some("a\nguest.entry=raw".to_owned()), ..Overrides::default() };
         assert!(matches!(applied(&two), Err(Error::Line)));
     }
