@@ -35,6 +35,7 @@ pub mod channel {
     pub const LOG: u8 = 2;
     /// Control notices ([`crate::proto::control`]), system to host.
     pub const CONTROL: u8 = 3;
-    /// Console of VM n: `CONSOLE + n`, both directions.
+    /// Console of VM n: `CONSOLE + n`, both directions. From the host the sequence is the number of the first
+    /// byte of the payload among all that the host ever sent to this console.
     pub const CONSOLE: u8 = 16;
 }

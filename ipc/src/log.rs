@@ -49,7 +49,7 @@ pub struct RingHead {
     pub capacity: u64,
     /// Bytes ever written; the position is this modulo `capacity`.
     pub written: u64,
-    /// Bytes ever taken by `log_read`.
+    /// Bytes ever forgotten at the word of `log_read`'s caller.
     pub taken: u64,
     /// Epitaph: bytes of UTF-8 text in `epitaph`, 0 while the core lives.
     pub epitaph_length: u64,

@@ -182,6 +182,22 @@ pub mod control {
         const PATH: &'static str = "control/vm";
     }
 
+    /// How far the frames of a console's input were taken. The sequence of such a frame is the number of its
+    /// first byte; the host sends again what lies behind `upto` until it is told that it was taken.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct InputTaken {
+        /// Number of the console.
+        pub console: u8,
+        /// Bytes that ever were taken from frames, modulo 2^32.
+        pub upto: u32,
+        /// Bytes that would be taken now.
+        pub room: u16,
+    }
+
+    impl Notice for InputTaken {
+        const PATH: &'static str = "control/input";
+    }
+
     /// Writes a notice into `buffer`: the payload of its frame, empty if the notice is longer than that.
     pub fn encode<'b, N: Notice + Serialize>(notice: &N, buffer: &'b mut [u8; NOTICE]) -> &'b [u8] {
         let (key, body) = buffer.split_at_mut(8);
@@ -279,6 +295,7 @@ mod tests {
             ("link/console-read", link::ConsoleRead::KEY),
             ("link/vm-event", link::VmEvent::KEY),
             ("control/vm", <control::VmNotice as control::Notice>::KEY),
+            ("control/input", <control::InputTaken as control::Notice>::KEY),
             ("vmport/port", crate::port::PortCall::KEY),
             ("vmport/high-bandwidth", vmport::HighBandwidth::KEY),
             ("vmport/machine-reset", vmport::MachineReset::KEY),

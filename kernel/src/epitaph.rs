@@ -35,11 +35,13 @@ pub fn stop(reason: fmt::Arguments) -> ! {
     line.byte(0);
     let mut records = [0u8; limits::LOG_READ];
     let mut sequence = 1u32 << 31;
+    let mut below = 0;
     loop {
-        let length = log::take(&mut records);
+        let (length, next) = log::take(below, &mut records);
         if length == 0 {
             break;
         }
+        below = next;
         frame(&line, sequence, records.get(..length).unwrap_or(&[]));
         sequence = sequence.wrapping_add(1);
     }

@@ -105,26 +105,35 @@ impl Ring {
         done
     }
 
-    fn take(&mut self, into: &mut [u8]) -> usize {
-        let mut length = 0usize;
-        while self.used() >= HEAD {
-            let mut head = [0u8; HEAD];
-            self.peek(0, &mut head);
-            let Ok(head) = RecordHead::read_from_bytes(&head) else {
-                break;
-            };
-            let size = HEAD.wrapping_add((head.length as usize).next_multiple_of(8));
-            let Some(room) = into.get_mut(length..length.wrapping_add(size)) else {
-                break;
-            };
-            self.peek(0, room);
+    /// Head and size of the record at `offset` behind what was taken.
+    fn at(&self, offset: usize) -> Option<(RecordHead, usize)> {
+        if self.used() < offset.wrapping_add(HEAD) {
+            return None;
+        }
+        let mut head = [0u8; HEAD];
+        self.peek(offset, &mut head);
+        let head = RecordHead::read_from_bytes(&head).ok()?;
+        Some((head, HEAD.wrapping_add((head.length as usize).next_multiple_of(8))))
+    }
+
+    fn take(&mut self, mut below: u64, into: &mut [u8]) -> (usize, u64) {
+        while let Some((head, size)) = self.at(0)
+            && head.sequence < below
+        {
             self.head.taken = self.head.taken.wrapping_add(size as u64);
-            length = length.wrapping_add(size);
             if let Some(held) = self.held.get_mut(head.partition as usize) {
                 *held = held.saturating_sub(size);
             }
         }
-        length
+        let mut length = 0usize;
+        while let Some((head, size)) = self.at(length)
+            && let Some(room) = into.get_mut(length..length.wrapping_add(size))
+        {
+            self.peek(length, room);
+            length = length.wrapping_add(size);
+            below = head.sequence.wrapping_add(1);
+        }
+        (length, below)
     }
 }
 
@@ -133,9 +142,10 @@ pub fn append(partition: u8, generation: u32, frame: &[u8]) -> bool {
     RING.lock().append(partition, generation, payload::DEFMT, [frame, &[]])
 }
 
-/// Take whole records into `into`; returns their bytes.
-pub fn take(into: &mut [u8]) -> usize {
-    RING.lock().take(into)
+/// Forget the records whose sequence is below `below`, and copy whole ones behind them into `into`; returns
+/// their bytes and the sequence below which they, too, can be forgotten.
+pub fn take(below: u64, into: &mut [u8]) -> (usize, u64) {
+    RING.lock().take(below, into)
 }
 
 /// The first records: the clock, and the core as an origin.
@@ -221,7 +231,9 @@ mod tests {
             let text = vec![round as u8; (round % 60) as usize];
             assert!(ring.append(3, 1, payload::DEFMT, [&text, &[]]));
             let mut out = [0u8; 256];
-            let length = ring.take(&mut out);
+            let (length, next) = ring.take(round, &mut out);
+            assert_eq!(next, round + 1);
+            assert_eq!(ring.take(round, &mut out), (length, next), "what was not forgotten is given again");
             let (head, rest) = RecordHead::read_from_prefix(&out[..length]).unwrap();
             assert_eq!((head.sequence, head.partition, head.length as usize), (round, 3, text.len()));
             assert_eq!(&rest[..text.len()], &text[..]);
@@ -239,9 +251,10 @@ mod tests {
         assert!(lost > 0);
         assert!(ring.append(2, 1, payload::DEFMT, [&text, &[]]), "the other partition still gets in");
         let mut out = vec![0u8; CAPACITY];
-        ring.take(&mut out);
+        let taken = ring.sequence;
+        ring.take(taken, &mut out);
         assert!(ring.append(1, 1, payload::DEFMT, [&text, &[]]));
-        let length = ring.take(&mut out);
+        let (length, _) = ring.take(taken, &mut out);
         let (head, rest) = RecordHead::read_from_prefix(&out[..length]).unwrap();
         assert_eq!(head.kind, payload::DROPPED);
         assert_eq!(u32::from_le_bytes(rest[..4].try_into().unwrap()), lost);

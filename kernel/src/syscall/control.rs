@@ -75,7 +75,7 @@ impl Core {
         let partition = &self.partitions[caller];
         partition.slots.get(partition.thread.frame.rdi, kind::LOG, 0)?;
         let mut bytes = [0u8; limits::LOG_READ];
-        let length = log::take(&mut bytes);
+        let (length, _) = log::take(partition.thread.frame.rsi, &mut bytes);
         partition.thread.message.set_bytes(layout::LOG_IN, bytes.get(..length).unwrap_or(&[]));
         Ok(Outcome::Value(Status::Ok, length as u64))
     }

@@ -1,19 +1,18 @@
-//! The service at work: events in, lines polled, frames out.
+//! The service at work: events in, lines polled, frames out. What an event changed of a console is saved
+//! before it is acknowledged to anybody.
 
-use crate::console::Console;
 use crate::control::{self, REPLY};
-use crate::events::Events;
 use crate::frame::{Outgoing, Receiver};
-use crate::input::Input;
 use crate::lines::Line;
-use crate::saved::{self, Consoles};
-use crate::spill::{self, Spill};
+use crate::records::span;
+use crate::saved::{self, Console};
+use crate::wall::set_clock;
 use alloc::boxed::Box;
 use alloc::vec;
 use arrayvec::ArrayVec;
 use portcullis_ipc::frame::channel;
 use portcullis_ipc::limits::{LOG_READ, VMS};
-use portcullis_ipc::proto::control::{self as notices, NOTICE};
+use portcullis_ipc::proto::control::{NOTICE, encode};
 use portcullis_ipc::proto::health::Healthy;
 use portcullis_ipc::proto::link::{
     CONSOLE_BYTES, ConsoleInput, ConsoleRead, ConsoleWrite, ConsoleWritten, VmEvent, VmEventTaken,
@@ -21,10 +20,11 @@ use portcullis_ipc::proto::link::{
 use portcullis_ipc::proto::{Refusal, Request};
 use portcullis_runtime::call::{Incoming, Reply};
 use portcullis_runtime::handle::{LogReader, Notifier, Timer, missing};
-use portcullis_runtime::pages::{RegionWords, counters, info, state_region};
+use portcullis_runtime::journal::{HEAD_WORDS, Journal};
+use portcullis_runtime::pages::{RegionWords, counters, info, journal};
 use portcullis_runtime::serve::{Service, serve};
 use portcullis_runtime::start::Start;
-use portcullis_runtime::state::{StateRegion, Words};
+use portcullis_runtime::state::Words;
 use portcullis_runtime::time::{ticks, tsc};
 
 portcullis_runtime::entry!(main);
@@ -39,6 +39,10 @@ const BUSY_TICK: u64 = 500;
 const IDLE_TICK: u64 = 10_000;
 /// Control replies that wait at most; a host that asks faster asks again.
 const REPLIES: usize = 4;
+/// Room for input of which a host is told as soon as there is more.
+const LITTLE: usize = 64;
+/// Number of the console that COM1 carries.
+const PLAIN: usize = 0;
 
 fn main(start: Start) -> ! {
     let Some(timer) = Timer::find("tick") else { missing("tick") };
@@ -49,6 +53,7 @@ fn main(start: Start) -> ! {
         hub.com1.is_some(),
         hub.com2.is_some()
     );
+    set_clock();
     hub.notified(timer.bits);
     serve(start, &mut hub)
 }
@@ -57,7 +62,8 @@ fn main(start: Start) -> ! {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     Console(usize),
-    Log,
+    /// Log records below this sequence.
+    Log(u64),
     /// An event: of which VM, and its sequence.
     Event(usize, u64),
     Other,
@@ -69,70 +75,78 @@ struct Hub {
     timer: Timer,
     idle: u64,
     log: Option<LogReader>,
-    log_frame: Spill<RegionWords>,
+    /// Log records below this sequence have left.
+    logged: u64,
     log_buffer: Box<[u8; LOG_READ]>,
     listeners: [Option<Notifier>; VMS],
-    consoles: Consoles,
-    inputs: Box<[Input; VMS]>,
-    events: [Events; VMS],
-    notices: u32,
-    region: StateRegion<RegionWords>,
-    encoded: Box<[u8]>,
-    /// Bytes of console 0 that COM1 ever took, kept in a counter of the state region.
+    consoles: Box<[Console]>,
+    journal: Journal<RegionWords>,
+    /// Bytes of console 0 that COM1 ever took.
     plain: u64,
+    /// The same in the state region, times two and one more; 0: the line was never used.
     plain_counter: RegionWords,
-    unsaved: bool,
+    /// Consoles whose host is to be told how much of its input was taken.
+    tell: [bool; VMS],
     outgoing: Box<Outgoing>,
     source: Source,
     turn: usize,
     receiver: Box<Receiver>,
     replies: ArrayVec<(u32, ArrayVec<u8, REPLY>), REPLIES>,
+    notices: u32,
     healthy: Healthy,
 }
 
 impl Hub {
     fn new(start: Start, timer: Timer) -> Self {
-        let region = state_region("link", saved::VERSION, saved::SCHEMA, 1 + spill::SIZE);
-        let (plain_counter, spill) = counters(1 + spill::SIZE).split(1);
-        let mut encoded = vec![0; saved::MOST].into_boxed_slice();
-        if region.capacity() < saved::MOST {
+        let (journal, kept) = journal("link", saved::VERSION, saved::SCHEMA, 1);
+        let mut plain_counter = counters(1);
+        if journal.words() < saved::WORDS {
             defmt::warn!(
-                "state region holds {=usize} bytes of {=usize} wanted: console output may be lost when link restarts",
-                region.capacity(),
-                saved::MOST
+                "state region holds {=usize} bytes of {=usize} wanted: what consoles hold is lost when link restarts",
+                (HEAD_WORDS + journal.words()) * 8,
+                (HEAD_WORDS + saved::WORDS + 1) * 8
             );
         }
-        let consoles = region
-            .read(&mut encoded)
-            .filter(|(head, _)| head.version == saved::VERSION)
-            .map_or_else(Consoles::default, |(_, bytes)| saved::decode(bytes));
-        let plain = plain_counter.load(0).max(consoles.first().map_or(0, |one| one.base));
+        let mut consoles = vec![Console::default(); VMS].into_boxed_slice();
+        saved::load(&journal, &mut consoles);
+        if !kept {
+            plain_counter.store(0, 0);
+        }
+        let com1 = Line::open("com1", "com1-irq", 0x3f8);
+        let plain = com1.as_ref().map_or(0, |line| sent_on(line, &mut plain_counter));
         let names =
             ["console-0", "console-1", "console-2", "console-3", "console-4", "console-5", "console-6", "console-7"];
+        let listeners = names.map(Notifier::find);
         Self {
-            com1: Line::open("com1", "com1-irq", 0x3f8),
+            com1,
             com2: Line::open("com2", "com2-irq", 0x2f8),
             timer,
             idle: ticks(info().number("tick-us").unwrap_or(IDLE_TICK)),
             log: LogReader::find("log"),
-            log_frame: Spill::open(spill),
+            logged: 0,
             log_buffer: Box::new([0; LOG_READ]),
-            listeners: names.map(Notifier::find),
+            // A host that waits for an answer of the instance before need not wait longer.
+            tell: listeners.each_ref().map(|listener| kept && listener.is_some()),
+            listeners,
             consoles,
-            inputs: Box::new([Input::new(); VMS]),
-            events: Default::default(),
-            notices: 0,
-            region,
-            encoded,
+            journal,
             plain,
             plain_counter,
-            unsaved: false,
             outgoing: Box::new(Outgoing::new()),
             source: Source::Other,
             turn: 0,
             receiver: Box::new(Receiver::new()),
             replies: ArrayVec::new(),
+            notices: 0,
             healthy: Healthy { generation: start.generation, state_version: saved::VERSION, served: 0 },
+        }
+    }
+
+    /// Makes a console durable as it is now.
+    fn save(&mut self, number: usize) {
+        if let Some(console) = self.consoles.get(number) {
+            // A region that is too small was reported at the start.
+            let _ = saved::save(&mut self.journal, number, console);
         }
     }
 
@@ -140,32 +154,31 @@ impl Hub {
     fn pump(&mut self, fills: usize) -> bool {
         let plain = self.pump_plain(fills);
         let framed = self.pump_frames(fills);
-        self.drop_done();
-        self.save();
+        (0..VMS).for_each(|number| self.drop_done(number));
         plain || framed
     }
 
     fn pump_plain(&mut self, fills: usize) -> bool {
-        let (Some(line), Some(console)) = (&self.com1, self.consoles.first()) else {
+        let (Some(line), Some(console)) = (&self.com1, self.consoles.get(PLAIN)) else {
             return false;
         };
         for _ in 0..fills {
             for _ in 0..line.uart.room() {
-                let Some(byte) = console.byte(self.plain) else {
+                let Some(byte) = console.output.byte(self.plain) else {
                     return false;
                 };
-                line.uart.send(byte);
+                // An instance that ends between the two leaves a mark that the counter does not have yet.
+                line.uart.send_marked(byte, is_odd(self.plain + 1));
                 self.plain += 1;
-                // An end between the two repeats this one byte: port and counter cannot change at once.
-                self.plain_counter.store(0, self.plain);
+                self.plain_counter.store(0, counted(self.plain));
             }
         }
-        console.byte(self.plain).is_some()
+        console.output.byte(self.plain).is_some()
     }
 
     fn pump_frames(&mut self, fills: usize) -> bool {
         if self.com2.is_none() {
-            self.consoles.iter_mut().for_each(Console::no_frames);
+            self.consoles.iter_mut().for_each(|console| console.output.no_frames());
             return false;
         }
         for _ in 0..fills {
@@ -196,18 +209,18 @@ impl Hub {
         match core::mem::replace(&mut self.source, Source::Other) {
             Source::Console(number) => {
                 if let Some(console) = self.consoles.get_mut(number) {
-                    console.framed += 1;
-                    self.unsaved = true;
+                    console.output.frame_sent();
                 }
                 // At once, not at the end of the event: or instances that end early send it for ever.
-                self.drop_done();
-                self.save();
+                self.save(number);
+                self.drop_done(number);
             }
-            Source::Log => self.log_frame.done(),
+            Source::Log(below) => self.logged = below,
             Source::Event(vm, sequence) => {
-                if let Some(events) = self.events.get_mut(vm) {
-                    events.sent(sequence);
+                if let Some(console) = self.consoles.get_mut(vm) {
+                    console.events.sent(sequence);
                 }
+                self.save(vm);
             }
             Source::Other => {}
         }
@@ -232,37 +245,36 @@ impl Hub {
     }
 
     fn start_notice(&mut self) -> bool {
-        let mut waiting = (0u8..).zip(self.events.iter().zip(&self.consoles));
-        let Some(notice) = waiting.find_map(|(vm, (events, console))| events.notice(vm, console.base)) else {
+        let mut buffer = [0; NOTICE];
+        let mut consoles = (0u8..).zip(self.consoles.iter());
+        let (source, payload) = if let Some(number) = self.tell.iter().position(|tell| *tell) {
+            self.tell.iter_mut().skip(number).take(1).for_each(|tell| *tell = false);
+            let input = self.consoles.get(number).map(|console| console.input.taken(number as u8));
+            (Source::Other, input.map_or(&[][..], |input| encode(&input, &mut buffer)))
+        } else if let Some(notice) = consoles.find_map(|(vm, console)| console.events.notice(vm, console.output.base)) {
+            (Source::Event(notice.vm.into(), notice.sequence), encode(&notice, &mut buffer))
+        } else {
             return false;
         };
-        let mut buffer = [0; NOTICE];
-        self.outgoing.start(channel::CONTROL, self.notices, notices::encode(&notice, &mut buffer));
+        self.outgoing.start(channel::CONTROL, self.notices, payload);
         self.notices = self.notices.wrapping_add(1);
-        self.source = Source::Event(notice.vm.into(), notice.sequence);
+        self.source = source;
         true
     }
 
     fn start_log(&mut self) -> bool {
-        let frame = match self.log_frame.pending(&mut self.log_buffer) {
-            Some(left_over) => left_over,
-            None => {
-                let Some(log) = self.log else { return false };
-                let records = log.read(&mut self.log_buffer);
-                if records.is_empty() {
-                    return false;
-                }
-                (self.log_frame.start(records), records)
-            }
+        let Some(log) = self.log else { return false };
+        let records = log.read(self.logged, &mut self.log_buffer);
+        let Some((first, last)) = span(records) else {
+            return false;
         };
-        let (sequence, records) = frame;
-        self.outgoing.start(channel::LOG, sequence, records);
-        self.source = Source::Log;
+        self.outgoing.start(channel::LOG, first as u32, records);
+        self.source = Source::Log(last.saturating_add(1));
         true
     }
 
     fn start_console(&mut self, number: usize) -> bool {
-        let Some((sequence, bytes)) = self.consoles.get(number).and_then(Console::next_frame) else {
+        let Some((sequence, bytes)) = self.consoles.get(number).and_then(|console| console.output.next_frame()) else {
             return false;
         };
         self.outgoing.start(channel::CONSOLE + number as u8, sequence, bytes);
@@ -270,46 +282,21 @@ impl Hub {
         true
     }
 
-    fn drop_done(&mut self) {
-        for (number, console) in self.consoles.iter_mut().enumerate() {
-            let carried = number == 0 && self.com1.is_some();
-            let plain = if carried { self.plain } else { u64::MAX };
-            self.unsaved |= console.drop_done(plain);
-        }
-    }
-
-    fn save(&mut self) {
-        if core::mem::take(&mut self.unsaved) {
-            // A region that is too small was reported at the start.
-            let _ = self.region.commit(saved::encode(&self.consoles, &mut self.encoded));
+    fn drop_done(&mut self, number: usize) {
+        let carried = number == PLAIN && self.com1.is_some();
+        let plain = if carried { self.plain } else { u64::MAX };
+        if self.consoles.get_mut(number).is_some_and(|console| console.output.drop_done(plain)) {
+            self.save(number);
         }
     }
 
     /// Takes what has arrived on both lines and acknowledges the interrupts in `bits`.
     fn receive(&mut self, bits: u64) {
         let mut heard = [false; VMS];
-        if let Some(line) = &self.com1 {
-            for byte in line.received(bits) {
-                hear(&mut self.inputs, &mut heard, 0, &[byte]);
-            }
-        }
-        if let Some(line) = &self.com2 {
-            for byte in line.received(bits) {
-                let Some((head, payload)) = self.receiver.take(byte) else {
-                    continue;
-                };
-                match head.channel {
-                    channel::REQUEST => {
-                        let reply = control::answer(payload, &self.healthy);
-                        let _ = self.replies.try_push((head.sequence, reply));
-                    }
-                    channel::CONSOLE.. => {
-                        let number = usize::from(head.channel - channel::CONSOLE);
-                        hear(&mut self.inputs, &mut heard, number, payload);
-                    }
-                    _ => {}
-                }
-            }
+        self.receive_plain(&mut heard);
+        self.receive_frames(&mut heard);
+        for line in [&self.com1, &self.com2].into_iter().flatten() {
+            line.acknowledge(bits);
         }
         for (listener, _) in self.listeners.iter_mut().zip(heard).filter(|(_, heard)| *heard) {
             if let Some(listener) = listener {
@@ -318,28 +305,124 @@ impl Hub {
         }
     }
 
-    fn write(&mut self, number: u32, request: &ConsoleWrite<'_>) -> Result<ConsoleWritten, Refusal> {
-        let console = self.consoles.get_mut(number as usize).ok_or(Refusal::Denied)?;
-        let taken = console.take(request.sequence, request.bytes)?;
-        let sequence = console.sequence;
-        self.unsaved |= taken;
-        self.save();
+    /// What finds no room stays in the line.
+    fn receive_plain(&mut self, heard: &mut [bool; VMS]) {
+        for _ in 0..crate::uart::RECEIVE_MOST {
+            let (Some(line), Some(console)) = (&self.com1, self.consoles.get_mut(PLAIN)) else {
+                return;
+            };
+            if console.input.room() == 0 {
+                return;
+            }
+            let Some(byte) = line.uart.receive() else {
+                return;
+            };
+            console.input.push(&[byte]);
+            // One by one: what an instance has taken from the line and not saved is lost with it.
+            self.save(PLAIN);
+            let [heard, ..] = heard;
+            *heard = true;
+        }
+    }
+
+    fn receive_frames(&mut self, heard: &mut [bool; VMS]) {
+        let Some(line) = &self.com2 else { return };
+        for byte in line.received() {
+            let Some((head, payload)) = self.receiver.take(byte) else {
+                continue;
+            };
+            let number = usize::from(head.channel.wrapping_sub(channel::CONSOLE));
+            match head.channel {
+                channel::REQUEST => {
+                    let reply = control::answer(payload, &self.healthy);
+                    let _ = self.replies.try_push((head.sequence, reply));
+                }
+                channel::CONSOLE.. => {
+                    let (Some(console), Some(heard), Some(tell)) =
+                        (self.consoles.get_mut(number), heard.get_mut(number), self.tell.get_mut(number))
+                    else {
+                        continue;
+                    };
+                    if console.input.frame(head.sequence, payload) {
+                        *heard = true;
+                        let _ = saved::save(&mut self.journal, number, console);
+                    }
+                    *tell = true;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn write(&mut self, number: usize, request: &ConsoleWrite<'_>) -> Result<ConsoleWritten, Refusal> {
+        let console = self.consoles.get_mut(number).ok_or(Refusal::Denied)?;
+        let taken = console.output.take(request.sequence, request.bytes)?;
+        let sequence = console.output.sequence;
+        if taken {
+            self.save(number);
+        }
         Ok(ConsoleWritten { sequence })
+    }
+
+    fn read(&mut self, number: usize, request: &ConsoleRead, reply: &mut Reply) -> Result<(), Refusal> {
+        let console = self.consoles.get_mut(number).ok_or(Refusal::Denied)?;
+        let mut bytes = [0; CONSOLE_BYTES];
+        let most = usize::from(request.most).min(CONSOLE_BYTES);
+        let room = console.input.room();
+        let (from, bytes) = console.input.read(request.from, bytes.get_mut(..most).unwrap_or_default());
+        reply.put(&ConsoleInput { from, bytes });
+        if console.input.room() > room {
+            self.save(number);
+            // A line or a host that found little room may have more.
+            if let Some(tell) = self.tell.get_mut(number) {
+                *tell |= room < LITTLE;
+            }
+            self.timer.set(tsc() + ticks(BUSY_TICK));
+        }
+        Ok(())
+    }
+
+    fn event(&mut self, number: usize, request: &VmEvent) -> Result<VmEventTaken, Refusal> {
+        let console = self.consoles.get_mut(number).ok_or(Refusal::Denied)?;
+        let taken = console.events.take(request, console.output.end());
+        let sequence = console.events.sequence;
+        if taken {
+            self.save(number);
+            self.timer.set(tsc() + ticks(BUSY_TICK));
+        }
+        Ok(VmEventTaken { sequence })
     }
 }
 
-fn hear(inputs: &mut [Input; VMS], heard: &mut [bool; VMS], number: usize, bytes: &[u8]) {
-    if let (Some(input), Some(heard)) = (inputs.get_mut(number), heard.get_mut(number)) {
-        for &byte in bytes {
-            *heard |= input.push(byte);
+const fn is_odd(number: u64) -> bool {
+    number & 1 != 0
+}
+
+const fn counted(plain: u64) -> u64 {
+    plain << 1 | 1
+}
+
+/// Bytes that COM1 ever took, from the counter and the mark on the line.
+fn sent_on(line: &Line, counter: &mut RegionWords) -> u64 {
+    let plain = match counter.load(0) {
+        0 => {
+            line.uart.mark(false);
+            0
         }
-    }
+        word => {
+            let plain = word >> 1;
+            // The last byte may have left without being counted.
+            if is_odd(plain) == line.odd { plain } else { plain + 1 }
+        }
+    };
+    counter.store(0, counted(plain));
+    plain
 }
 
 impl Service for Hub {
     fn called(&mut self, call: &Incoming<'_>, reply: &mut Reply) -> Result<(), Refusal> {
         self.healthy.served += 1;
-        let number = call.header.badge;
+        let number = call.header.badge as usize;
         match call.header.key {
             ConsoleWrite::KEY => {
                 let request = call.decode::<ConsoleWrite<'_>>()?;
@@ -354,22 +437,9 @@ impl Service for Hub {
                 }
                 Ok(())
             }
-            ConsoleRead::KEY => {
-                let request = call.decode::<ConsoleRead>()?;
-                let input = self.inputs.get_mut(number as usize).ok_or(Refusal::Denied)?;
-                let mut bytes = [0; CONSOLE_BYTES];
-                let most = usize::from(request.most).min(CONSOLE_BYTES);
-                let (from, bytes) = input.read(request.from, bytes.get_mut(..most).unwrap_or_default());
-                reply.put(&ConsoleInput { from, bytes });
-                Ok(())
-            }
+            ConsoleRead::KEY => self.read(number, &call.decode::<ConsoleRead>()?, reply),
             VmEvent::KEY => {
-                let request = call.decode::<VmEvent>()?;
-                let events = self.events.get_mut(number as usize).ok_or(Refusal::Denied)?;
-                let console = self.consoles.get(number as usize);
-                events.take(&request, console.map_or(0, Console::end));
-                reply.put(&VmEventTaken { sequence: events.sequence });
-                self.timer.set(tsc() + ticks(BUSY_TICK));
+                reply.put(&self.event(number, &call.decode::<VmEvent>()?)?);
                 Ok(())
             }
             _ => Err(Refusal::Unsupported),

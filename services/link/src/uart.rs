@@ -7,6 +7,8 @@ pub trait Registers {
     fn read(&self, register: u16) -> u8;
     /// Writes a register.
     fn write(&self, register: u16, value: u8);
+    /// Writes a register and the next one: both, or none if the instance ends.
+    fn write_pair(&self, register: u16, values: [u8; 2]);
 }
 
 const DATA: u16 = 0;
@@ -27,6 +29,9 @@ const FIFO_ON: u8 = 0b011;
 /// DTR, RTS, and the output that lets the interrupt through.
 const LINES_UP: u8 = 0b1011;
 const RECEIVE_INTERRUPT: u8 = 1;
+/// The mark of an odd number of bytes sent: the line-status interrupt, which every look at the line status
+/// clears and which tells nothing new.
+const ODD: u8 = 1 << 2;
 
 /// Bytes that the transmitter takes when it says that it is ready.
 pub const FIFO: usize = 16;
@@ -39,9 +44,12 @@ pub const RECEIVE_MOST: usize = 64;
 pub struct Uart<R>(pub R);
 
 impl<R: Registers> Uart<R> {
-    /// Sets up 115,200 bits a second, 8N1, FIFOs and the receive interrupt.
-    pub fn start(&self) {
-        self.0.write(INTERRUPT_ENABLE, 0);
+    /// Sets up 115,200 bits a second, 8N1, FIFOs and the receive interrupt. Keeps the mark of the last byte
+    /// sent, and returns it.
+    pub fn start(&self) -> bool {
+        self.0.write(LINE_CONTROL, EIGHT_N_ONE);
+        let mark = self.0.read(INTERRUPT_ENABLE) & ODD;
+        self.0.write(INTERRUPT_ENABLE, mark);
         for _ in 0..IDLE_LOOKS {
             if self.0.read(LINE_STATUS) & TRANSMITTER_IDLE != 0 {
                 break;
@@ -53,7 +61,23 @@ impl<R: Registers> Uart<R> {
         self.0.write(LINE_CONTROL, EIGHT_N_ONE);
         self.0.write(FIFO_CONTROL, FIFO_ON);
         self.0.write(MODEM_CONTROL, LINES_UP);
-        self.0.write(INTERRUPT_ENABLE, RECEIVE_INTERRUPT);
+        self.0.write(INTERRUPT_ENABLE, RECEIVE_INTERRUPT | mark);
+        mark != 0
+    }
+
+    /// Sets the mark without a byte.
+    pub fn mark(&self, odd: bool) {
+        self.0.write(INTERRUPT_ENABLE, Self::marked(odd));
+    }
+
+    const fn marked(odd: bool) -> u8 {
+        if odd { RECEIVE_INTERRUPT | ODD } else { RECEIVE_INTERRUPT }
+    }
+
+    /// Sends one byte and says with it whether the number of bytes sent is odd now, so that an instance which
+    /// follows knows if the last one left; the caller has asked for room.
+    pub fn send_marked(&self, byte: u8, odd: bool) {
+        self.0.write_pair(DATA, [byte, Self::marked(odd)]);
     }
 
     /// Bytes that the transmitter takes now: [`FIFO`] or none.
@@ -79,20 +103,29 @@ mod tests {
 
     struct Fake {
         status: u8,
+        enabled: u8,
         written: RefCell<Vec<(u16, u8)>>,
     }
 
     impl Registers for Fake {
         fn read(&self, register: u16) -> u8 {
-            if register == LINE_STATUS { self.status } else { b'x' }
+            match register {
+                LINE_STATUS => self.status,
+                INTERRUPT_ENABLE => self.enabled,
+                _ => b'x',
+            }
         }
         fn write(&self, register: u16, value: u8) {
             self.written.borrow_mut().push((register, value));
         }
+        fn write_pair(&self, register: u16, [first, second]: [u8; 2]) {
+            self.write(register, first);
+            self.write(register + 1, second);
+        }
     }
 
     fn line(status: u8) -> Uart<Fake> {
-        Uart(Fake { status, written: RefCell::default() })
+        Uart(Fake { status, enabled: 0, written: RefCell::default() })
     }
 
     #[test]
@@ -101,9 +134,29 @@ mod tests {
         uart.start();
         let written = uart.0.written.borrow();
         let divisor = [(LINE_CONTROL, DIVISOR_ACCESS), (DATA, 1), (INTERRUPT_ENABLE, 0)];
-        assert_eq!(written[1..4], divisor);
+        assert_eq!(written[2..5], divisor);
         assert!(written.iter().all(|&(register, value)| register != FIFO_CONTROL || value & 4 == 0));
         assert_eq!(written.last(), Some(&(INTERRUPT_ENABLE, RECEIVE_INTERRUPT)));
+    }
+
+    #[test]
+    fn the_mark_goes_with_its_byte_and_outlives_a_set_up() {
+        for odd in [true, false] {
+            let uart = Uart(Fake { enabled: if odd { ODD } else { 0 }, ..line(TRANSMITTER_IDLE).0 });
+            assert_eq!(uart.start(), odd);
+            let kept = uart
+                .0
+                .written
+                .borrow()
+                .iter()
+                .all(|&(register, value)| register != INTERRUPT_ENABLE || value & ODD != 0 || !odd);
+            // The divisor's high byte is written to the same port.
+            let divisor = uart.0.written.borrow().iter().filter(|write| **write == (INTERRUPT_ENABLE, 0)).count();
+            assert!(kept || divisor == 1);
+            uart.0.written.borrow_mut().clear();
+            uart.send_marked(b'x', !odd);
+            assert_eq!(uart.0.written.borrow()[..], [(DATA, b'x'), (INTERRUPT_ENABLE, Uart::<Fake>::marked(!odd))]);
+        }
     }
 
     #[test]

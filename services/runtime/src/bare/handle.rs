@@ -51,6 +51,11 @@ impl Ports {
     pub fn write(&self, port: u16, value: u8) {
         syscall::port_io(self.0, port, 1, Some(value.into()));
     }
+
+    /// Writes two neighbouring bytes, the one at `port` first. An instance that ends has written both or none.
+    pub fn write_pair(&self, port: u16, [first, second]: [u8; 2]) {
+        syscall::port_io(self.0, port, 2, Some(u16::from_le_bytes([first, second]).into()));
+    }
 }
 
 /// A timer.
@@ -129,10 +134,27 @@ impl LogReader {
         slot(name, kind::LOG).map(|found| Self(found.slot))
     }
 
-    /// Takes whole records; empty when there are none.
-    pub fn read<'b>(&self, buffer: &'b mut [u8; LOG_READ]) -> &'b [u8] {
-        let length = syscall::log_read(self.0).done().unwrap_or(0);
+    /// Lets the core forget the records below sequence `below`, and copies whole ones behind them; empty when
+    /// there are none.
+    pub fn read<'b>(&self, below: u64, buffer: &'b mut [u8; LOG_READ]) -> &'b [u8] {
+        let length = syscall::log_read(self.0, below).done().unwrap_or(0);
         message::log_in(length as usize, buffer)
+    }
+}
+
+/// The wall clock.
+#[derive(Clone, Copy)]
+pub struct Clock(u16);
+
+impl Clock {
+    /// The clock capability of this name.
+    pub fn find(name: &str) -> Option<Self> {
+        slot(name, kind::CLOCK).map(|found| Self(found.slot))
+    }
+
+    /// Sets it to so many nanoseconds since 1970 at a TSC value; `false` when it was set before.
+    pub fn set(&self, nanoseconds: u64, tsc: u64) -> bool {
+        syscall::clock_set(self.0, nanoseconds, tsc).ok()
     }
 }
 

@@ -145,9 +145,15 @@ pub fn log_write(bytes: usize) -> Returned {
     syscall4(Call::LogWrite, bytes as u64, 0, 0, 0)
 }
 
-/// Takes log records into the message page; the value is their length in bytes.
-pub fn log_read(slot: u16) -> Returned {
-    syscall4(Call::LogRead, slot.into(), 0, 0, 0)
+/// Has the log records below a sequence forgotten and those behind them copied into the message page; the
+/// value is their length in bytes.
+pub fn log_read(slot: u16, below: u64) -> Returned {
+    syscall4(Call::LogRead, slot.into(), below, 0, 0)
+}
+
+/// Sets the wall clock: nanoseconds since 1970 at a TSC value.
+pub fn clock_set(slot: u16, nanoseconds: u64, tsc: u64) -> Returned {
+    syscall4(Call::ClockSet, slot.into(), nanoseconds, tsc, 0)
 }
 
 /// Gives up with a reason; the supervisor reads it in the fault record.
