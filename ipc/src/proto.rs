@@ -282,6 +282,58 @@ pub mod vmport {
     }
 }
 
+/// `acpi-mangler`.
+pub mod acpi {
+    use super::*;
+
+    /// Guest-physical address where a machine's firmware tables begin; the lease of [`BuildTables`] covers them.
+    pub const WINDOW: u32 = 0xe_0000;
+    /// Its bytes: it ends at 1 MiB.
+    pub const WINDOW_BYTES: u32 = 0x2_0000;
+
+    /// Build the firmware tables of this machine and write them into the call's one lease. Repeating the call with
+    /// the same machine writes the same bytes.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct BuildTables {
+        /// Platform version: what the tables look like.
+        pub platform: u16,
+        /// Guest-physical address of the lease's first byte, a multiple of 16.
+        pub base: u32,
+        /// Bytes of RAM.
+        pub memory: u64,
+        /// vCPUs; the APIC id of each is its index.
+        pub vcpus: u8,
+        /// Build the ACPI tables.
+        pub acpi: bool,
+        /// Build the SMBIOS tables.
+        pub smbios: bool,
+        /// There are local APICs.
+        pub lapic: bool,
+        /// There is an IOAPIC.
+        pub ioapic: bool,
+        /// There is a serial port COM1.
+        pub serial: bool,
+        /// There is a CMOS clock.
+        pub clock: bool,
+        /// Guest-physical address of the mailbox by which further processors are started.
+        pub mailbox: Option<u32>,
+        /// UUID of the machine, in the order of its text.
+        pub uuid: [u8; 16],
+    }
+
+    /// Where the tables are.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct TablesBuilt {
+        /// Guest-physical address of the RSDP; 0 without ACPI.
+        pub rsdp: u32,
+    }
+
+    impl Request for BuildTables {
+        const PATH: &'static str = "acpi/build-tables";
+        type Reply = TablesBuilt;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -299,6 +351,7 @@ mod tests {
             ("vmport/port", crate::port::PortCall::KEY),
             ("vmport/high-bandwidth", vmport::HighBandwidth::KEY),
             ("vmport/machine-reset", vmport::MachineReset::KEY),
+            ("acpi/build-tables", acpi::BuildTables::KEY),
         ];
         let text: Vec<String> = keys.iter().map(|(path, key)| format!("{path} {key:016x}")).collect();
         let golden = include_str!("../golden/keys.txt");

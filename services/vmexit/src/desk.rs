@@ -15,6 +15,7 @@ use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::layout::{EXIT_PAGES, GUEST_BASE, PAGE};
 use portcullis_ipc::limits::PAYLOAD;
 use portcullis_ipc::message::Lease;
+use portcullis_ipc::proto::acpi::{BuildTables, TablesBuilt, WINDOW, WINDOW_BYTES};
 use portcullis_ipc::proto::link::{ConsoleInput, ConsoleRead, ConsoleWrite, VmEvent, VmEventKind};
 use portcullis_ipc::proto::vmport::{HighBandwidth, HighBandwidthMoved, MachineReset};
 use portcullis_ipc::record::cause;
@@ -71,6 +72,7 @@ fn main(start: Start) -> ! {
         vmport: endpoint("vmport-rpc"),
         uart: Timer::find("uart"),
         lapic: Timer::find("lapic"),
+        acpi_mangler: endpoint("acpi-mangler"),
         line_wait: ticks(LINE_WAIT),
         armed: false,
         journal,
@@ -128,6 +130,7 @@ struct Core {
     vmport: Option<Endpoint>,
     uart: Option<Timer>,
     lapic: Option<Timer>,
+    acpi_mangler: Option<Endpoint>,
     line_wait: u64,
     armed: bool,
     journal: Journal<RegionWords>,
@@ -235,6 +238,19 @@ impl Host for Core {
 
     fn recall(&mut self, vcpu: u16) -> bool {
         syscall::vcpu_recall(self.vm.vcpu(vcpu)).ok()
+    }
+
+    fn build_tables(&mut self, machine: &BuildTables) -> Result<Option<TablesBuilt>, Error> {
+        let Some(mangler) = &mut self.acpi_mangler else { return Ok(None) };
+        let window =
+            Lease { address: GUEST_BASE + u64::from(WINDOW), length: WINDOW_BYTES, rights: rights::WRITE.into() };
+        mangler.lend_idempotent(machine, &[window]).map(Some).map_err(|error| {
+            Error::Tables(match error {
+                CallError::Refused(_) => "refuses the machine",
+                CallError::Gone => "was given up",
+                _ => "does not answer",
+            })
+        })
     }
 
     fn blob(&self, name: &'static str) -> Result<&'static [u8], Error> {

@@ -4,6 +4,7 @@
 use crate::loader::Error;
 use crate::memory::GuestMemory;
 use portcullis_ipc::exit::ExitPage;
+use portcullis_ipc::proto::acpi::{BuildTables, TablesBuilt};
 use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::proto::vmport::{HighBandwidth, HighBandwidthMoved, MachineReset};
 use portcullis_runtime::journal::Journal;
@@ -66,6 +67,8 @@ pub trait Host {
     fn stopped(&mut self, vcpu: u16) -> Option<&'static mut ExitPage>;
     /// Enters a stopped vCPU with what its page holds.
     fn resume(&mut self, vcpu: u16);
+    /// Has the firmware's tables built into guest memory; `None` when the manifest grants no `acpi-mangler`.
+    fn build_tables(&mut self, machine: &BuildTables) -> Result<Option<TablesBuilt>, Error>;
     /// A file of the image, by the name that the manifest gives it; its bytes are those that the image builder put there.
     fn blob(&self, name: &'static str) -> Result<&'static [u8], Error>;
     /// Gives a piece of a string to the high-bandwidth port, or takes one; `None` when nobody serves it.

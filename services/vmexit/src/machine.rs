@@ -7,9 +7,10 @@ use crate::config::Config;
 use crate::cpuid::{Identity, cr4_allowed};
 use crate::exception::{raise, vector};
 use crate::fetch::{Bytes, Expected, length};
+use crate::firmware;
 use crate::host::{Host, Note};
 use crate::loader::{self, Guest, Start};
-use crate::memory::all_ones;
+use crate::memory::{GuestMemory, all_ones};
 use crate::paging::PageFault;
 use crate::ports::may_be_claimed;
 use crate::registers::{TRAP, after, finish, merge};
@@ -116,8 +117,16 @@ impl<H: Host> Machine<H> {
             Err(loader::Error::NoBlob(_)) => &[],
             blob => blob?,
         };
-        let guest = Guest { kernel, initrd, append, rsdp: 0 };
+        let guest = Guest { kernel, initrd, append, rsdp: self.firmware()? };
         loader::load(self.host.memory(), &self.config, &guest)
+    }
+
+    /// Leaves the firmware's tables in guest memory; the address of the RSDP, 0 without ACPI.
+    fn firmware(&mut self) -> Result<u64, loader::Error> {
+        let bytes = self.host.memory().size();
+        let Some(machine) = firmware::describe(&self.config, bytes, self.identity.vcpus) else { return Ok(0) };
+        firmware::clear(self.host.memory())?;
+        Ok(self.host.build_tables(&machine)?.map_or(0, |built| built.rsdp.into()))
     }
 
     /// Serves an exit: the [`Resume`] word that answers it.

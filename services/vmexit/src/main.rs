@@ -9,13 +9,14 @@
 //!
 //! Capabilities: the VM `vm` with the right `run`; the endpoint `link` (its badge names the console) and
 //! the timer `uart` (sends a line that has no end after a while), without which the serial port goes
-//! nowhere. The notification that `link` sends tells of console input. Blobs: `kernel` and, if it wants one,
-//! `initrd`; or `guest`, a raw image whose first byte is its first instruction. Configuration: `guest.entry`
-//! (auto, pvh, linux32, multiboot; raw: real16, protected32, long64), `guest.append` (the kernel's command
-//! line), `guest.load` (of a raw image: 0x7c00, else 0x100000), `guest.exit-port` (none); `lapic`, `ioapic`,
-//! `acpi`, `smbios` (on or off; on unless the image is raw), `ap-start` (sipi or mailbox), `uuid` (made from
-//! the VM's name); `vm.identity`, `vm.port` and `vm.xcr0` come from the VM's own table in the manifest. It needs
-//! 16 KiB of stack and a state region of two pages; memory for the decoder's tables it brings itself.
+//! nowhere; the endpoint `acpi-mangler`, without which the guest gets no firmware tables. The notification that
+//! `link` sends tells of console input. Blobs: `kernel` and, if it wants one, `initrd`; or `guest`, a raw image
+//! whose first byte is its first instruction. Configuration: `guest.entry` (auto, pvh, linux32, multiboot; raw:
+//! real16, protected32, long64), `guest.append` (the kernel's command line), `guest.load` (of a raw image:
+//! 0x7c00, else 0x100000), `guest.exit-port` (none); `lapic`, `ioapic`, `acpi`, `smbios` (on or off; on unless the
+//! image is raw), `ap-start` (sipi or mailbox), `uuid` (made from the VM's name); `vm.identity`, `vm.port` and
+//! `vm.xcr0` come from the VM's own table in the manifest. It needs 16 KiB of stack and a state region of two
+//! pages; memory for the decoder's tables it brings itself.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![cfg_attr(test, allow(clippy::type_complexity, reason = "tables of cases"))]
 #![cfg_attr(not(target_os = "none"), allow(dead_code, reason = "used by the bare-metal part"))]
@@ -31,6 +32,7 @@ mod delivery;
 mod exception;
 mod exits;
 mod fetch;
+mod firmware;
 mod host;
 mod interrupts;
 mod life;

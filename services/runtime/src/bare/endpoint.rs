@@ -57,6 +57,24 @@ impl Endpoint {
         outcome
     }
 
+    /// As [`Endpoint::call_idempotent`], with leases (at most [`LEASES`], more are left out).
+    pub fn lend_idempotent<R>(&mut self, request: &R, leases: &[Lease]) -> Result<R::Reply, CallError>
+    where
+        R: Request + Serialize,
+        R::Reply: DeserializeOwned,
+    {
+        let mut buffer = [0; PAYLOAD];
+        let mut outcome = self.transfer(request, leases, &mut buffer);
+        for _ in 0..REPEATS {
+            match outcome {
+                Err(CallError::Dead) => outcome = self.transfer(request, leases, &mut buffer),
+                _ => break,
+            }
+        }
+        let header = outcome?;
+        read_reply(&header, buffer.get(..header.length.into()).unwrap_or_default())
+    }
+
     /// Calls once with leases (at most [`LEASES`], more are left out) and leaves the reply's payload in
     /// `buffer`: for replies that borrow. The header's length says how much of the buffer is reply.
     pub fn transfer<R>(

@@ -21,6 +21,8 @@ pub enum Error {
         /// As many as it has.
         found: usize,
     },
+    /// `acpi-mangler` did not build the firmware's tables; why.
+    Tables(&'static str),
     /// Guest memory ends too early.
     Memory {
         /// Bytes needed.
@@ -82,6 +84,9 @@ impl fmt::Display for Error {
             Self::Segments { found } => {
                 write!(to, "kernel has {found} loadable segments, {SEGMENTS} are taken at most: link it with fewer")
             }
+            Self::Tables(why) => {
+                write!(to, "no firmware tables, acpi-mangler {why}: see its log, or set acpi and smbios to off")
+            }
             Self::Memory { needed, have } => {
                 write!(to, "guest needs {} MiB of memory and has {} MiB: give the VM more", mib(needed), have >> 20)
             }
@@ -124,6 +129,7 @@ mod tests {
             Error::Unusable("it is a zImage; give a bzImage"),
             Error::NoMethod,
             Error::Segments { found: 17 },
+            Error::Tables("does not answer"),
             Error::Memory { needed: (74 << 20) + 1, have: 64 << 20 },
             Error::TooMuchMemory { have: 4 << 30 },
             Error::NotRam(kernel, 0xa_0000, 0xb_0000),
@@ -136,6 +142,6 @@ mod tests {
             assert!(!text.contains('\n') && text.contains([':', ';']), "{text}");
             assert!(text.len() < super::super::TEXT, "{text}");
         }
-        assert_eq!(all[6].to_string(), "guest needs 75 MiB of memory and has 64 MiB: give the VM more");
+        assert_eq!(all[7].to_string(), "guest needs 75 MiB of memory and has 64 MiB: give the VM more");
     }
 }

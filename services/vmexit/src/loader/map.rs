@@ -1,15 +1,17 @@
 //! The memory map that a guest is told: what is RAM, what is reserved, where the firmware's tables lie.
 
+use crate::firmware::MAILBOX;
 use arrayvec::ArrayVec;
+use portcullis_ipc::proto::acpi::WINDOW;
 
 /// Where the low RAM ends.
 pub const LOW_END: u64 = 0x9_f000;
 /// Where the high RAM begins.
 pub const HIGH: u64 = 0x10_0000;
 /// Where the firmware's tables begin; the RSDP stands first.
-pub const TABLES: u64 = 0xe_0000;
-/// Where they end; behind it the mailbox page and the SMBIOS entry are reserved.
-pub const TABLES_END: u64 = 0xe_f000;
+const TABLES: u64 = WINDOW as u64;
+/// Where they end; the mailbox page and SMBIOS behind them are reserved.
+const TABLES_END: u64 = MAILBOX as u64;
 
 /// What a range is, with the numbers of the ACPI address-range types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,7 +23,8 @@ pub use start::Start;
 use crate::config::{Config, Entry};
 use crate::memory::GuestMemory;
 use elf::Elf;
-use space::{Space, What, fill};
+pub use space::fill;
+use space::{Space, What};
 
 /// Bytes of the longest error text.
 pub const TEXT: usize = 256;

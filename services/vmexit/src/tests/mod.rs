@@ -15,6 +15,7 @@ use crate::machine::Machine;
 use crate::memory::tests::Plain;
 use crate::saved::{SCHEMA, VERSION, WORDS, life, power};
 use portcullis_ipc::exit::{ExitPage, Reason, Segment, gpr, io, segment};
+use portcullis_ipc::proto::acpi::{BuildTables, TablesBuilt};
 use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::proto::vmport::{HighBandwidth, HighBandwidthMoved, MachineReset};
 use portcullis_runtime::journal::{HEAD_WORDS, Journal};
@@ -254,6 +255,10 @@ impl Host for Model {
             self.recalled.push(vcpu);
         }
         running
+    }
+
+    fn build_tables(&mut self, machine: &BuildTables) -> Result<Option<TablesBuilt>, Error> {
+        Ok(Some(TablesBuilt { rsdp: machine.base }))
     }
 
     fn blob(&self, name: &'static str) -> Result<&'static [u8], Error> {
