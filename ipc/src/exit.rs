@@ -191,7 +191,7 @@ pub mod event {
 pub struct Segment {
     /// Selector.
     pub selector: u16,
-    /// Attributes, packed to 12 bits as in AMD's VMCB: type 0-3, S 4, DPL 5-6, P 7, AVL 8, L 9, D/B 10,
+    /// Attributes, 12 bits as in AMD's VMCB, the upper four 0: type 0-3, S 4, DPL 5-6, P 7, AVL 8, L 9, D/B 10,
     /// G 11.
     pub attributes: u16,
     /// Limit in bytes, expanded.
@@ -214,10 +214,14 @@ pub mod segment {
     pub const FS: usize = 4;
     /// GS.
     pub const GS: usize = 5;
+    /// GDTR.
+    pub const GDTR: usize = 6;
     /// LDTR.
-    pub const LDTR: usize = 6;
+    pub const LDTR: usize = 7;
+    /// IDTR.
+    pub const IDTR: usize = 8;
     /// TR.
-    pub const TR: usize = 7;
+    pub const TR: usize = 9;
 }
 
 /// Index of a register in [`ExitPage::registers`]: the processor's own numbering.
@@ -271,30 +275,26 @@ pub struct ExitPage {
     pub rip: u64,
     /// Group FLOW.
     pub rflags: u64,
-    /// Group CONTROL.
-    pub cr0: u64,
-    /// Group CONTROL.
-    pub cr2: u64,
+    /// Group CONTROL. The order of this and the next groups is that of AMD's control block.
+    pub cr4: u64,
     /// Group CONTROL.
     pub cr3: u64,
     /// Group CONTROL.
-    pub cr4: u64,
+    pub cr0: u64,
     /// Group CONTROL.
     pub efer: u64,
+    /// Group CONTROL.
+    pub cr2: u64,
     /// Group CONTROL.
     pub xcr0: u64,
     /// Group DEBUG: DR0 to DR3.
     pub dr: [u64; 4],
     /// Group DEBUG.
-    pub dr6: u64,
-    /// Group DEBUG.
     pub dr7: u64,
-    /// Group SEGMENTS, by [`segment`].
-    pub segments: [Segment; 8],
-    /// Group SEGMENTS; selector and attributes 0.
-    pub gdtr: Segment,
-    /// Group SEGMENTS; selector and attributes 0.
-    pub idtr: Segment,
+    /// Group DEBUG.
+    pub dr6: u64,
+    /// Group SEGMENTS, by [`segment`]; selector and attributes of the two tables count for nothing.
+    pub segments: [Segment; 10],
     /// Group SYSCALL.
     pub star: u64,
     /// Group SYSCALL.
@@ -337,7 +337,7 @@ static_assertions::const_assert_eq!(size_of::<ExitPage>(), 4096);
 static_assertions::const_assert_eq!(core::mem::offset_of!(ExitPage, qualification), 32);
 static_assertions::const_assert_eq!(core::mem::offset_of!(ExitPage, registers), 64);
 static_assertions::const_assert_eq!(core::mem::offset_of!(ExitPage, rip), 192);
-static_assertions::const_assert_eq!(core::mem::offset_of!(ExitPage, cr0), 208);
+static_assertions::const_assert_eq!(core::mem::offset_of!(ExitPage, cr4), 208);
 static_assertions::const_assert_eq!(core::mem::offset_of!(ExitPage, dr), 256);
 static_assertions::const_assert_eq!(core::mem::offset_of!(ExitPage, segments), 304);
 static_assertions::const_assert_eq!(core::mem::offset_of!(ExitPage, star), 464);

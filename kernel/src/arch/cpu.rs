@@ -57,10 +57,6 @@ macro_rules! write {
 }
 read!(cr0, "cr0");
 read!(cr2, "cr2");
-read!(dr0, "dr0");
-read!(dr1, "dr1");
-read!(dr2, "dr2");
-read!(dr3, "dr3");
 write!(set_cr0, "cr0");
 write!(set_cr3, "cr3");
 write!(set_cr4, "cr4");

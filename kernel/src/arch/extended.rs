@@ -1,8 +1,8 @@
 //! Extended registers (x87, SSE, AVX), XCR0, DR0-DR3 and TSC_AUX of guests. The core and the partitions use
 //! none of them (CR0.TS is set outside a guest), so they are swapped only between vCPUs.
 //!
-//! INV-EXTENDED: an XSAVE area is a [`CorePage`] of its own vCPU, 64-byte aligned by being a page, large
-//! enough for XCR0 = 7 (832 bytes), and holds a standard-format image whose reserved header bits are zero.
+//! INV-EXTENDED: each vCPU has a [`CorePage`] for them. It starts with an XSAVE area, large enough for XCR0 = 7
+//! (832 bytes), that holds a standard-format image whose reserved header bits are zero; the others stand behind.
 
 use super::cpu;
 use crate::mem::page::CorePage;
@@ -10,6 +10,13 @@ use core::arch::asm;
 
 /// XCR0 bits that the core lets any guest use: x87, SSE, AVX.
 pub const XCR0_MOST: u64 = 7;
+
+/// Offset of DR0 to DR3 in the page.
+pub const DEBUG: usize = 1024;
+/// Offset of XCR0 in the page.
+pub const XCR0: usize = 1056;
+/// Offset of TSC_AUX in the page.
+pub const TSC_AUX: usize = 1064;
 
 /// XCR0 bits of this processor among [`XCR0_MOST`].
 pub fn supported() -> u64 {
@@ -57,39 +64,24 @@ pub fn load(area: CorePage) {
     close();
 }
 
-/// Make `area` hold the registers' reset state: FCW 0x37f, MXCSR 0x1f80, nothing in use.
+/// Make `area` hold the registers' reset state: FCW 0x37f, MXCSR 0x1f80, XCR0 1, nothing in use.
 pub fn reset(area: CorePage) {
     area.clear();
     area.set_word(0, 0x37f);
     area.set_word(24, 0x1f80);
+    area.set_word(XCR0, 1);
 }
 
-/// Load DR0 to DR3.
-pub fn load_debug(values: [u64; 4]) {
-    let [a, b, c, d] = values;
+/// Load DR0 to DR3, XCR0, and TSC_AUX where the processor has it, from `area`.
+pub fn load_small(area: CorePage) {
+    let [a, b, c, d] = area.read::<[u64; 4], DEBUG>();
     // SAFETY: the core never enables a breakpoint of its own (DR7 is 0x400 outside guests).
     unsafe {
         asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", in(reg) a, in(reg) b, in(reg) c, in(reg) d, options(nomem, nostack, preserves_flags));
     }
-}
-
-/// Read DR0 to DR3.
-pub fn debug() -> [u64; 4] {
-    [cpu::dr0(), cpu::dr1(), cpu::dr2(), cpu::dr3()]
-}
-
-/// The processor has TSC_AUX (RDTSCP).
-pub fn has_tsc_aux() -> bool {
-    cpu::cpuid(0x8000_0001, 0).edx >> 27 & 1 != 0
-}
-
-/// Read TSC_AUX, which the processor has.
-pub fn tsc_aux() -> u64 {
-    cpu::msr(x86::msr::IA32_TSC_AUX)
-}
-
-/// Set TSC_AUX, which the processor has.
-pub fn set_tsc_aux(value: u64) {
-    // SAFETY: RDTSCP and RDPID read it, nothing in the core does.
-    unsafe { cpu::set_msr(x86::msr::IA32_TSC_AUX, value & 0xffff_ffff) };
+    set_xcr0(area.word(XCR0));
+    if cpu::cpuid(0x8000_0001, 0).edx >> 27 & 1 != 0 {
+        // SAFETY: RDTSCP and RDPID read it, nothing in the core does.
+        unsafe { cpu::set_msr(x86::msr::IA32_TSC_AUX, area.word(TSC_AUX) & 0xffff_ffff) };
+    }
 }

@@ -96,7 +96,7 @@ pub struct Vcpu {
     pub state: VcpuState,
     /// Its control block.
     pub control: CorePage,
-    /// Its extended registers while another vCPU's are loaded.
+    /// Its extended registers ([`crate::arch::extended`]); those of the one that is loaded are in the processor.
     pub extended: CorePage,
     /// Its exit page.
     pub page: CorePage,
@@ -117,12 +117,6 @@ pub struct Vcpu {
     pub nmi_held: bool,
     /// [`portcullis_ipc::exit::window`] bits asked for.
     pub windows: u32,
-    /// DR0 to DR3 while another vCPU's are loaded.
-    pub debug: [u64; 4],
-    /// XCR0.
-    pub xcr0: u64,
-    /// TSC_AUX.
-    pub tsc_aux: u64,
 }
 
 impl Vcpu {
@@ -143,8 +137,5 @@ impl Vcpu {
         event: 0,
         nmi_held: false,
         windows: 0,
-        debug: [0; 4],
-        xcr0: 1,
-        tsc_aux: 0,
     };
 }

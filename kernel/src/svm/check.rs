@@ -1,18 +1,18 @@
 //! Checks of guest state that a service wrote: the allowed sets that the ABI names. Pure functions; what
 //! is not checked here the processor checks at entry, and a refusal there faults the service.
 
-use portcullis_ipc::exit::event;
+use portcullis_ipc::exit::{Segment, event};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Group CONTROL as it lies in the exit page.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Control {
-    pub cr0: u64,
-    pub cr2: u64,
-    pub cr3: u64,
     pub cr4: u64,
+    pub cr3: u64,
+    pub cr0: u64,
     pub efer: u64,
+    pub cr2: u64,
     pub xcr0: u64,
 }
 
@@ -73,6 +73,11 @@ pub fn canonical(address: u64) -> bool {
 /// gets its #GP at the fetch.
 pub fn instruction_pointer(address: u64) -> bool {
     matches!(address >> 48, 0 | 0xffff)
+}
+
+/// A segment has a canonical base and no attribute bits but the 12 defined ones.
+pub fn segment(segment: &Segment) -> bool {
+    canonical(segment.base) && segment.attributes >> 12 == 0
 }
 
 /// Every byte of a PAT value names a memory type.

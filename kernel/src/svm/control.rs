@@ -29,8 +29,8 @@ pub mod at {
     /// CPL is byte 3 of this word.
     pub const CPL: usize = 0x4c8;
     pub const EFER: usize = 0x4d0;
+    /// CR4, CR3, CR0, DR7, DR6, RFLAGS, RIP.
     pub const CR4: usize = 0x548;
-    pub const CR3: usize = 0x550;
     pub const CR0: usize = 0x558;
     pub const DR7: usize = 0x560;
     pub const DR6: usize = 0x568;

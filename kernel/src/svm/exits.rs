@@ -187,7 +187,6 @@ impl Core {
             let state = &mut self.vcpus[index];
             state.exit = Exit { reason: Reason::BadState, qualification: [0; 3], next_rip: 0 };
             (state.registers, state.event, state.windows, state.nmi_held) = ([0; 16], 0, 0, false);
-            (state.debug, state.xcr0, state.tsc_aux) = ([0; 4], 1, 0);
             let machine: Machine = self.machine;
             machine.reset(&self.vcpus[index], &self.vms[vm], index);
         }

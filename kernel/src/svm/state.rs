@@ -4,23 +4,20 @@ use super::check::{self, Allowed, Control};
 use super::control::{EFER_SVME, INTERCEPT_IRET, INTERCEPT_VINTR, MASKING, WINDOW, at};
 use crate::arch::extended;
 use crate::fault::Misuse;
-use crate::mem::page::CorePage;
+use crate::object::VcpuState;
 use crate::state::Core;
 use core::mem::offset_of;
 use portcullis_ipc::exit::{ExitPage, Segment, XSAVE_BYTES, event, group, shadow, window};
 use portcullis_ipc::record::misuse;
+use zerocopy::{FromBytes, transmute};
 
-/// Order of the page's eight segments and two tables in the control block.
-const SEGMENT_PLACES: [usize; 10] = [0, 0x10, 0x20, 0x30, 0x40, 0x50, 0x70, 0x90, 0x60, 0x80];
 /// Bits 0-1 of [`window`].
 const WINDOWS: u32 = window::INTERRUPT | window::NMI;
 
 const REGISTERS: usize = offset_of!(ExitPage, registers);
 const FLOW: usize = offset_of!(ExitPage, rip);
-const CONTROL: usize = offset_of!(ExitPage, cr0);
-const DEBUG: usize = offset_of!(ExitPage, dr);
-const SEGMENTS: usize = offset_of!(ExitPage, segments);
-const SYSCALL: usize = offset_of!(ExitPage, star);
+const CONTROL: usize = offset_of!(ExitPage, cr4);
+const EFER: usize = offset_of!(ExitPage, efer);
 const TIME: usize = offset_of!(ExitPage, tsc_offset);
 const EVENT: usize = offset_of!(ExitPage, event);
 const EXTENDED: usize = offset_of!(ExitPage, xsave);
@@ -28,6 +25,47 @@ const DIRTY: usize = offset_of!(ExitPage, dirty);
 const REASON: usize = offset_of!(ExitPage, reason);
 static_assertions::const_assert_eq!(offset_of!(ExitPage, valid), REASON + 4);
 static_assertions::const_assert!(REASON & 7 == 0 && DIRTY & 7 == 0);
+
+/// Where the words of the groups stand besides the exit page.
+#[derive(PartialEq)]
+enum Place {
+    /// In the control block.
+    Block,
+    /// In the vCPU's extended registers ([`extended`]).
+    Extended,
+}
+use Place::{Block, Extended};
+
+/// Runs of words that the exit page holds as they are: group, offset in the page, place, offset there, words.
+const RUNS: [(u32, usize, Place, usize, usize); 12] = [
+    (group::CONTROL, CONTROL, Block, at::CR4, 3),
+    (group::CONTROL, EFER, Block, at::EFER, 1),
+    (group::CONTROL, offset_of!(ExitPage, cr2), Block, at::CR2, 1),
+    (group::CONTROL, offset_of!(ExitPage, xcr0), Extended, extended::XCR0, 1),
+    (group::DEBUG, offset_of!(ExitPage, dr), Extended, extended::DEBUG, 4),
+    (group::DEBUG, offset_of!(ExitPage, dr7), Block, at::DR7, 2),
+    (group::SEGMENTS, offset_of!(ExitPage, segments), Block, at::SEGMENTS, 20),
+    (group::SYSCALL, offset_of!(ExitPage, star), Block, at::SYSCALL, 8),
+    (group::SYSCALL, offset_of!(ExitPage, pat), Block, at::PAT, 1),
+    (group::SYSCALL, offset_of!(ExitPage, tsc_aux), Extended, extended::TSC_AUX, 1),
+    (group::TIME, TIME, Block, at::TSC_OFFSET, 1),
+    (group::EXTENDED, EXTENDED, Extended, 0, XSAVE_BYTES / 8),
+];
+
+/// The groups from CONTROL to TIME as they lie in the exit page.
+#[derive(FromBytes)]
+#[repr(C)]
+struct Rest {
+    control: Control,
+    debug: [u64; 6],
+    segments: [Segment; 10],
+    syscall: [u64; 10],
+    time: u64,
+}
+
+/// Words of [`Rest`].
+const REST: usize = size_of::<Rest>() / 8;
+static_assertions::const_assert_eq!(offset_of!(Rest, time), TIME - CONTROL);
 
 impl Core {
     /// RAX of a vCPU.
@@ -80,42 +118,21 @@ impl Core {
 
     /// Fill `groups` of a stopped vCPU.
     pub fn fill_groups(&mut self, vcpu: u8, groups: u32) {
-        if groups & (group::EXTENDED | group::DEBUG | group::CONTROL | group::SYSCALL) != 0 {
+        if groups & group::EXTENDED != 0 {
             self.unload_extended(vcpu);
         }
-        self.fill_always(vcpu);
+        self.keep_xcr0(vcpu);
+        if self.vcpus[vcpu].state != VcpuState::Exited {
+            self.fill_always(vcpu);
+        }
         let state = &self.vcpus[vcpu];
-        let (block, page) = (state.control, state.page);
+        let page = state.page;
+        for (_, to, place, from, words) in RUNS.iter().filter(|run| groups & run.0 != 0) {
+            let source = if *place == Block { state.control } else { state.extended };
+            source.copy_words(*from, page, *to, *words);
+        }
         if groups & group::CONTROL != 0 {
-            page.write::<Control, CONTROL>(&Control {
-                cr0: block.word(at::CR0),
-                cr2: block.word(at::CR2),
-                cr3: block.word(at::CR3),
-                cr4: block.word(at::CR4),
-                efer: block.word(at::EFER) & !EFER_SVME,
-                xcr0: state.xcr0,
-            });
-        }
-        if groups & group::DEBUG != 0 {
-            page.write::<[u64; 4], DEBUG>(&state.debug);
-            page.set_word(DEBUG + 32, block.word(at::DR6));
-            page.set_word(DEBUG + 40, block.word(at::DR7));
-        }
-        if groups & group::SEGMENTS != 0 {
-            for (index, place) in SEGMENT_PLACES.iter().enumerate() {
-                block.copy_words(at::SEGMENTS.wrapping_add(*place), page, SEGMENTS.wrapping_add(index << 4), 2);
-            }
-        }
-        if groups & group::SYSCALL != 0 {
-            block.copy_words(at::SYSCALL, page, SYSCALL, 8);
-            page.set_word(SYSCALL + 64, block.word(at::PAT));
-            page.set_word(SYSCALL + 72, state.tsc_aux);
-        }
-        if groups & group::TIME != 0 {
-            page.set_word(TIME, block.word(at::TSC_OFFSET));
-        }
-        if groups & group::EXTENDED != 0 {
-            state.extended.copy_words(0, page, EXTENDED, XSAVE_BYTES / 8);
+            page.set_word(EFER, page.word(EFER) & !EFER_SVME);
         }
         // `valid` is the high half of the word that starts with `reason`.
         page.set_word(REASON, page.word(REASON) | u64::from(groups) << 32);
@@ -168,66 +185,46 @@ impl Core {
 
     #[inline(never)]
     fn commit_rest(&mut self, vcpu: u8, dirty: u32) -> Result<(), Misuse> {
+        // One copy: what is checked is what is taken, whatever the page says later.
         let page = self.vcpus[vcpu].page;
-        let control = page.read::<Control, CONTROL>();
-        let debug = page.read::<[u64; 6], DEBUG>();
-        let segments = page.read::<[Segment; 10], SEGMENTS>();
-        let syscall = page.read::<[u64; 10], SYSCALL>();
+        let words = page.read::<[u64; REST], CONTROL>();
+        let Rest { control, debug, segments, syscall, .. } = transmute!(words);
         let header = page.read::<[u64; 8], { EXTENDED + 512 }>();
         let mxcsr = page.word(EXTENDED + 24) & 0xffff_ffff;
         let vm = &self.vms[self.vcpus[vcpu].vm];
         let allowed = Allowed { cr4: self.machine.cr4, xcr0: vm.xcr0, physical_bits: self.machine.physical_bits };
-        let [dr0, dr1, dr2, dr3, dr6, dr7] = debug;
+        let [.., dr7, dr6] = debug;
         let [_, lstar, cstar, _, gs, _, esp, eip, pat, _] = syscall;
-        let holds = (dirty & group::CONTROL == 0 || check::control(&control, &allowed))
-            && (dirty & group::DEBUG == 0 || check::debug(dr6, dr7))
-            && (dirty & group::SEGMENTS == 0 || segments.iter().all(|segment| check::canonical(segment.base)))
-            && (dirty & group::SYSCALL == 0
-                || [lstar, cstar, gs, esp, eip].into_iter().all(check::canonical) && check::pat(pat))
-            && (dirty & group::EXTENDED == 0 || check::extended(mxcsr, &header, extended::supported()));
-        if !holds {
+        let addresses = [lstar, cstar, gs, esp, eip];
+        let checks = [
+            (group::CONTROL, check::control(&control, &allowed)),
+            (group::DEBUG, check::debug(dr6, dr7)),
+            (group::SEGMENTS, segments.iter().all(check::segment)),
+            (group::SYSCALL, addresses.into_iter().all(check::canonical) && check::pat(pat)),
+            (group::EXTENDED, check::extended(mxcsr, &header, extended::supported())),
+        ];
+        if checks.iter().any(|(group, holds)| dirty & group != 0 && !holds) {
             return Err(Misuse(misuse::STATE));
         }
-        self.unload_extended(vcpu);
-        let state = &mut self.vcpus[vcpu];
+        self.keep_xcr0(vcpu);
+        let state = &self.vcpus[vcpu];
         let block = state.control;
-        if dirty & group::CONTROL != 0 {
-            for (offset, value) in [
-                (at::CR0, control.cr0),
-                (at::CR2, control.cr2),
-                (at::CR3, control.cr3),
-                (at::CR4, control.cr4),
-                (at::EFER, control.efer | EFER_SVME),
-            ] {
-                block.set_word(offset, value);
+        for (_, from, place, to, count) in RUNS.iter().filter(|run| dirty & run.0 != 0) {
+            let target = if *place == Block { block } else { state.extended };
+            let first = from.wrapping_sub(CONTROL) >> 3;
+            for (index, word) in words.iter().skip(first).take(*count).enumerate() {
+                target.set_word(to.wrapping_add(index << 3), *word);
             }
-            state.xcr0 = control.xcr0;
+        }
+        if dirty & group::CONTROL != 0 {
+            block.set_word(at::EFER, control.efer | EFER_SVME);
             // Translations of the old roots and modes must not survive.
             block.set_word(at::ASID, block.word(at::ASID) & 0xffff_ffff | self.machine.flush << 32);
         }
-        if dirty & group::DEBUG != 0 {
-            state.debug = [dr0, dr1, dr2, dr3];
-            block.set_word(at::DR6, dr6);
-            block.set_word(at::DR7, dr7);
-        }
         if dirty & group::SEGMENTS != 0 {
-            for (segment, place) in segments.iter().zip(SEGMENT_PLACES) {
-                set_segment(block, place, segment);
-            }
             let [_, _, stack, ..] = segments;
             let level = u64::from(stack.attributes >> 5 & 3) << 24;
             block.set_word(at::CPL, block.word(at::CPL) & !(0xff << 24) | level);
-        }
-        if dirty & group::SYSCALL != 0 {
-            let [registers @ .., pat, tsc_aux] = syscall;
-            for (index, value) in registers.into_iter().enumerate() {
-                block.set_word(at::SYSCALL.wrapping_add(index << 3), value);
-            }
-            block.set_word(at::PAT, pat);
-            state.tsc_aux = tsc_aux & 0xffff_ffff;
-        }
-        if dirty & group::TIME != 0 {
-            block.set_word(at::TSC_OFFSET, page.word(TIME));
         }
         if dirty & group::EXTENDED != 0 {
             page.copy_words(EXTENDED, state.extended, 0, XSAVE_BYTES / 8);
@@ -236,6 +233,12 @@ impl Core {
                 state.extended.set_word(index.wrapping_shl(3).wrapping_add(512), word);
             }
             state.extended.set_word(24, mxcsr);
+        }
+        if self.loaded == Some(vcpu) {
+            if dirty & group::EXTENDED != 0 {
+                extended::load(state.extended);
+            }
+            extended::load_small(state.extended);
         }
         Ok(())
     }
@@ -284,37 +287,28 @@ impl Core {
         }
         let state = &self.vcpus[vcpu];
         extended::load(state.extended);
-        extended::load_debug(state.debug);
-        extended::set_xcr0(state.xcr0);
-        if extended::has_tsc_aux() {
-            extended::set_tsc_aux(state.tsc_aux);
-        }
+        extended::load_small(state.extended);
         self.loaded = Some(vcpu);
     }
 
-    /// Save the vCPU's extended registers if they are the ones that are loaded. XCR0 is read back: a
-    /// processor that ignores the XSETBV intercept lets the guest change it.
-    pub fn unload_extended(&mut self, vcpu: u8) {
-        if self.loaded != Some(vcpu) {
-            return;
-        }
-        self.loaded = None;
-        let limit = self.vms[self.vcpus[vcpu].vm].xcr0 | 1;
-        let state = &mut self.vcpus[vcpu];
-        let value = extended::xcr0() & limit;
-        state.xcr0 = if check::xcr0(value, limit) { value } else { 1 };
-        state.debug = extended::debug();
-        extended::save(state.extended);
-        if extended::has_tsc_aux() {
-            state.tsc_aux = extended::tsc_aux();
-            extended::set_tsc_aux(0);
+    /// Save the vCPU's extended registers if they are the ones that are loaded. Of DR0 to DR3 and TSC_AUX the
+    /// core has the values: a guest's writes are intercepted.
+    fn unload_extended(&mut self, vcpu: u8) {
+        if self.loaded == Some(vcpu) {
+            self.keep_xcr0(vcpu);
+            self.loaded = None;
+            extended::save(self.vcpus[vcpu].extended);
         }
     }
-}
 
-fn set_segment(block: CorePage, place: usize, segment: &Segment) {
-    let first =
-        u64::from(segment.selector) | u64::from(segment.attributes & 0xfff) << 16 | u64::from(segment.limit) << 32;
-    block.set_word(at::SEGMENTS.wrapping_add(place), first);
-    block.set_word(at::SEGMENTS.wrapping_add(place).wrapping_add(8), segment.base);
+    /// Read back the XCR0 of the vCPU whose extended registers are loaded: a processor that ignores the XSETBV
+    /// intercept lets the guest change it.
+    fn keep_xcr0(&mut self, vcpu: u8) {
+        if self.loaded == Some(vcpu) {
+            let limit = self.vms[self.vcpus[vcpu].vm].xcr0 | 1;
+            let value = extended::xcr0() & limit;
+            let value = if check::xcr0(value, limit) { value } else { 1 };
+            self.vcpus[vcpu].extended.set_word(extended::XCR0, value);
+        }
+    }
 }

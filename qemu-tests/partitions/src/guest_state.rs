@@ -44,7 +44,7 @@ pub mod at {
     pub const DR6: usize = offset_of!(ExitPage, dr6);
     /// `dr7`.
     pub const DR7: usize = offset_of!(ExitPage, dr7);
-    /// `segments`, then GDTR and IDTR: two words each, the second the base.
+    /// `segments`: two words each, the second the base.
     pub const SEGMENTS: usize = offset_of!(ExitPage, segments);
     /// `star`.
     pub const STAR: usize = offset_of!(ExitPage, star);

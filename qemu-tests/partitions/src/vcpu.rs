@@ -3,7 +3,7 @@
 //! Capability: VM `vm` with run; the partition is the VM's vmexit.
 
 use core::mem::offset_of;
-use portcullis_ipc::exit::{ExitPage, Segment, group};
+use portcullis_ipc::exit::{ExitPage, Segment, group, segment};
 use portcullis_ipc::image::kind;
 use portcullis_ipc::layout::{EXIT_PAGES, GUEST_BASE};
 use portcullis_ipc::syscall::{Resume, Status, VcpuId};
@@ -113,11 +113,9 @@ impl Vcpu {
         for index in 0..6 {
             self.segment(index, 0, if index == 1 { 0x9b } else { 0x93 }, 0xffff, 0);
         }
-        self.segment(6, 0, 0x82, 0xffff, 0);
-        self.segment(7, 0, 0x8b, 0xffff, 0);
-        for table in [offset_of!(ExitPage, gdtr), offset_of!(ExitPage, idtr)] {
-            self.set(table as u64, 0xffff << 32);
-            self.set(table as u64 + 8, 0);
+        for (index, attributes) in [(segment::GDTR, 0), (segment::LDTR, 0x82), (segment::IDTR, 0), (segment::TR, 0x8b)]
+        {
+            self.segment(index, 0, attributes, 0xffff, 0);
         }
         self.dirty(group::ALL);
     }

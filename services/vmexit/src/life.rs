@@ -232,12 +232,13 @@ fn at_startup(page: &mut ExitPage, address: u64) {
     (page.cr0, page.cr2, page.cr3, page.cr4) = (CR0_AT_INIT, 0, 0, 0);
     (page.efer, page.xcr0) = (0, 1);
     (page.dr, page.dr6, page.dr7) = ([0; 4], 0xffff_0ff0, 0x400);
-    page.segments = [segment(0x93); 8];
+    page.segments = [segment(0x93); 10];
     page.segments[segment::CS] =
         Segment { selector: (address >> 4) as u16, attributes: 0x9b, limit: 0xffff, base: address };
     page.segments[segment::LDTR] = segment(0x82);
     page.segments[segment::TR] = segment(0x8b);
-    (page.gdtr, page.idtr) = (segment(0), segment(0));
+    page.segments[segment::GDTR] = segment(0);
+    page.segments[segment::IDTR] = segment(0);
     (page.star, page.lstar, page.cstar, page.sfmask, page.kernel_gs_base) = (0, 0, 0, 0, 0);
     (page.sysenter_cs, page.sysenter_esp, page.sysenter_eip) = (0, 0, 0);
     (page.pat, page.tsc_aux) = (0x0007_0406_0007_0406, 0);

@@ -80,8 +80,8 @@ impl Start {
 
     fn segments(&self, page: &mut ExitPage) {
         let flat = |selector, attributes, limit| Segment { selector, attributes, limit, base: 0 };
-        page.gdtr = flat(0, 0, 0xffff);
-        page.idtr = flat(0, 0, 0);
+        page.segments[segment::GDTR] = flat(0, 0, 0xffff);
+        page.segments[segment::IDTR] = flat(0, 0, 0);
         page.segments[segment::LDTR] = flat(0, 0x82, 0xffff);
         page.segments[segment::TR] = flat(0, 0x8b, 0x67);
         let data = [segment::ES, segment::SS, segment::DS, segment::FS, segment::GS];
@@ -93,7 +93,7 @@ impl Start {
             let base = u64::from(paragraph) << 4;
             page.segments[segment::CS] = Segment { base, ..flat(paragraph, 0x9b, 0xffff) };
             page.rip = self.entry - base;
-            page.idtr.limit = 0x3ff;
+            page.segments[segment::IDTR].limit = 0x3ff;
             return;
         }
         (page.cr0, page.cr4, page.efer) = (CR0_PROTECTED, 0, 0);
@@ -105,7 +105,7 @@ impl Start {
         data.iter().for_each(|index| page.segments[*index] = flat(self.data, 0xc93, u32::MAX));
         page.segments[segment::CS] = flat(self.code, code, u32::MAX);
         if let Some((base, limit)) = self.table {
-            page.gdtr = Segment { base, limit, ..Segment::default() };
+            page.segments[segment::GDTR] = Segment { base, limit, ..Segment::default() };
         }
         page.rip = self.entry;
     }
@@ -152,7 +152,7 @@ mod tests {
         }
         let task = page.segments[segment::TR];
         assert_eq!((task.attributes, task.base, task.limit), (0x8b, 0, 0x67));
-        assert_eq!((page.dr7, page.xcr0, page.pat, page.idtr.limit), (0x400, 1, PAT, 0));
+        assert_eq!((page.dr7, page.xcr0, page.pat, page.segments[segment::IDTR].limit), (0x400, 1, PAT, 0));
         assert_eq!(page.xsave[24..28], 0x1f80_u32.to_le_bytes());
     }
 }

@@ -313,7 +313,7 @@ pub fn page(reason: Reason) -> ExitPage {
     page.rflags = 2;
     page.cr0 = 0x11;
     let flat = Segment { attributes: 0xc93, limit: u32::MAX, ..Segment::default() };
-    page.segments = [flat; 8];
+    page.segments = [flat; 10];
     page.segments[segment::CS].attributes = 0xc9b;
     page
 }
