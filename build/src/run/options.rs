@@ -74,7 +74,6 @@ impl Options {
             append: self.append.clone(),
             vcpus: self.vcpus,
             memory_mib: self.memory.as_deref().map(mebibytes).transpose()?,
-            ..Overrides::default()
         };
         overrides.apply(system)?;
         if let Some(start) = self.ap_start {

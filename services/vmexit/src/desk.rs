@@ -7,6 +7,7 @@ use crate::loader::{Error, TEXT};
 use crate::machine::Machine;
 use crate::memory::GuestMemory;
 use crate::saved::{SCHEMA, VERSION, WORDS};
+use crate::tally::Tally;
 use arrayvec::ArrayString;
 use core::fmt::Write;
 use core::mem::MaybeUninit;
@@ -77,6 +78,7 @@ fn main(start: Start) -> ! {
         armed: false,
         journal,
         notes: 0,
+        tally: Tally::new(),
     };
     let mut desk = Desk { vm, machine: Machine::new(host, config, identity) };
     defmt::info!("vmexit ready, generation {=u32}", start.generation);
@@ -92,7 +94,9 @@ struct Desk {
 impl Service for Desk {
     #[inline(always)]
     fn exited(&mut self, vcpu: u16) -> (VcpuId, u64) {
-        let word = self.machine.exited(vcpu, exit_page(vcpu));
+        let page = exit_page(vcpu);
+        self.machine.host.tally.count(page.reason, page.qualification[0]);
+        let word = self.machine.exited(vcpu, page);
         (self.vm.vcpu(vcpu), word)
     }
 
@@ -135,6 +139,17 @@ struct Core {
     armed: bool,
     journal: Journal<RegionWords>,
     notes: u32,
+    tally: Tally,
+}
+
+impl Core {
+    /// Tells the log which exits the guest caused so far.
+    fn report_exits(&self) {
+        defmt::info!("{=u64} exits of this instance", self.tally.total());
+        for (name, count) in self.tally.most_frequent_first() {
+            defmt::info!("{=u64} exits: {=str}", count, name);
+        }
+    }
 }
 
 impl Host for Core {
@@ -308,7 +323,10 @@ impl Host for Core {
                 defmt::error!("guest not loaded: {=str}", text.as_str());
             }
             Note::Reset(why) => defmt::info!("the machine is reset: {=str}", why),
-            Note::PowerOff => defmt::info!("the guest switched its machine off"),
+            Note::PowerOff => {
+                defmt::info!("the guest switched its machine off");
+                self.report_exits();
+            }
             Note::TestExit(value) => defmt::info!("guest exit code {=u32:#x}", value),
             Note::UnknownMsr(number, write) => {
                 let what = if write { "write of" } else { "read of" };

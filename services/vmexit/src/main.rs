@@ -45,6 +45,7 @@ mod paging;
 mod ports;
 mod registers;
 mod saved;
+mod tally;
 mod uart;
 
 #[cfg(test)]
