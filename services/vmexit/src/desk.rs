@@ -231,6 +231,14 @@ impl Host for Core {
         }
     }
 
+    fn wall_clock(&self) -> u64 {
+        let platform = platform();
+        // Until `link` has set the clock, time runs since 1970.
+        let ticks = u128::from(tsc().wrapping_sub(platform.wall_tsc));
+        let passed = ticks * 1_000_000_000 / u128::from(platform.tsc_hz.max(1));
+        platform.wall_ns.wrapping_add(passed as u64)
+    }
+
     fn rates(&self) -> (u64, u64) {
         let platform = platform();
         (platform.tsc_hz, platform.lapic_hz)

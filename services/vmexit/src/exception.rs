@@ -1,7 +1,6 @@
-//! Events on their way into the guest: reinjection, the double-fault rules, and events that an exit
-//! interrupted in delivery.
+//! Events on their way into the guest: reinjection and the double-fault rules.
 
-use portcullis_ipc::exit::event::{EXCEPTION, SOFTWARE, TYPE, TYPE_SHIFT, VALID, VECTOR, exception};
+use portcullis_ipc::exit::event::{EXCEPTION, TYPE, TYPE_SHIFT, VALID, VECTOR, exception};
 use portcullis_ipc::exit::{ExitPage, group};
 
 /// Vectors.
@@ -71,13 +70,6 @@ pub fn combine(first: u64, second: u8, error: Option<u32>) -> Combined {
     }
 }
 
-/// The event to deliver again after an exit interrupted the delivery of `event`. Software interrupts and
-/// INT3 and INTO are not: RIP still stands at their instruction, which the guest runs again.
-pub fn again(event: u64) -> Option<u64> {
-    let software = kind(event) == SOFTWARE || kind(event) == EXCEPTION && matches!(event & VECTOR, 3 | 4);
-    (event & VALID != 0 && !software).then_some(event)
-}
-
 /// Makes `event` the event that is delivered on resume.
 pub fn deliver(page: &mut ExitPage, event: u64) {
     page.event = event;
@@ -98,7 +90,7 @@ pub fn error_of(vector: u8, code: u64) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portcullis_ipc::exit::event::{INTERRUPT, NMI, interrupt};
+    use portcullis_ipc::exit::event::{SOFTWARE, interrupt};
 
     /// Intel SDM volume 3, table 6-5; AMD APM volume 2, table 8-2.
     #[test]
@@ -133,20 +125,6 @@ mod tests {
         let software = VALID | SOFTWARE << TYPE_SHIFT | 13;
         assert_eq!(combine(software, 13, Some(0x83)), alone);
         assert_eq!(combine(exception(13, None) & !VALID, 13, Some(0x83)), alone);
-    }
-
-    #[test]
-    fn an_interrupted_event_comes_again_unless_its_instruction_does() {
-        let nmi = VALID | NMI << TYPE_SHIFT | 2;
-        for event in [interrupt(0x20), nmi, exception(14, Some(2)), exception(1, None)] {
-            assert_eq!(again(event), Some(event));
-        }
-        let int3 = exception(3, None);
-        let software = VALID | SOFTWARE << TYPE_SHIFT | 0x80;
-        let junk = (INTERRUPT << TYPE_SHIFT | 0x20) & !VALID;
-        for event in [int3, exception(4, None), software, junk, 0] {
-            assert_eq!(again(event), None, "{event:#x}");
-        }
     }
 
     #[test]

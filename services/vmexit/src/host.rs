@@ -44,6 +44,8 @@ pub trait Host {
     fn fetch(&mut self, vcpu: u16, page: &mut ExitPage, groups: u32) -> bool;
     /// The host's time-stamp counter.
     fn tsc(&self) -> u64;
+    /// The time, nanoseconds since 1970.
+    fn wall_clock(&self) -> u64;
     /// The host's CPUID.
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4];
     /// Sends a console message; `true` when it was taken, now or before.

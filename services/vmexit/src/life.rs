@@ -94,7 +94,12 @@ impl<H: Host> Machine<H> {
         self.touched.add(Block::Ioapic);
         self.durable.ioapic = Ioapic::default();
         self.uart().reset();
+        self.board().clock_index = 0;
         self.commit();
+        let [vcpu, sequence] = self.durable.board.reset;
+        if sequence != 0 {
+            self.host.machine_reset(&MachineReset { sequence, vcpu: vcpu as u8 });
+        }
         (self.attention, self.awaited, self.starting, self.retry) = (u16::MAX, 0, 0, None);
         self.rearm = true;
         let (own, sequence) = match serving {
@@ -131,9 +136,9 @@ impl<H: Host> Machine<H> {
         let sequence = page.sequence;
         self.once(vcpu, sequence, |machine| {
             machine.host.note(Note::Reset(why));
-            machine.host.machine_reset(&MachineReset { sequence, vcpu: vcpu as u8 });
             machine.announce(VmEventKind::Reset);
-            machine.board().power = power::STARTING;
+            let board = machine.board();
+            (board.power, board.reset) = (power::STARTING, [vcpu.into(), sequence]);
             0
         });
         Ok(Resume::STOP)

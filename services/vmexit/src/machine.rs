@@ -12,7 +12,7 @@ use crate::host::{Host, Note};
 use crate::loader::{self, Guest, Start};
 use crate::memory::{GuestMemory, all_ones};
 use crate::paging::PageFault;
-use crate::ports::may_be_claimed;
+use crate::ports::Claimed;
 use crate::registers::{TRAP, after, finish, merge};
 use crate::saved::{Block, Board, Durable, Touched, life};
 use crate::uart::Uart;
@@ -33,6 +33,7 @@ pub struct Machine<H> {
     pub(crate) config: Config,
     pub(crate) identity: Identity,
     pub(crate) cr4_allowed: u64,
+    pub(crate) claimed: Claimed,
     pub(crate) durable: Durable,
     /// Blocks of it that are not committed.
     pub(crate) touched: Touched,
@@ -82,6 +83,7 @@ impl<H: Host> Machine<H> {
             config,
             identity,
             cr4_allowed,
+            claimed: Claimed::new(&config),
             durable,
             touched: Touched::default(),
             more_input: true,
@@ -147,7 +149,7 @@ impl<H: Host> Machine<H> {
         let [access, ..] = page.qualification;
         let width = (access >> io::WIDTH_SHIFT) as u32 & 7;
         let plain = access & io::STRING == 0 && page.next_rip != 0 && page.rflags & TRAP == 0;
-        if !plain || may_be_claimed(&self.config, access as u16, width) {
+        if !plain || self.claimed.may_have(access as u16, width) {
             return None;
         }
         if access & io::INPUT != 0 {

@@ -24,6 +24,7 @@
 extern crate alloc;
 
 mod apic;
+mod clock;
 mod config;
 mod console;
 mod cpuid;

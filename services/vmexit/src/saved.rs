@@ -79,6 +79,10 @@ pub struct Board {
     pub events: u64,
     /// [`power`].
     pub power: u64,
+    /// Cell of the CMOS clock that its data port shows.
+    pub clock_index: u64,
+    /// vCPU and sequence of the exit that reset the machine last; sequence 0 for none.
+    pub reset: [u64; 2],
 }
 
 /// What is remembered of one vCPU besides what the core keeps.
@@ -251,6 +255,8 @@ mod tests {
         state.uart.received = 2;
         state.board.events = 1;
         state.board.power = power::RUNNING;
+        state.board.clock_index = 0x32;
+        state.board.reset = [1, 900];
         state.vcpus[1] = Vcpu {
             sequence: 70_000,
             value: 0xff,
@@ -273,7 +279,7 @@ mod tests {
         assert_eq!(Durable::load(&journal), state);
         let content: Vec<u8> = (0..WORDS).flat_map(|index| journal.load(index).to_le_bytes()).collect();
         assert_eq!(content, include_bytes!("../golden/state-1.bin"));
-        assert_eq!(SCHEMA, 0xf918_d944_fed1_330f);
+        assert_eq!(SCHEMA, 0x949c_a4b6_0634_f247);
     }
 
     #[test]

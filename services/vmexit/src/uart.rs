@@ -11,8 +11,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// First port.
 pub const FIRST: u16 = 0x3f8;
-/// Ports.
-pub const COUNT: u16 = 8;
+/// Port behind the last.
+pub const END: u16 = FIRST + 8;
 /// Bytes of the receive FIFO.
 pub const RECEIVE: usize = 16;
 
@@ -87,6 +87,11 @@ pub struct Uart {
     pub receive: [u8; RECEIVE],
     /// Bytes from the guest.
     pub transmit: [u8; CONSOLE_BYTES],
+}
+
+/// Whether an access of `width` bytes at `port` touches it.
+pub fn touches(port: u16, width: u32) -> bool {
+    u32::from(port) + width > u32::from(FIRST) && port < END
 }
 
 impl Default for Uart {

@@ -1,8 +1,9 @@
 //! Port I/O without a string.
 
+use crate::clock;
 use crate::host::{Host, Note};
 use crate::machine::{Machine, Step};
-use crate::ports::{Claim, claim};
+use crate::ports::{Claim, Device, claim};
 use crate::registers::{finish, merge};
 use crate::saved::Block;
 use crate::uart;
@@ -47,8 +48,9 @@ impl<H: Host> Machine<H> {
     ) -> Step<u32> {
         match claim(&self.config, port, width, write) {
             Claim::None => Ok(Self::nobody(width)),
-            Claim::Serial => self.serial(vcpu, page.sequence, port, width, write),
+            Claim::Bytes => self.bytewise(vcpu, page.sequence, port, width, write),
             Claim::Reset => self.reset(vcpu, page, "the guest asked for it").and_then(Err),
+            Claim::Off => self.power_off(vcpu, page, VmEventKind::PowerOff, Note::PowerOff).and_then(Err),
             Claim::TestExit => {
                 let value = write.unwrap_or(0);
                 self.power_off(vcpu, page, VmEventKind::TestExit(value), Note::TestExit(value)).and_then(Err)
@@ -56,31 +58,22 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// An access that touches the serial port, byte by byte as the bus splits it.
-    fn serial(&mut self, vcpu: u16, sequence: u64, port: u16, width: u32, write: Option<u32>) -> Step<u32> {
+    /// An access that touches devices, byte by byte as the bus splits it.
+    fn bytewise(&mut self, vcpu: u16, sequence: u64, port: u16, width: u32, write: Option<u32>) -> Step<u32> {
         if self.durable.uart.is_full() {
             self.flush();
-            if write.is_some() && self.durable.uart.is_full() {
+            if write.is_some() && self.durable.uart.is_full() && uart::touches(port, width) {
                 // The line is slower than the guest: the instruction runs again later.
                 return Err(Resume::YIELD);
             }
         }
         let value = self.once(vcpu, sequence, |machine| {
-            if write.is_none() && machine.durable.uart.waiting == 0 {
-                machine.take_input();
-            }
             let mut value = 0;
             for byte in 0..width {
-                let offset = u32::from(port) + byte;
-                let offset = offset.wrapping_sub(uart::FIRST.into());
-                let shift = 8 * byte;
-                if offset >= u32::from(uart::COUNT) {
-                    value |= 0xff << shift;
-                    continue;
-                }
+                let (device, shift) = (Device::at(u32::from(port) + byte), 8 * byte);
                 match write {
-                    Some(bytes) => machine.uart().write(offset as u16, (bytes >> shift) as u8),
-                    None => value |= u64::from(machine.read_serial(offset as u16)) << shift,
+                    Some(bytes) => machine.write_byte(device, (bytes >> shift) as u8),
+                    None => value |= u64::from(machine.read_byte(device)) << shift,
                 }
             }
             value
@@ -88,8 +81,28 @@ impl<H: Host> Machine<H> {
         Ok(value as u32)
     }
 
+    fn write_byte(&mut self, device: Device, value: u8) {
+        match device {
+            Device::Serial(offset) => self.uart().write(offset, value),
+            Device::ClockIndex => self.board().clock_index = value.into(),
+            Device::ClockData | Device::Constant(_) | Device::None => {}
+        }
+    }
+
+    fn read_byte(&mut self, device: Device) -> u8 {
+        match device {
+            Device::Serial(offset) => self.read_serial(offset),
+            Device::ClockData => clock::read(self.durable.board.clock_index as u8, self.host.wall_clock()),
+            Device::Constant(value) => value,
+            Device::ClockIndex | Device::None => u8::MAX,
+        }
+    }
+
     /// Reads a register of the serial port; one that this changes is an effect.
     fn read_serial(&mut self, offset: u16) -> u8 {
+        if self.durable.uart.waiting == 0 {
+            self.take_input();
+        }
         let before = self.durable.uart;
         let value = self.durable.uart.read(offset);
         if self.durable.uart != before {

@@ -8,7 +8,6 @@ use crate::exception::{raise, vector};
 use crate::host::Host;
 use crate::machine::{Machine, Step};
 use crate::paging::Translation;
-use crate::ports::may_be_claimed;
 use crate::registers::{DIRECTION, after, finish, linear, merge};
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use portcullis_ipc::exit::{ExitPage, gpr, group, segment};
@@ -96,7 +95,7 @@ impl<H: Host> Machine<H> {
         let mask = string.mask();
         let total = if string.repeat { page.registers[gpr::RCX] & mask } else { 1 };
         // At a claimed port each element is an exit of its own, so that it has a record of its own.
-        let claimed = may_be_claimed(&self.config, port, string.width);
+        let claimed = self.claimed.may_have(port, string.width);
         let most = total.min(if claimed { 1 } else { AT_ONCE });
         let backwards = page.rflags & DIRECTION != 0;
         let step = u64::from(string.width);

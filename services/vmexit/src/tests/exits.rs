@@ -4,6 +4,7 @@ use super::{CODE, machine, page, port_page, put};
 use crate::host::Note;
 use portcullis_ipc::exit::event::exception;
 use portcullis_ipc::exit::{Reason, gpr, group, shadow};
+use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::syscall::Resume;
 
 const OLD: u64 = 0x1122_3344_5566_7788;
@@ -300,6 +301,49 @@ fn the_guest_stops_at_what_is_not_emulated_and_the_log_says_why() {
     page.registers[gpr::RAX] = 0x10;
     assert_eq!(machine.exited(0, &mut page), Resume::STOP);
     assert_eq!(machine.host.notes, [Note::TestExit(0x10)]);
+}
+
+#[test]
+fn the_clock_and_the_ports_that_kernels_probe_read_what_they_must() {
+    let mut machine = machine();
+    machine.host.wall = 1_763_783_825 * 1_000_000_000;
+    let mut sequence = 0;
+    let mut access = |port, width, write: Option<u64>| {
+        sequence += 1;
+        let mut page = port_page(port, width, write.is_none());
+        page.sequence = sequence;
+        page.registers[gpr::RAX] = write.unwrap_or(0);
+        assert_eq!(machine.exited(0, &mut page), Resume::ENTER);
+        page.registers[gpr::RAX]
+    };
+    for (index, value) in [(0, 5), (2, 0x57), (4, 3), (7, 0x22), (8, 0x11), (9, 0x25), (0x32, 0x20), (0xa, 0x26)] {
+        access(0x70, 1, Some(index));
+        assert_eq!(access(0x71, 1, None), value, "{index:#x}");
+    }
+    // A word at 0x70 sets the index and writes a cell that cannot be written.
+    access(0x70, 2, Some(0xff04));
+    assert_eq!(access(0x70, 2, None), 0x03ff);
+    for (port, width, value) in [(0x42, 1, 0), (0x61, 1, 0x20), (0x600, 2, 0), (0x43, 1, 0xff), (0x60, 4, 0xffff_20ff)]
+    {
+        assert_eq!(access(port, width, None), value, "{port:#x}");
+    }
+}
+
+#[test]
+fn switching_off_ends_every_vcpu_and_is_told_once() {
+    let mut machine = machine();
+    let mut page = port_page(0x600, 1, false);
+    page.registers[gpr::RAX] = 0x34;
+    assert_eq!(machine.exited(0, &mut page), Resume::STOP);
+    assert_eq!(machine.host.notes, [Note::PowerOff]);
+    assert_eq!(machine.host.events, [(1, VmEventKind::PowerOff)]);
+    assert_eq!(machine.host.recalled, [1]);
+    for reason in [Reason::Recall, Reason::Io, Reason::Hlt] {
+        let mut other = super::page(reason);
+        other.qualification[0] = 0x80 | 1 << 16;
+        (other.sequence, other.next_rip) = (5, CODE + 1);
+        assert_eq!(machine.exited(1, &mut other), Resume::STOP, "{reason:?}");
+    }
 }
 
 #[test]

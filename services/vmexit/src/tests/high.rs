@@ -165,6 +165,7 @@ fn a_reset_of_the_machine_is_told_with_its_exit() {
     let mut page = super::port_page(0xcf9, 1, false);
     page.registers[gpr::RAX] = 6;
     page.sequence = 77;
+    machine.host.stopped.push(0);
     machine.exited(1, &mut page);
     assert_eq!(machine.host.resets, [(77, 1)]);
 }

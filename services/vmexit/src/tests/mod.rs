@@ -110,6 +110,7 @@ pub struct Model {
     pub stopped: Vec<u16>,
     /// What the timer is set to.
     pub deadline: u64,
+    pub wall: u64,
     pub tsc: u64,
     pub image: &'static [u8],
     /// What the high-bandwidth port takes or gives.
@@ -158,6 +159,7 @@ impl Model {
             recalled: Vec::new(),
             stopped: Vec::new(),
             deadline: 0,
+            wall: 0,
             tsc: 1_000_000,
             image: &[0xf4; 16],
             message: None,
@@ -224,6 +226,10 @@ impl Host for Model {
 
     fn journal(&mut self) -> &mut Journal<Region> {
         &mut self.journal
+    }
+
+    fn wall_clock(&self) -> u64 {
+        self.wall
     }
 
     fn rates(&self) -> (u64, u64) {
