@@ -146,9 +146,12 @@ fn is_base_current(apt: &Apt, base: &Path) -> Result<bool, Error> {
     let Ok(text) = std::fs::read_to_string(directory().join("base.stamp")) else {
         return Ok(false);
     };
+    let Some((rules, text)) = text.split_once('\n').filter(|_| base.is_file()) else {
+        return Ok(false);
+    };
     let names: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
     // One that the archive no longer has is no error: what replaced it is found below.
-    Ok(base.is_file() && apt.show(&names).is_ok_and(|packages| stamp(&packages) == text))
+    Ok(rules == select::rules() && apt.show(&names).is_ok_and(|packages| stamp(&packages) == text))
 }
 
 /// The part that comes from packages.
@@ -167,7 +170,8 @@ fn make_base(apt: &Apt, base: &Path) -> Result<(), Error> {
         if missing.is_empty() {
             tree::add_directories(&mut selection.files);
             cache::write(base, &cpio::write(&selection.files))?;
-            return Ok(cache::write(&directory().join("base.stamp"), stamp(&known).as_bytes())?);
+            let stamp = format!("{}\n{}", select::rules(), stamp(&known));
+            return Ok(cache::write(&directory().join("base.stamp"), stamp.as_bytes())?);
         }
         wanted = next_packages(&known, &missing);
         if wanted.is_empty() {

@@ -7,11 +7,11 @@ use elf::abi::{DT_NEEDED, DT_RUNPATH, PT_INTERP};
 use elf::endian::LittleEndian;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Packages whose programs the guest gets.
-pub const ROOTS: [&str; 3] = ["busybox-static", "open-vm-tools", "systemd"];
+/// Packages whose files the guest gets.
+pub const ROOTS: [&str; 4] = ["busybox-static", "libc-bin", "open-vm-tools", "systemd"];
 
 /// Paths that are taken whole; one that ends with a slash stands for all below it.
-const WANTED: [&str; 9] = [
+const WANTED: [&str; 10] = [
     "usr/bin/busybox",
     "usr/bin/systemd-detect-virt",
     "usr/bin/vmtoolsd",
@@ -19,6 +19,8 @@ const WANTED: [&str; 9] = [
     "usr/bin/vmware-rpctool",
     "usr/bin/vmware-toolbox-cmd",
     "usr/lib/x86_64-linux-gnu/open-vm-tools/plugins/",
+    // Without a locale vmtoolsd writes question marks for letters outside ASCII.
+    "usr/lib/locale/C.utf8/",
     "etc/vmware-tools/tools.conf",
     "etc/vmware-tools/statechange.subr",
 ];
@@ -46,6 +48,11 @@ pub enum Error {
         /// Whose that is.
         package: String,
     },
+}
+
+/// All of the rules above as one line: what was chosen by others is out of date.
+pub fn rules() -> String {
+    format!("{ROOTS:?} {WANTED:?} {UNWANTED:?} {LIBRARIES:?}")
 }
 
 /// What is chosen so far.
