@@ -6,7 +6,8 @@ use std::{env, fs, path::PathBuf};
 /// Guests that start in real mode at 0x7c00; all others are loaded at 1 MiB.
 const REAL_MODE: [&str; 2] = ["guest-exits16", "guest-port16"];
 /// All guests.
-const GUESTS: [&str; 21] = [
+const GUESTS: [&str; 22] = [
+    "guest-rpcloop",
     "guest-rpc",
     "guest-demo",
     "guest-exits16",

@@ -63,9 +63,9 @@ impl<W: Words> Journal<W> {
         (journal, kept)
     }
 
-    /// The region, without what was staged and not committed.
-    pub fn into_region(self) -> W {
-        self.region
+    /// The region itself.
+    pub fn region(&self) -> &W {
+        &self.region
     }
 
     /// Words of content.

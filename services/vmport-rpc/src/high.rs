@@ -91,13 +91,16 @@ impl<W: Words> Channels<W> {
     /// Fills the piece that the record gave out already. Where another vCPU has used the channel since, the
     /// bytes are gone: then they are zeros, as in no case are they another channel's.
     fn give_again(&self, record: &Record, piece: &mut [u8]) {
+        if record.kind != kind::INPUT {
+            return;
+        }
         piece.fill(0);
         let channel = self.store.channel(record.channel.into());
         let [before, high, low, ..] = record.values.map(u32::from_le_bytes);
         let same = channel.state == state::WAITING
             && channel.cookie == u64::from(high) << 32 | u64::from(low)
             && channel.position == before.wrapping_add(record.moved);
-        if record.kind == kind::INPUT && same {
+        if same {
             let moved = piece.len().min(record.moved as usize);
             let mut channel = channel;
             self.seek(&mut channel, before);

@@ -2,6 +2,7 @@
 //! leaves behind.
 
 mod calls;
+mod random;
 
 use crate::channels::{Channels, Outside};
 use crate::store::Store;

@@ -327,7 +327,7 @@ fn a_call_given_again_is_answered_from_the_record_also_by_the_next_instance() {
     let call = guest.port_call(2, u32::from_le_bytes(*b"nons"), open.id, open.high, open.low);
     let first = guest.channels.message(&call, &mut guest.outside);
     assert_eq!(guest.channels.message(&call, &mut guest.outside), first);
-    let region = guest.channels.store.journal.into_region();
+    let region = guest.channels.store.journal.region().clone();
     guest.channels.store = super::open(region);
     assert_eq!(guest.channels.message(&call, &mut guest.outside), first);
     assert_eq!(guest.on(open, 2, u32::from_le_bytes(*b"ense")), DONE);
