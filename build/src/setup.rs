@@ -32,11 +32,14 @@ pub enum Need {
     Grub,
     /// Graphviz.
     Graphviz,
+    /// iasl and dmidecode, which read the firmware tables back.
+    FirmwareTools,
 }
 
 impl Need {
     /// Everything.
-    pub const ALL: [Self; 6] = [Self::Toolchain, Self::Lints, Self::Qemu, Self::Ovmf, Self::Grub, Self::Graphviz];
+    pub const ALL: [Self; 7] =
+        [Self::Toolchain, Self::Lints, Self::Qemu, Self::Ovmf, Self::Grub, Self::Graphviz, Self::FirmwareTools];
 
     /// What is missing of it, as Debian packages; empty when nothing is.
     fn missing(self) -> Vec<&'static str> {
@@ -70,6 +73,11 @@ impl Need {
                 need(program("mformat"), &["mtools"]);
             }
             Self::Graphviz => need(program("dot"), &["graphviz"]),
+            Self::FirmwareTools => {
+                need(program("iasl"), &["acpica-tools"]);
+                // Debian installs it where a user's PATH does not lead.
+                need(program("dmidecode") || file("/usr/sbin/dmidecode"), &["dmidecode"]);
+            }
         }
         packages
     }

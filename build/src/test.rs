@@ -87,7 +87,7 @@ impl Step {
 /// Runs the verb.
 pub fn command(args: &Args) -> anyhow::Result<()> {
     use setup::Need;
-    setup::ensure(&[Need::Toolchain, Need::Lints, Need::Qemu, Need::Ovmf, Need::Grub, Need::Graphviz])?;
+    setup::ensure(&Need::ALL)?;
     let wanted = |step: &Step| args.steps.is_empty() || args.steps.contains(step);
     let steps: Vec<Step> = Step::ALL.into_iter().filter(wanted).collect();
     let start = Instant::now();

@@ -161,7 +161,9 @@ fn the_largest_tables_leave_room_for_the_mailbox_page() {
 
 /// The output of a tool; `None` where it is not installed.
 fn run(tool: &str, arguments: &[&str], directory: &Path) -> Option<(bool, String)> {
-    let output = match Command::new(tool).args(arguments).current_dir(directory).output() {
+    // Debian installs dmidecode where a user's PATH does not lead.
+    let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
+    let output = match Command::new(tool).args(arguments).current_dir(directory).env("PATH", path).output() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             eprintln!("{tool} is not installed: `cargo xtask setup` installs it");
             return None;

@@ -61,8 +61,10 @@ const HYPERVISOR: u32 = 1 << 31;
 /// x2APIC, TSC deadline; with the local APIC.
 const LEAF1_ECX_APIC: u32 = bits([21, 24]);
 /// FPU, VME, DE, PSE, TSC, MSR, PAE, CX8, SEP, PGE, CMOV, PAT, PSE-36, CLFLUSH, MMX, FXSR, SSE, SSE2.
-/// Not MCE, MCA and MTRR, which are not emulated.
+/// Not MTRR, which are not emulated.
 const LEAF1_EDX: u32 = bits([0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 19, 23, 24, 25, 26]);
+/// MCE and MCA: there are no banks and no machine check ever comes, but Linux calls a processor without them an error.
+const MACHINE_CHECK: u32 = bits([7, 14]);
 /// Bit of the local APIC, here and in the leaf of AMD that repeats this one.
 const APIC: u32 = 1 << 9;
 const HTT: u32 = 1 << 28;
@@ -133,7 +135,7 @@ impl Identity {
                 let several = self.vcpus > 1;
                 let places = ebx & 0xff00 | asker.vcpu << 24 | self.vcpus.min(255) << 16;
                 let rest = Self::when(self.apic, APIC) | Self::when(several, HTT);
-                [eax, places, features, edx & LEAF1_EDX | rest]
+                [eax, places, features, edx & LEAF1_EDX | MACHINE_CHECK | rest]
             }
             2 => [eax, ebx, ecx, edx],
             4 => match topology::cache(eax, self.vcpus, true) {
@@ -185,7 +187,8 @@ impl Identity {
             0x8000_0001 => {
                 let several = self.vcpus > 1 && host(0, 0)[1] != INTEL;
                 let cores = Self::when(several, CORES_NOT_THREADS);
-                [eax, 0, ecx & EXT1_ECX | cores, edx & EXT1_EDX | Self::when(self.apic, APIC)]
+                let rest = MACHINE_CHECK | Self::when(self.apic, APIC);
+                [eax, 0, ecx & EXT1_ECX | cores, edx & EXT1_EDX | rest]
             }
             0x8000_0002..=0x8000_0006 => [eax, ebx, ecx, edx],
             0x8000_0007 => [0, 0, 0, INVARIANT_TSC],
@@ -213,6 +216,7 @@ pub fn cr4_allowed(identity: &Identity, host: impl Fn(u32, u32) -> [u32; 4]) -> 
         (edx1, 2, 3),
         (edx1, 3, 4),
         (edx1, 6, 5),
+        (edx1, 7, 6),
         (edx1, 13, 7),
         (edx1, 24, 9),
         (edx1, 25, 10),
@@ -293,9 +297,7 @@ mod tests {
         for (name, bit) in [("MONITOR", 3), ("VMX", 5), ("PCID", 17)] {
             assert_eq!(ecx >> bit & 1, 0, "{name}");
         }
-        for (name, bit) in [("MCE", 7), ("MTRR", 12), ("MCA", 14)] {
-            assert_eq!(edx >> bit & 1, 0, "{name}");
-        }
+        assert_eq!(edx >> 12 & 1, 0, "MTRR");
         let [_, ebx, ecx, edx] = ask(&VM, 7);
         for (name, value, bit) in [
             ("TSC_ADJUST", ebx, 1),
@@ -321,15 +323,16 @@ mod tests {
     #[test]
     fn what_the_machine_emulates_is_shown_even_if_the_host_lacks_it() {
         let ask = |vm: &Identity, leaf| vm.answer(leaf, 1, &ASKER, nothing);
-        assert_eq!(ask(&VM, 1), [0, 0x0102 << 16, HYPERVISOR | LEAF1_ECX_APIC, APIC | HTT]);
+        assert_eq!(ask(&VM, 1), [0, 0x0102 << 16, HYPERVISOR | LEAF1_ECX_APIC, APIC | HTT | MACHINE_CHECK]);
         assert_eq!(ask(&VM, 6), [ARAT, 0, 0, 0]);
         assert_eq!(ask(&VM, 0xb), [1, 2, 0x201, 1]);
-        assert_eq!(ask(&VM, 0x8000_0001), [0, 0, CORES_NOT_THREADS, APIC]);
+        assert_eq!(ask(&VM, 0x8000_0001), [0, 0, CORES_NOT_THREADS, APIC | MACHINE_CHECK]);
         assert_eq!(ask(&VM, 0x8000_0007), [0, 0, 0, INVARIANT_TSC]);
         assert_eq!(ask(&VM, 0x8000_0008), [48 << 8, 0, 0x1001, 0]);
         let bare = Identity { apic: false, vcpus: 1, ..VM };
-        assert_eq!(ask(&bare, 1), [0, 0x0101 << 16, HYPERVISOR, 0]);
-        assert_eq!((ask(&bare, 6), ask(&bare, 0xb), ask(&bare, 0x8000_0001)), ([0; 4], [0; 4], [0; 4]));
+        assert_eq!(ask(&bare, 1), [0, 0x0101 << 16, HYPERVISOR, MACHINE_CHECK]);
+        assert_eq!((ask(&bare, 6), ask(&bare, 0xb)), ([0; 4], [0; 4]));
+        assert_eq!(ask(&bare, 0x8000_0001), [0, 0, 0, MACHINE_CHECK]);
     }
 
     #[test]
@@ -369,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_guest_may_set_the_cr4_bits_of_the_features_that_it_sees() {
-        assert_eq!(cr4_allowed(&VM, everything), 0x0035_0ebf);
-        assert_eq!(cr4_allowed(&VM, |_, _| [0; 4]), 0);
+        assert_eq!(cr4_allowed(&VM, everything), 0x0035_0eff);
+        assert_eq!(cr4_allowed(&VM, |_, _| [0; 4]), 1 << 6);
     }
 }

@@ -10,6 +10,10 @@ pub mod number {
     pub const TSC: u32 = 0x10;
     /// Base of the local APIC.
     pub const APIC_BASE: u32 = 0x1b;
+    /// Machine check: number of banks, none.
+    pub const MCG_CAP: u32 = 0x179;
+    /// Machine check: status, always 0.
+    pub const MCG_STATUS: u32 = 0x17a;
     /// Page attribute table.
     pub const PAT: u32 = 0x277;
     /// Extended features.
@@ -54,6 +58,7 @@ pub fn read(page: &ExitPage, vcpu: u16, msr: u32, tsc: u64) -> Result<u64, Refus
         number::PAT => page.pat,
         number::TSC_AUX => page.tsc_aux,
         number::EFER => page.efer,
+        number::MCG_CAP | number::MCG_STATUS => 0,
         _ if QUIET.contains(&msr) => 0,
         _ => return Err(Refused),
     })
@@ -69,6 +74,7 @@ pub fn write(page: &mut ExitPage, vcpu: u16, msr: u32, value: u64, tsc: u64) -> 
         }
         number::TSC_AUX if value >> 32 == 0 => page.tsc_aux = value,
         number::EFER => page.efer = efer(page, value)?,
+        number::MCG_STATUS if value == 0 => {}
         _ if QUIET.contains(&msr) => {}
         _ => return Err(Refused),
     }
@@ -95,7 +101,7 @@ mod tests {
     #[test]
     fn each_register_keeps_what_it_must_and_refuses_the_rest() {
         let long = EFER_LME | EFER_LMA;
-        let table: [(u32, u64, Result<u64, Refused>); 17] = [
+        let table: [(u32, u64, Result<u64, Refused>); 20] = [
             (number::PAT, PAT, Ok(PAT)),
             (number::PAT, 2, Err(Refused)),
             (number::PAT, 8 << 56, Err(Refused)),
@@ -110,6 +116,9 @@ mod tests {
             (number::EFER, long | 1 << 63, Err(Refused)),
             (number::APIC_BASE, 0xfee0_0100, Ok(0xfee0_0100)),
             (number::APIC_BASE, 0xfee0_0900, Err(Refused)),
+            (number::MCG_STATUS, 0, Ok(0)),
+            (number::MCG_STATUS, 4, Err(Refused)),
+            (number::MCG_CAP, 0, Err(Refused)),
             (0x1a0, 1, Ok(0)),
             (0xc001_1029, 2, Ok(0)),
             (0x1234_5678, 0, Err(Refused)),
@@ -127,9 +136,10 @@ mod tests {
     }
 
     #[test]
-    fn machine_check_mtrr_and_the_virtualization_registers_are_not_there() {
+    fn machine_check_banks_mtrr_and_the_virtualization_registers_are_not_there() {
         let page = ExitPage::new_zeroed();
-        for msr in [0x179, 0x17a, 0xfe, 0x2ff, 0x3a, 0x3b, 0x49, 0x6e0, 0x800, 0xc001_0114, 0xc001_0117] {
+        assert_eq!(read(&page, 0, number::MCG_CAP, 0), Ok(0));
+        for msr in [0x17b, 0x400, 0xfe, 0x2ff, 0x3a, 0x3b, 0x49, 0x6e0, 0x800, 0xc001_0114, 0xc001_0117] {
             assert_eq!(read(&page, 0, msr, 0), Err(Refused), "{msr:#x}");
         }
     }
