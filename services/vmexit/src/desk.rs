@@ -255,6 +255,12 @@ impl Host for Core {
         self.fetch(vcpu, page, 0).then_some(page)
     }
 
+    fn protect(&mut self, address: u64, rights: u8) {
+        if !syscall::vm_protect(self.vm.slot(), address, 1, rights).ok() {
+            defmt::error!("the page at {=u64:#x} cannot be protected: the VM's page-table pool is empty", address);
+        }
+    }
+
     fn resume(&mut self, vcpu: u16) {
         syscall::vcpu_resume(self.vm.vcpu(vcpu), Resume::ENTER, 0);
     }

@@ -67,6 +67,8 @@ pub trait Host {
     fn recall(&mut self, vcpu: u16) -> bool;
     /// The page of a vCPU that is stopped or parked, to be filled; `None` when it is neither.
     fn stopped(&mut self, vcpu: u16) -> Option<&'static mut ExitPage>;
+    /// Changes what the guest may do with a page of its memory: `portcullis_ipc::syscall::rights`.
+    fn protect(&mut self, address: u64, rights: u8);
     /// Enters a stopped vCPU with what its page holds.
     fn resume(&mut self, vcpu: u16);
     /// Has the firmware's tables built into guest memory; `None` when the manifest grants no `acpi-mangler`.

@@ -8,7 +8,7 @@ use crate::apic::route::targets;
 use crate::config::ApStart;
 use crate::host::Host;
 use crate::machine::Machine;
-use crate::saved::{Block, life, pending, power};
+use crate::saved::{Block, life, pending, power, start};
 
 /// Where the IOAPIC's registers lie.
 const IOAPIC: u64 = 0xfec0_0000;
@@ -180,7 +180,7 @@ impl<H: Host> Machine<H> {
         if state.pending & pending::INIT != 0 {
             state.pending |= pending::STARTUP | u64::from(vector) << pending::PAGE_SHIFT;
         } else if state.life == life::WAITING {
-            self.start_at(number, u64::from(vector) << STARTUP_SHIFT);
+            self.start_at(number, start::real_mode(u64::from(vector) << STARTUP_SHIFT));
         }
     }
 

@@ -6,16 +6,15 @@
 
 use crate::apic::ioapic::Ioapic;
 use crate::apic::lapic::Lapic;
+use crate::firmware::MAILBOX;
 use crate::host::{Host, Note};
 use crate::machine::{Machine, Step};
 use crate::saved::{Block, Vcpu, life, pending, power, start};
-use portcullis_ipc::exit::{ExitPage, Segment, gpr, group, segment};
+use crate::startup;
+use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::proto::vmport::MachineReset;
-use portcullis_ipc::syscall::Resume;
-
-/// CR0 after INIT: CD, NW, ET.
-const CR0_AT_INIT: u64 = 0x6000_0010;
+use portcullis_ipc::syscall::{Resume, rights};
 
 impl<H: Host> Machine<H> {
     /// vCPUs of the VM.
@@ -93,6 +92,9 @@ impl<H: Host> Machine<H> {
         }
         self.touched.add(Block::Ioapic);
         self.durable.ioapic = Ioapic::default();
+        if self.watches_mailbox() {
+            self.host.protect(MAILBOX.into(), rights::READ);
+        }
         self.uart().reset();
         self.board().clock_index = 0;
         self.commit();
@@ -177,10 +179,10 @@ impl<H: Host> Machine<H> {
         self.board().events = number;
     }
 
-    /// A vCPU that is stopped is to enter at the real-mode page at `address`.
-    pub(crate) fn start_at(&mut self, number: usize, address: u64) {
+    /// A vCPU that is stopped is to enter at `place`, a value of [`start`].
+    pub(crate) fn start_at(&mut self, number: usize, place: u64) {
         if let Some(state) = self.vcpu(number) {
-            (state.life, state.start, state.restarted) = (life::RUNNING, start::real_mode(address), 0);
+            (state.life, state.start, state.restarted) = (life::RUNNING, place, 0);
             self.starting |= 1 << number;
         }
     }
@@ -221,35 +223,12 @@ impl<H: Host> Machine<H> {
     fn fill(&mut self, vcpu: u16, page: &mut ExitPage) -> bool {
         let begin = self.durable.vcpus.get(usize::from(vcpu)).map_or(start::BOOT, |state| state.start);
         match begin {
-            start::BOOT => return self.boot(page),
-            _ => at_startup(page, start::address(begin)),
+            start::BOOT => self.boot(page),
+            _ if start::is_mailbox(begin) => startup::at_mailbox(page, self.host.memory(), start::address(begin)),
+            _ => {
+                startup::at_startup(page, start::address(begin));
+                true
+            }
         }
-        true
     }
-}
-
-/// The state after INIT and a start-up at `address`: AMD APM volume 2, table 14-1.
-fn at_startup(page: &mut ExitPage, address: u64) {
-    let segment = |attributes| Segment { selector: 0, attributes, limit: 0xffff, base: 0 };
-    page.registers = [0; 16];
-    page.registers[gpr::RDX] = 0x600;
-    (page.rip, page.rflags) = (0, 2);
-    (page.cr0, page.cr2, page.cr3, page.cr4) = (CR0_AT_INIT, 0, 0, 0);
-    (page.efer, page.xcr0) = (0, 1);
-    (page.dr, page.dr6, page.dr7) = ([0; 4], 0xffff_0ff0, 0x400);
-    page.segments = [segment(0x93); 10];
-    page.segments[segment::CS] =
-        Segment { selector: (address >> 4) as u16, attributes: 0x9b, limit: 0xffff, base: address };
-    page.segments[segment::LDTR] = segment(0x82);
-    page.segments[segment::TR] = segment(0x8b);
-    page.segments[segment::GDTR] = segment(0);
-    page.segments[segment::IDTR] = segment(0);
-    (page.star, page.lstar, page.cstar, page.sfmask, page.kernel_gs_base) = (0, 0, 0, 0, 0);
-    (page.sysenter_cs, page.sysenter_esp, page.sysenter_eip) = (0, 0, 0);
-    (page.pat, page.tsc_aux) = (0x0007_0406_0007_0406, 0);
-    (page.event, page.shadow, page.windows) = (0, 0, 0);
-    page.xsave.fill(0);
-    page.xsave[..2].copy_from_slice(&0x37f_u16.to_le_bytes());
-    page.xsave[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
-    page.dirty = group::ALL & !group::TIME;
 }

@@ -39,6 +39,7 @@ mod interrupts;
 mod life;
 mod loader;
 mod machine;
+mod mailbox;
 mod memory;
 mod mmio;
 mod msr;
@@ -46,6 +47,7 @@ mod paging;
 mod ports;
 mod registers;
 mod saved;
+mod startup;
 mod tally;
 mod uart;
 

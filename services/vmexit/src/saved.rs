@@ -58,11 +58,23 @@ pub mod start {
     /// Where the loader says.
     pub const BOOT: u64 = 0;
     const REAL_MODE: u64 = 1;
+    const MAILBOX: u64 = 2;
+    const KIND: u64 = 0xff;
     const SHIFT: u32 = 8;
 
     /// Real mode at `address`.
     pub const fn real_mode(address: u64) -> u64 {
         address << SHIFT | REAL_MODE
+    }
+
+    /// 64-bit mode at `address`, below 2^56.
+    pub const fn mailbox(address: u64) -> u64 {
+        address << SHIFT | MAILBOX
+    }
+
+    /// Whether it is one of the mailbox.
+    pub const fn is_mailbox(start: u64) -> bool {
+        start & KIND == MAILBOX
     }
 
     /// The address.

@@ -14,7 +14,8 @@ use portcullis_ipc::syscall::Resume;
 impl<H: Host> Machine<H> {
     pub(crate) fn nested_fault(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
         let [address, how, _] = page.qualification;
-        if address < self.host.memory().size() {
+        let mailbox = self.is_mailbox(address);
+        if address < self.host.memory().size() && !mailbox {
             return self.stop(vcpu, page, "access to guest memory that its protection refuses", address);
         }
         if page.event & event::VALID != 0 {
@@ -29,7 +30,12 @@ impl<H: Host> Machine<H> {
         };
         let mut bus = Access { machine: self, vcpu, sequence: page.sequence };
         match execute(page, &instruction, bytes.bits, &mut bus) {
-            Ok(Done::Whole) => finish(page, after(page, instruction.len(), bytes.bits)),
+            Ok(Done::Whole) => {
+                finish(page, after(page, instruction.len(), bytes.bits));
+                if mailbox {
+                    self.mailbox_written(vcpu, page.sequence);
+                }
+            }
             Ok(Done::Part) if page.rflags & TRAP != 0 => finish(page, page.rip),
             Ok(Done::Part) | Err(Stop::Memory) => {}
             Err(Stop::Fault(fault)) => return Ok(self.page_fault(page, fault)),
@@ -71,6 +77,10 @@ impl<H: Host> Bus for Access<'_, H> {
 
     fn memory(&mut self) -> &mut H::Memory {
         self.machine.host.memory()
+    }
+
+    fn watches(&self, address: u64) -> bool {
+        self.machine.is_mailbox(address)
     }
 
     fn claims(&self, address: u64) -> bool {

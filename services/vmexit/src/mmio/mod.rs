@@ -32,6 +32,11 @@ pub trait Bus {
     type Memory: GuestMemory;
     /// Guest memory.
     fn memory(&mut self) -> &mut Self::Memory;
+    /// Whether a guest-physical address lies in memory that the guest may not write itself.
+    fn watches(&self, address: u64) -> bool {
+        let _ = address;
+        false
+    }
     /// Whether a device claims the page of this guest-physical address.
     fn claims(&self, address: u64) -> bool;
     /// Reads an aligned word of four bytes of a device.

@@ -51,9 +51,10 @@ impl Place {
         with.map(|((address, length), owner)| (owner, address, length)).filter(|(_, _, length)| *length > 0)
     }
 
-    /// Whether it lies in memory as a whole.
+    /// Whether it lies in memory as a whole, and the guest may write there itself.
     pub fn is_memory(self, bus: &mut impl Bus) -> bool {
-        self.pieces(bus).all(|(owner, ..)| owner == Owner::Memory)
+        let watched = self.0.iter().any(|(address, length)| *length > 0 && bus.watches(*address));
+        !watched && self.pieces(bus).all(|(owner, ..)| owner == Owner::Memory)
     }
 
     /// Whether a part of it is a device's.

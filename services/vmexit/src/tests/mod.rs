@@ -110,6 +110,7 @@ pub struct Model {
     pub stopped: Vec<u16>,
     /// What the timer is set to.
     pub deadline: u64,
+    pub protected: Vec<(u64, u8)>,
     pub wall: u64,
     pub tsc: u64,
     pub image: &'static [u8],
@@ -159,6 +160,7 @@ impl Model {
             recalled: Vec::new(),
             stopped: Vec::new(),
             deadline: 0,
+            protected: Vec::new(),
             wall: 0,
             tsc: 1_000_000,
             image: &[0xf4; 16],
@@ -247,6 +249,10 @@ impl Host for Model {
     fn stopped(&mut self, vcpu: u16) -> Option<&'static mut ExitPage> {
         let stopped = self.stopped.contains(&vcpu);
         stopped.then(|| Box::leak(Box::new(page(Reason::None))))
+    }
+
+    fn protect(&mut self, address: u64, rights: u8) {
+        self.protected.push((address, rights));
     }
 
     fn resume(&mut self, vcpu: u16) {
