@@ -49,7 +49,7 @@ impl<H: Host> Machine<H> {
 
     fn note_attention(&mut self, number: usize) {
         let bit = 1 << number;
-        let wanted = match (self.durable.vcpus.get(number), self.durable.lapics.get(number)) {
+        let waits = match (self.durable.vcpus.get(number), self.durable.lapics.get(number)) {
             (Some(state), Some(lapic)) => {
                 self.durable.board.power != power::RUNNING
                     || state.pending != 0
@@ -58,7 +58,7 @@ impl<H: Host> Machine<H> {
             }
             _ => false,
         };
-        if !wanted {
+        if !waits && self.unseen & bit == 0 {
             self.attention &= !bit;
         } else if self.attention & bit == 0 {
             self.attention |= bit;
@@ -69,6 +69,7 @@ impl<H: Host> Machine<H> {
     /// Gives a vCPU what waits for it.
     fn attend(&mut self, vcpu: u16, page: &mut ExitPage, word: u64) -> u64 {
         let number = usize::from(vcpu);
+        self.unseen &= !(1 << number);
         if self.durable.board.power != power::RUNNING {
             return self.stand_by(vcpu, page);
         }

@@ -102,7 +102,7 @@ impl<H: Host> Machine<H> {
         if sequence != 0 {
             self.host.machine_reset(&MachineReset { sequence, vcpu: vcpu as u8 });
         }
-        (self.attention, self.awaited, self.starting, self.retry) = (u16::MAX, 0, 0, None);
+        (self.unseen, self.awaited, self.starting, self.retry) = (0, 0, 0, None);
         self.rearm = true;
         let (own, sequence) = match serving {
             Some((0, page)) => {

@@ -41,7 +41,9 @@ pub struct Machine<H> {
     pub(crate) more_input: bool,
     /// vCPUs that something waits for, one bit each; see `delivery`.
     pub(crate) attention: u16,
-    /// Those of them that come back by themselves.
+    /// vCPUs none of whose exits this instance has served: the first may be one that was served before.
+    pub(crate) unseen: u16,
+    /// Those with attention that come back by themselves.
     pub(crate) awaited: u16,
     /// vCPUs that are stopped and are to enter.
     pub(crate) starting: u16,
@@ -88,6 +90,7 @@ impl<H: Host> Machine<H> {
             touched: Touched::default(),
             more_input: true,
             attention: u16::MAX,
+            unseen: u16::MAX,
             awaited: 0,
             starting: 0,
             rearm: true,

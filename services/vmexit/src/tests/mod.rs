@@ -1,5 +1,6 @@
 //! The machine against a model of the outside.
 
+mod delivery;
 mod exits;
 mod faults;
 mod high;
@@ -172,6 +173,11 @@ impl Model {
     /// Whether the service was killed.
     pub fn killed(&self) -> bool {
         self.region.fuse.get() == 0
+    }
+
+    /// The service lives on for `fuse` effects.
+    pub fn live_on(&mut self, fuse: u32) {
+        self.region.fuse.set(fuse);
     }
 
     /// Starts the next life, of `fuse` effects.
