@@ -5,7 +5,7 @@
 //! bit in `dirty` and answers with `VcpuResume`. The page holds guest state and an event, nothing
 //! else: no intercept, address-space id, nested root or bitmap can be named in it.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// Version of this layout.
 pub const VERSION: u32 = 1;
@@ -45,7 +45,7 @@ pub mod group {
 }
 
 /// Exit reasons, the same for both vendors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromZeros)]
 #[repr(u32)]
 pub enum Reason {
     /// No exit yet: the vCPU was never entered.

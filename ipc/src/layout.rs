@@ -12,7 +12,7 @@ pub const USER_BASE: u64 = 0x4000_0000;
 pub const SEGMENT_END: u64 = 0x7000_0000;
 /// End (exclusive) of all addresses that a partition may use.
 pub const USER_END: u64 = 0x0000_8000_0000_0000;
-/// The partition's information page ([`crate::platform::InfoPage`]), read-only.
+/// The partition's information page ([`crate::info::InfoPage`]), read-only.
 pub const INFO_PAGE: u64 = 0x7000_0000;
 /// The platform page ([`crate::platform::PlatformPage`]), read-only, shared by all partitions.
 pub const PLATFORM_PAGE: u64 = 0x7000_1000;

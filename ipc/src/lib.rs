@@ -15,9 +15,11 @@
 
 pub mod checksum;
 pub mod exit;
+pub mod file;
 pub mod frame;
 pub mod guestinfo;
 pub mod image;
+pub mod info;
 pub mod layout;
 pub mod limits;
 pub mod log;

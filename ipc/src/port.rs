@@ -6,6 +6,7 @@
 use postcard_schema::Schema;
 use postcard_schema::key::Key;
 use serde::{Deserialize, Serialize};
+use zerocopy::FromZeros;
 
 /// The low-bandwidth port.
 pub const PORT: u16 = 0x5658;
@@ -65,7 +66,7 @@ impl PortCall {
 }
 
 /// What the registers become, 25 bytes encoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema, FromZeros)]
 pub struct PortReply {
     /// Bit n: register n of [`register`] (EAX to EDI) takes the value; a clear bit keeps it.
     pub mask: u8,
@@ -93,7 +94,7 @@ impl PortReply {
 }
 
 /// One entry of a VM's answer table, 29 bytes encoded: a command that the core answers by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema, FromZeros)]
 pub struct Answer {
     /// Command (CX), little endian.
     pub command: [u8; 2],

@@ -2,6 +2,7 @@
 
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
+use zerocopy::FromZeros;
 
 /// Why an instance ended.
 pub mod cause {
@@ -75,7 +76,7 @@ pub mod state {
 
 /// State and last fault record of a partition. Integers are little-endian byte arrays, so that the
 /// encoding is a copy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema, FromZeros)]
 pub struct Status {
     /// [`state`].
     pub state: u8,

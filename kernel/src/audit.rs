@@ -1,49 +1,33 @@
 //! What an audit from outside needs to know: who owns which frames, and where the tables are. One static of
 //! fixed shape, found through the ELF's symbol `AUDIT`; the core itself never reads it back.
 
-use core::cell::UnsafeCell;
 use portcullis_ipc::limits;
 
-/// Who owns a run of frames; `index` of partition, VM or vCPU where the kind has one.
+/// Who owns a run of frames, and the index of the partition, VM or vCPU where the kind has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// The core's own: tables of the processor, control blocks.
-    Core,
-    /// Page-table pool.
-    Pool,
-    /// The sealed image.
-    Image,
-    /// Memory of a partition.
-    Partition(u8),
-    /// State region of a partition.
-    State(u8),
-    /// Message page of a partition, shared with the core.
-    Message(u8),
-    /// Exit page of a vCPU, shared by the core and the VM's `vmexit`.
-    Exit(u8),
-    /// Memory of a VM, shared by its nested table and its `vmexit`.
-    Guest(u8),
-    /// The platform page, shared by all, read-only.
-    Platform,
-    /// Spare slot of a partition.
-    Spare(u8),
-}
+pub struct Owner(pub u32, pub u8);
 
 impl Owner {
-    const fn code(self) -> (u32, u32) {
-        match self {
-            Self::Core => (1, 0),
-            Self::Pool => (2, 0),
-            Self::Image => (3, 0),
-            Self::Partition(index) => (4, index as u32),
-            Self::State(index) => (5, index as u32),
-            Self::Message(index) => (6, index as u32),
-            Self::Exit(index) => (7, index as u32),
-            Self::Guest(index) => (8, index as u32),
-            Self::Platform => (9, 0),
-            Self::Spare(index) => (10, index as u32),
-        }
-    }
+    /// The core's own: tables of the processor, control blocks.
+    pub const CORE: Self = Self(1, 0);
+    /// Page-table pool.
+    pub const POOL: Self = Self(2, 0);
+    /// The sealed image.
+    pub const IMAGE: Self = Self(3, 0);
+    /// The platform page, shared by all, read-only.
+    pub const PLATFORM: Self = Self(9, 0);
+    /// Memory of a partition.
+    pub const PARTITION: u32 = 4;
+    /// State region of a partition.
+    pub const STATE: u32 = 5;
+    /// Message page of a partition, shared with the core.
+    pub const MESSAGE: u32 = 6;
+    /// Exit page of a vCPU, shared by the core and the VM's `vmexit`.
+    pub const EXIT: u32 = 7;
+    /// Memory of a VM, shared by its nested table and its `vmexit`.
+    pub const GUEST: u32 = 8;
+    /// Spare slot of a partition.
+    pub const SPARE: u32 = 10;
 }
 
 /// Runs of frames that can be noted.
@@ -57,7 +41,7 @@ pub struct Run {
     pub start: u64,
     /// How many; 0 for an unused entry.
     pub pages: u64,
-    /// 1 core, 2 pool, 3 image, 4 partition, 5 state, 6 message, 7 exit, 8 guest, 9 platform, 10 spare.
+    /// [`Owner`].
     pub owner: u32,
     /// Partition (4, 5, 6, 10), vCPU (7) or VM (8).
     pub index: u32,
@@ -79,9 +63,9 @@ impl Ownership {
 
     /// Note that `owner` has these frames.
     pub fn add(&mut self, start: u64, pages: u64, owner: Owner) {
-        let (owner, index) = owner.code();
+        let Owner(owner, index) = owner;
         if let Some(run) = self.runs.get_mut(self.count as usize) {
-            *run = Run { start, pages, owner, index };
+            *run = Run { start, pages, owner, index: index.into() };
         }
         self.count = self.count.wrapping_add(1);
     }
@@ -106,13 +90,10 @@ pub struct Audit {
     pub owned: Ownership,
 }
 
-struct Cell(UnsafeCell<Audit>);
-// SAFETY: written once at boot, before the first partition runs; never read by the core.
-unsafe impl Sync for Cell {}
-
+/// Written once at boot, before the first partition runs; never read by the core.
 #[unsafe(no_mangle)]
 #[used]
-static AUDIT: Cell = Cell(UnsafeCell::new(Audit {
+static mut AUDIT: Audit = Audit {
     magic: *b"PCAUDIT1",
     image: [0; 4],
     core_root: 0,
@@ -120,10 +101,11 @@ static AUDIT: Cell = Cell(UnsafeCell::new(Audit {
     nested: [0; limits::VMS],
     vmexit: [0; limits::VMS],
     owned: Ownership::EMPTY,
-}));
+};
 
 /// Publish the facts, once.
 pub fn publish(fill: impl FnOnce(&mut Audit)) {
+    let audit = &raw mut AUDIT;
     // SAFETY: called once, at boot; nobody else refers to the static.
-    fill(unsafe { &mut *AUDIT.0.get() });
+    fill(unsafe { &mut *audit });
 }

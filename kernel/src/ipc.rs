@@ -5,7 +5,7 @@ use crate::mem::page::CorePage;
 use crate::object::account::of_vcpu;
 use crate::object::partition::{Life, queue};
 use crate::object::{VcpuState, Work};
-use crate::state::Core;
+use crate::state::{Core, Index};
 use portcullis_ipc::message::{FROM_CORE, Header};
 use portcullis_ipc::syscall::Status;
 use portcullis_ipc::{layout, limits, port};
@@ -166,7 +166,7 @@ impl Core {
     #[inline(always)]
     pub fn call(&mut self, caller: u8, target: u8, badge: u32) {
         let thread = &mut self.partitions[caller].thread;
-        thread.calling = Some(target);
+        thread.calling = Index::of(target);
         thread.badge = badge;
         if self.is_idle(target) {
             self.deliver_call(target, caller);
@@ -179,7 +179,7 @@ impl Core {
     #[inline(always)]
     pub fn end_call(&mut self, caller: u8, status: Status, value: u64) {
         let thread = &mut self.partitions[caller].thread;
-        thread.calling = None;
+        thread.calling = Index::NONE;
         thread.frame.rax = status as u64;
         thread.frame.rdx = value;
     }

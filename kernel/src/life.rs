@@ -5,8 +5,8 @@ use crate::arch::entry::Frame;
 use crate::epitaph;
 use crate::log;
 use crate::object::Work;
-use crate::object::partition::{Initial, Life, Partition, queue};
-use crate::state::Core;
+use crate::object::partition::{Life, Partition, Range, queue};
+use crate::state::{Core, Index};
 use portcullis_ipc::record::{cause, state};
 use portcullis_ipc::syscall::Status;
 use portcullis_ipc::{image, limits};
@@ -17,8 +17,8 @@ impl Core {
     pub fn start(&mut self, index: u8) {
         let windows = self.windows;
         let partition = &mut self.partitions[index];
-        for segment in &partition.initial {
-            for_each_page(segment, |target, source, bytes| {
+        for range in partition.ranges.iter().filter(|range| range.source != 0) {
+            for_each_page(range, |target, source, bytes| {
                 if bytes > 0 {
                     windows.copy(source, target, bytes);
                 }
@@ -33,7 +33,9 @@ impl Core {
             rsp: partition.stack_top,
             rdi: partition.generation.into(),
             rsi: partition.record.cause.into(),
-            ..Frame::ZERO
+            rflags: 0x202,
+            interrupted: 1,
+            ..Frame::default()
         };
         partition.life = Life::Alive;
         partition.record.state = state::ALIVE;
@@ -62,7 +64,11 @@ impl Core {
         partition.life = Life::Frozen;
         partition.generation = partition.generation.wrapping_add(1);
         partition.record.generation = partition.generation.to_le_bytes();
-        let (work, callee, generation) = (partition.thread.work, partition.thread.calling.take(), partition.generation);
+        let (work, callee, generation) = (
+            partition.thread.work,
+            core::mem::replace(&mut partition.thread.calling, Index::NONE),
+            partition.generation,
+        );
         partition.thread.work = Work::None;
         log::ended(index, &self.partitions[index]);
         // The call that ran out of budget and reserve fails with "timeout"; all others learn that it is dead.
@@ -72,7 +78,7 @@ impl Core {
         }
         self.hold(index, work);
         self.release_callers(index, Status::Dead, generation);
-        if let Some(callee) = callee {
+        if let Some(callee) = callee.get() {
             let thread = &mut self.partitions[callee].thread;
             thread.queue &= !queue::call(index);
             if thread.work == Work::Call(index) {
@@ -124,9 +130,8 @@ impl Core {
     /// The supervisor has nobody above it: the core restarts it, at most so many times in so long.
     fn revive_supervisor(&mut self) {
         let now = cpu::tsc();
-        let (length, end) = self.supervisor_window;
-        if now >= end {
-            self.supervisor_window = (length, now.saturating_add(length));
+        if now >= self.supervisor_window_end {
+            self.supervisor_window_end = now.saturating_add(self.supervisor_window);
             self.supervisor_left = self.supervisor_restarts;
         }
         if self.supervisor_left == 0 {
@@ -156,11 +161,10 @@ fn record(partition: &mut Partition, why: u8, detail: u8, code: u32) {
 }
 
 /// Call `page(target, source, bytes)` for each page of a writable segment: `bytes` come from the image.
-fn for_each_page(segment: &Initial, mut page: impl FnMut(u64, u64, usize)) {
-    for number in 0..segment.pages {
-        let offset = number << 12;
-        let bytes = segment.bytes.saturating_sub(offset).min(4096);
-        page(segment.physical.wrapping_add(offset), segment.source.wrapping_add(offset), bytes as usize);
+fn for_each_page(range: &Range, mut page: impl FnMut(u64, u64, usize)) {
+    for offset in (0..range.bytes).step_by(4096) {
+        let bytes = range.file_bytes.saturating_sub(offset).min(4096);
+        page(range.physical.wrapping_add(offset), range.source.wrapping_add(offset), bytes as usize);
     }
 }
 
@@ -170,7 +174,8 @@ mod tests {
 
     #[test]
     fn every_page_of_a_segment_is_filled_once_and_only_its_own_bytes_come_from_the_image() {
-        let segment = Initial { physical: 0x10_0000, pages: 3, source: 0x20_0000, bytes: 4096 + 10 };
+        let (physical, source) = (0x10_0000, 0x20_0000);
+        let segment = Range { address: 0, physical, bytes: 3 << 12, rights: 3, source, file_bytes: 4096 + 10 };
         let mut seen = Vec::new();
         for_each_page(&segment, |target, source, bytes| seen.push((target, source, bytes)));
         assert_eq!(seen, [(0x10_0000, 0x20_0000, 4096), (0x10_1000, 0x20_1000, 10), (0x10_2000, 0x20_2000, 0)]);

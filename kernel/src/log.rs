@@ -6,7 +6,6 @@
 
 use crate::arch::cpu;
 use crate::object::Partition;
-use core::cell::UnsafeCell;
 use portcullis_ipc::limits;
 use portcullis_ipc::log::{CORE, RING_MAGIC, RecordHead, RingHead, payload};
 use spin::Mutex;
@@ -186,10 +185,7 @@ pub fn ended(index: u8, partition: &Partition) {
 
 /// A frame of the core while it is written. INV-LOGGER: the core runs on one CPU, is not preempted and does
 /// not log from NMI, #DF or #MC, so a frame has one writer.
-struct Frame(UnsafeCell<([u8; 128], usize)>);
-// SAFETY: INV-LOGGER.
-unsafe impl Sync for Frame {}
-static FRAME: Frame = Frame(UnsafeCell::new(([0; 128], 0)));
+static mut FRAME: ([u8; 128], usize) = ([0; 128], 0);
 
 #[defmt::global_logger]
 struct Logger;
@@ -197,19 +193,22 @@ struct Logger;
 // SAFETY: INV-LOGGER: acquire and release bracket one frame, never nested.
 unsafe impl defmt::Logger for Logger {
     fn acquire() {
+        let frame = &raw mut FRAME;
         // SAFETY: INV-LOGGER.
-        let frame = unsafe { &mut *FRAME.0.get() };
+        let frame = unsafe { &mut *frame };
         frame.1 = 0;
     }
     unsafe fn flush() {}
     unsafe fn release() {
+        let frame = &raw mut FRAME;
         // SAFETY: INV-LOGGER.
-        let (bytes, length) = unsafe { &*FRAME.0.get() };
+        let (bytes, length) = unsafe { &*frame };
         RING.lock().append(CORE, 0, payload::DEFMT, [bytes.get(..*length).unwrap_or(&[]), &[]]);
     }
     unsafe fn write(part: &[u8]) {
+        let frame = &raw mut FRAME;
         // SAFETY: INV-LOGGER.
-        let (bytes, length) = unsafe { &mut *FRAME.0.get() };
+        let (bytes, length) = unsafe { &mut *frame };
         let end = length.wrapping_add(part.len());
         if let Some(room) = bytes.get_mut(*length..end) {
             room.copy_from_slice(part);

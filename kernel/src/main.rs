@@ -36,21 +36,20 @@ mod vcpu;
 use arch::entry::{self, Cause};
 use arch::vector::Source;
 use arch::{apic, cpu, vector};
-use core::cell::UnsafeCell;
 use portcullis_ipc::record::cause;
 use schedule::Runner;
 use state::Core;
 
-struct Cell(UnsafeCell<Core>);
-// SAFETY: INV-CORE: the state is taken once at boot and then at every entry from ring 3, of which there is
-// one at a time; a reference never survives the way out.
-unsafe impl Sync for Cell {}
-static CORE: Cell = Cell(UnsafeCell::new(Core::EMPTY));
+/// INV-CORE: the state is taken once at boot and then at every entry from ring 3, of which there is one at a time;
+/// a reference never survives the way out.
+// SAFETY: all zeros is a Core: it is FromZeros.
+static mut CORE: Core = unsafe { core::mem::zeroed() };
 
 /// The state of the core, at boot and at each entry.
 fn take_core() -> &'static mut Core {
+    let core = &raw mut CORE;
     // SAFETY: INV-CORE.
-    unsafe { &mut *CORE.0.get() }
+    unsafe { &mut *core }
 }
 
 /// Every entry from ring 3.

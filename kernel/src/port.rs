@@ -6,7 +6,7 @@
 
 use crate::object::vm::Access;
 use crate::object::{VcpuState, Vm};
-use crate::state::Core;
+use crate::state::{Core, Index};
 use portcullis_ipc::exit::gpr;
 use portcullis_ipc::port::{MAGIC, PORT, PORT_CALL_BYTES, PORT_REPLY_BYTES, PortReply, register};
 use portcullis_ipc::syscall::Resume;
@@ -62,7 +62,7 @@ impl Core {
     /// has the port.
     #[inline]
     pub fn is_backdoor(&self, vcpu: u8, port: u16) -> bool {
-        port == PORT && self.rax(vcpu) as u32 == MAGIC && self.vms[self.vcpus[vcpu].vm].vmport.is_some()
+        port == PORT && self.rax(vcpu) as u32 == MAGIC && self.vms[self.vcpus[vcpu].vm].vmport != Index::NONE
     }
 
     /// The access that `vmexit` found behind a #GP; `None` if the registers do not make it one.
@@ -97,7 +97,7 @@ impl Core {
     #[inline(never)]
     fn call_port(&mut self, vcpu: u8, access: Access) {
         let state = &mut self.vcpus[vcpu];
-        let Some(server) = self.vms[state.vm].vmport else { return };
+        let Some(server) = self.vms[state.vm].vmport.get() else { return };
         state.state = VcpuState::Port;
         state.sequence = state.sequence.wrapping_add(1);
         state.access = access;
@@ -137,6 +137,7 @@ impl Core {
 mod tests {
     use super::*;
     use portcullis_ipc::port::Answer;
+    use zerocopy::FromZeros;
 
     const FULL: u64 = 0x1111_2222_3333_4444;
 
@@ -178,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_found_by_its_command_and_given_up_to_its_privilege_level() {
-        let mut vm = Vm::ABSENT;
+        let mut vm = Vm::new_zeroed();
         vm.answers[3] = Answer { command: [45, 0], highest_cpl: 0, used: 1, reply: PortReply::UNKNOWN };
         assert!(look_up(&vm, [45, 0], 0).is_some());
         assert!(look_up(&vm, [45, 0], 3).is_none());

@@ -10,19 +10,22 @@ use crate::object::{VcpuState, Work};
 use crate::state::{Core, NOBODY};
 use portcullis_ipc::limits;
 use portcullis_ipc::record::cause;
+use zerocopy::FromZeros;
 
 /// What a CPU does until the next entry into the core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromZeros)]
+#[repr(u8)]
 pub enum Runner {
+    /// Nothing: wait for an interrupt.
+    Idle,
     /// A partition's thread.
     Thread(u8),
     /// A guest.
     Vcpu(u8),
-    /// Nothing: wait for an interrupt.
-    Idle,
 }
 
 /// Time as the scheduler uses it, in TSC ticks.
+#[derive(FromZeros)]
 pub struct Clock {
     /// When the present runner started or was charged last.
     pub since: u64,
@@ -45,19 +48,6 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Before boot.
-    pub const EMPTY: Self = Self {
-        since: 0,
-        armed: u64::MAX,
-        slice: i64::MAX,
-        turns: 0,
-        tsc_hz: 1,
-        ratio: 0,
-        refill: u64::MAX,
-        look: true,
-        mixed: false,
-    };
-
     /// Ticks of `microseconds`.
     pub fn ticks(&self, microseconds: u64) -> u64 {
         time::scale(microseconds, self.tsc_hz, 1_000_000)
@@ -107,7 +97,7 @@ impl Core {
             match vcpu.state {
                 VcpuState::Ready => return Some(Runner::Vcpu(index)),
                 VcpuState::Exited => self.vms[vcpu.vm].vmexit,
-                VcpuState::Port => self.vms[vcpu.vm].vmport?,
+                VcpuState::Port => self.vms[vcpu.vm].vmport.get()?,
                 _ => return None,
             }
         };
@@ -117,7 +107,7 @@ impl Core {
             if partition.life != Life::Alive {
                 return None;
             }
-            match partition.thread.calling {
+            match partition.thread.calling.get() {
                 Some(callee) => node = callee,
                 None if partition.thread.work == Work::None => return None,
                 None => return Some(Runner::Thread(node)),
@@ -136,7 +126,7 @@ impl Core {
             let vm = &self.vms[self.vcpus[vcpu].vm];
             let (server, work) = match self.vcpus[vcpu].state {
                 VcpuState::Exited => (vm.vmexit, Work::Exit(vcpu)),
-                VcpuState::Port => (vm.vmport?, Work::Port(vcpu)),
+                VcpuState::Port => (vm.vmport.get()?, Work::Port(vcpu)),
                 _ => return None,
             };
             if self.partitions[server].thread.work != work {
@@ -147,7 +137,7 @@ impl Core {
             return None;
         }
         while node != index {
-            let callee = self.partitions[node].thread.calling?;
+            let callee = self.partitions[node].thread.calling.get()?;
             if self.partitions[callee].thread.work != Work::Call(node) {
                 return None;
             }

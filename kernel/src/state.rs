@@ -11,20 +11,44 @@ use crate::object::timer::Timers;
 use crate::object::{Account, Partition, Table, Vcpu, Vm};
 use crate::schedule::{Clock, Runner};
 use crate::svm::Machine;
+use core::num::NonZeroU8;
 use portcullis_ipc::limits;
+use zerocopy::FromZeros;
 
-/// A bound interrupt line.
-#[derive(Clone, Copy)]
+/// The index of an object, or of none: the zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromZeros)]
+pub struct Index(Option<NonZeroU8>);
+
+impl Index {
+    /// No object.
+    pub const NONE: Self = Self(None);
+
+    /// Object `index`.
+    #[inline(always)]
+    pub const fn of(index: u8) -> Self {
+        Self(NonZeroU8::new(index.wrapping_add(1)))
+    }
+
+    /// The index, if there is one.
+    #[inline(always)]
+    pub fn get(self) -> Option<u8> {
+        self.0.map(|number| number.get().wrapping_sub(1))
+    }
+}
+
+/// A bound interrupt line; all zeros while it is not bound.
+#[derive(Clone, Copy, FromZeros)]
 pub struct Line {
-    /// Partition that holds it, `None` while it is not bound.
-    pub holder: Option<u8>,
+    /// Partition that holds it.
+    pub holder: Index,
     /// Bits it sets.
     pub bits: u64,
     /// Trigger and polarity.
     pub mode: u8,
 }
 
-/// The core.
+/// The core. All zeros is its state before boot.
+#[derive(FromZeros)]
 pub struct Core {
     /// Partitions.
     pub partitions: Table<Partition, { limits::PARTITIONS }>,
@@ -63,7 +87,7 @@ pub struct Core {
     /// The virtualization extension.
     pub machine: Machine,
     /// vCPU whose extended registers are loaded.
-    pub loaded: Option<u8>,
+    pub loaded: Index,
     /// Domain that ran last, for the mitigations at a crossing: account index.
     pub domain: u8,
     /// Mitigations in force.
@@ -74,8 +98,10 @@ pub struct Core {
     pub supervisor_left: u32,
     /// Their limit.
     pub supervisor_restarts: u32,
-    /// Length of the window in ticks, and its end.
-    pub supervisor_window: (u64, u64),
+    /// Length of the window in ticks.
+    pub supervisor_window: u64,
+    /// When it ends.
+    pub supervisor_window_end: u64,
 }
 
 /// `payer` when nothing has work.
@@ -83,34 +109,3 @@ pub const NOBODY: u8 = 63;
 
 /// `supervisor` before the image named one.
 pub const NO_SUPERVISOR: u8 = u8::MAX;
-
-impl Core {
-    /// The state before boot.
-    pub const EMPTY: Self = Self {
-        partitions: Table::new([const { Partition::ABSENT }; limits::PARTITIONS]),
-        vms: Table::new([const { Vm::ABSENT }; limits::VMS]),
-        vcpus: Table::new([const { Vcpu::ABSENT }; limits::VCPUS]),
-        accounts: Table::new([Account::EMPTY; ACCOUNTS]),
-        active: 0,
-        payer: NOBODY,
-        runner: Runner::Idle,
-        reschedule: true,
-        clock: Clock::EMPTY,
-        timers: Timers::EMPTY,
-        lines: Table::new([Line { holder: None, bits: 0, mode: 0 }; limits::INTERRUPTS]),
-        ioapic: Ioapic(Windows::NONE),
-        windows: Windows::NONE,
-        pool: Pool::EMPTY,
-        platform: CorePage::NONE,
-        rates: Rates { tsc: 1, lapic: 1 },
-        root: 0,
-        machine: Machine::EMPTY,
-        loaded: None,
-        domain: NOBODY,
-        mitigations: 0,
-        supervisor: NO_SUPERVISOR,
-        supervisor_left: 0,
-        supervisor_restarts: 0,
-        supervisor_window: (0, 0),
-    };
-}

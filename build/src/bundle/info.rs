@@ -2,8 +2,8 @@
 
 use super::{Inputs, Placed, PlacedBlob, name24};
 use crate::manifest::{Object, System};
+use portcullis_ipc::info::{Blob, CONFIG_OFFSET, INFO_MAGIC, InfoPage, SlotName};
 use portcullis_ipc::layout::PAGE;
-use portcullis_ipc::platform::{Blob, CONFIG_OFFSET, INFO_MAGIC, InfoPage, SlotName};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// The page of partition `index`.

@@ -5,7 +5,7 @@ use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::image::{
     self, CapabilityRecord, ImageHead, PartitionRecord, RecordHead, SegmentRecord, VcpuRecord, VmRecord, record,
 };
-use portcullis_ipc::platform::InfoPage;
+use portcullis_ipc::info::InfoPage;
 use sha2::{Digest, Sha256};
 use zerocopy::FromBytes;
 

@@ -3,7 +3,7 @@
 use super::raw::{Bytes, File, PartitionTable};
 use super::{Blob, Partition, Problem, RANKS, Report, System, cpu, one_of, priority, range, unique, value};
 use portcullis_ipc::image::rank;
-use portcullis_ipc::platform::CONFIG_OFFSET;
+use portcullis_ipc::info::CONFIG_OFFSET;
 use portcullis_ipc::{layout, limits};
 use toml::Spanned;
 

@@ -6,6 +6,7 @@
 use super::{cpu, idt};
 use crate::mem::{LAPIC, window::Windows};
 use portcullis_ipc::syscall::rights;
+use zerocopy::FromZeros;
 
 /// Physical address of the local APIC after reset.
 pub const LAPIC_PHYSICAL: u64 = 0xfee0_0000;
@@ -92,7 +93,7 @@ pub fn end() {
 }
 
 /// The IOAPIC, behind the device window.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, FromZeros)]
 pub struct Ioapic(pub Windows);
 
 impl Ioapic {

@@ -5,10 +5,10 @@
 //! off, the direction flag clear and SMAP in force. The core returns only through [`resume`].
 
 use super::{cpu, gdt};
-use core::cell::UnsafeCell;
+use zerocopy::FromZeros;
 
 /// All registers of a thread in ring 3.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, FromZeros)]
 #[repr(C)]
 pub struct Frame {
     /// RAX.
@@ -38,21 +38,6 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// A frame of zeros.
-    pub const ZERO: Self = Self {
-        rax: 0,
-        rbx: 0,
-        rcx: 0,
-        rdx: 0,
-        rsi: 0,
-        rdi: 0,
-        rbp: 0,
-        high: [0; 8],
-        rip: 0,
-        rflags: 0x202,
-        rsp: 0,
-        interrupted: 1,
-    };
     /// R10, the fourth argument of a system call.
     pub const fn r10(&self) -> u64 {
         let [_, _, r10, ..] = self.high;
@@ -85,10 +70,8 @@ struct PerCpu {
     nmis: u64,
 }
 
-struct Cell(UnsafeCell<PerCpu>);
-// SAFETY: written at boot and by the owning CPU's entry code only (INV-ENTRY).
-unsafe impl Sync for Cell {}
-static PER_CPU: Cell = Cell(UnsafeCell::new(PerCpu { own: 0, scratch: 0, frame: 0, stack: 0, pending: 0, nmis: 0 }));
+/// Written at boot and by the owning CPU's entry code only (INV-ENTRY).
+static mut PER_CPU: PerCpu = PerCpu { own: 0, scratch: 0, frame: 0, stack: 0, pending: 0, nmis: 0 };
 
 /// First of the 256 entry stubs, 16 bytes each.
 pub fn stubs() -> u64 {
@@ -100,7 +83,7 @@ pub fn stubs() -> u64 {
 
 /// Program the entry points; `stack` is the top of the CPU's stack.
 pub fn install(stack: u64) {
-    let per_cpu = PER_CPU.0.get();
+    let per_cpu = &raw mut PER_CPU;
     // SAFETY: INV-ENTRY: nothing enters the core yet.
     unsafe { (*per_cpu).stack = stack };
     let star = u64::from(gdt::SYSRET_BASE) << 48 | u64::from(gdt::KERNEL_CODE) << 32;

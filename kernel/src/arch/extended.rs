@@ -47,20 +47,16 @@ fn close() {
 /// Save the registers of the vCPU that has them into `area`.
 pub fn save(area: CorePage) {
     set_xcr0(XCR0_MOST);
-    // SAFETY: INV-RING0; clears TS only.
-    unsafe { asm!("clts", options(nomem, nostack)) };
-    // SAFETY: INV-EXTENDED.
-    unsafe { asm!("xsave64 [{}]", in(reg) area.physical(), in("eax") 7, in("edx") 0, options(nostack)) };
+    // SAFETY: INV-EXTENDED; TS is set again below.
+    unsafe { asm!("clts", "xsave64 [{}]", in(reg) area.physical(), in("eax") 7, in("edx") 0, options(nostack)) };
     close();
 }
 
 /// Load the registers from `area`.
 pub fn load(area: CorePage) {
     set_xcr0(XCR0_MOST);
-    // SAFETY: INV-RING0; clears TS only.
-    unsafe { asm!("clts", options(nomem, nostack)) };
-    // SAFETY: INV-EXTENDED.
-    unsafe { asm!("xrstor64 [{}]", in(reg) area.physical(), in("eax") 7, in("edx") 0, options(nostack)) };
+    // SAFETY: INV-EXTENDED; TS is set again below.
+    unsafe { asm!("clts", "xrstor64 [{}]", in(reg) area.physical(), in("eax") 7, in("edx") 0, options(nostack)) };
     close();
 }
 

@@ -4,7 +4,6 @@
 //! them.
 
 use core::arch::asm;
-use core::cell::UnsafeCell;
 
 /// Selector of ring-0 code.
 pub const KERNEL_CODE: u16 = 0x08;
@@ -45,20 +44,16 @@ struct Tables {
     fault_stacks: [Stack<FAULT_STACK>; 3],
 }
 
-struct Cell(UnsafeCell<Tables>);
-// SAFETY: INV-CPU-LOCAL.
-unsafe impl Sync for Cell {}
-
-static TABLES: Cell = Cell(UnsafeCell::new(Tables {
+static mut TABLES: Tables = Tables {
     gdt: [0; 8],
     task: TaskState { reserved: 0, rsp: [0; 3], reserved2: 0, ist: [0; 7], reserved3: [0], reserved4: 0, io_map: 104 },
     stack: Stack([0; STACK]),
     fault_stacks: [const { Stack([0; FAULT_STACK]) }; 3],
-}));
+};
 
 /// Load the tables; returns the top of the core's stack.
 pub fn load() -> u64 {
-    let tables = TABLES.0.get();
+    let tables = &raw mut TABLES;
     // SAFETY: INV-CPU-LOCAL: nobody else refers to the tables yet.
     let tables = unsafe { &mut *tables };
     let stack = (&raw const tables.stack as u64).wrapping_add(STACK as u64);

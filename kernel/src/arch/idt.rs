@@ -5,7 +5,6 @@
 
 use super::{entry, gdt};
 use core::arch::asm;
-use core::cell::UnsafeCell;
 
 /// Vector of the local APIC's timer.
 pub const TIMER: u8 = 0x40;
@@ -14,14 +13,12 @@ pub const GSI: u8 = 0x50;
 /// Spurious vector of the local APIC.
 pub const SPURIOUS: u8 = 0xff;
 
-struct Table(UnsafeCell<[[u64; 2]; 256]>);
-// SAFETY: written once at boot, before it is loaded (INV-IDT).
-unsafe impl Sync for Table {}
-static TABLE: Table = Table(UnsafeCell::new([[0; 2]; 256]));
+/// Written once at boot, before it is loaded (INV-IDT).
+static mut TABLE: [[u64; 2]; 256] = [[0; 2]; 256];
 
 /// Fill and load the table.
 pub fn load() {
-    let table = TABLE.0.get();
+    let table = &raw mut TABLE;
     // SAFETY: INV-IDT: not loaded yet, nobody else refers to it.
     let gates = unsafe { &mut *table };
     for (vector, gate) in gates.iter_mut().enumerate() {

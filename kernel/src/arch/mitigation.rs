@@ -71,13 +71,11 @@ pub fn install(chosen: u32) {
 /// Crossing from one partition or VM to another.
 #[inline(never)]
 pub fn cross(chosen: u32) {
-    if chosen & mitigation::IBPB != 0 {
-        // SAFETY: `choose` found IBPB in CPUID; the command only forgets predictions.
-        unsafe { cpu::set_msr(0x49, 1) };
-    }
-    if chosen & mitigation::L1D_FLUSH != 0 {
-        // SAFETY: `choose` found L1D_FLUSH in CPUID; the command only writes back and forgets lines.
-        unsafe { cpu::set_msr(0x10b, 1) };
+    for (wanted, command) in [(mitigation::IBPB, 0x49), (mitigation::L1D_FLUSH, 0x10b)] {
+        if chosen & wanted != 0 {
+            // SAFETY: `choose` found it in CPUID; the command only forgets predictions or writes back lines.
+            unsafe { cpu::set_msr(command, 1) };
+        }
     }
     if chosen & mitigation::VERW != 0 {
         let selector = super::gdt::KERNEL_DATA;

@@ -1,9 +1,10 @@
 //! Calibration of the TSC and of the local APIC's timer against the 8254's channel 2, once at boot.
 
 use super::{apic, cpu};
+use zerocopy::FromZeros;
 
 /// Frequencies found, in Hz.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, FromZeros)]
 pub struct Rates {
     /// TSC.
     pub tsc: u64,

@@ -105,7 +105,7 @@ mod tests {
         let mut seen: Vec<(u64, u64)> = vec![(0x20_0000, 0x30_1000)];
         for (pages, align) in [(1, 0), (512, 1 << 21), (3, 4096), (1024, 1 << 21), (700, 0), (7, 4096)] {
             let low = align == 0;
-            let taken = if low { frames.take_low(pages, Owner::Core) } else { frames.take(pages, align, Owner::Core) };
+            let taken = if low { frames.take_low(pages, Owner::CORE) } else { frames.take(pages, align, Owner::CORE) };
             let start = taken.unwrap();
             let end = start + pages * 4096;
             assert!(start >= 0x10_0000 && end <= if low { CORE_HALF } else { 0x5000_0000 });
@@ -115,7 +115,7 @@ mod tests {
             seen.push((start, end));
         }
         assert_eq!(frames.left(), total - 1 - 512 - 3 - 1024 - 700 - 7);
-        assert_eq!(frames.take(1 << 30, 4096, Owner::Core), Err(OutOfMemory(1 << 30)));
-        assert_eq!(frames.take_low(CORE_HALF >> 12, Owner::Core), Err(OutOfMemory(CORE_HALF >> 12)));
+        assert_eq!(frames.take(1 << 30, 4096, Owner::CORE), Err(OutOfMemory(1 << 30)));
+        assert_eq!(frames.take_low(CORE_HALF >> 12, Owner::CORE), Err(OutOfMemory(CORE_HALF >> 12)));
     }
 }

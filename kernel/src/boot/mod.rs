@@ -16,7 +16,7 @@ use crate::mem::page::CorePage;
 use crate::mem::table::{self, Pool, PoolExhausted};
 use crate::mem::window::Windows;
 use crate::mem::{FIXED_MAPS, LAPIC};
-use crate::state::Core;
+use crate::state::{Core, NOBODY};
 use crate::svm::{Machine, setup};
 use core::fmt;
 use frames::{Frames, OutOfMemory};
@@ -152,10 +152,10 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     let [start, _, _, end] = layout();
     let core_image = Region { start, end };
     let mut frames = Frames::new(&handover.ram, handover.other.iter().chain(&[core_image, module]));
-    frames.owned.add(start, end.wrapping_sub(start) >> 12, Owner::Core);
-    frames.owned.add(module.start, module.end.wrapping_sub(module.start).div_ceil(4096), Owner::Image);
+    frames.owned.add(start, end.wrapping_sub(start) >> 12, Owner::CORE);
+    frames.owned.add(module.start, module.end.wrapping_sub(module.start).div_ceil(4096), Owner::IMAGE);
     let pool_pages = u64::from(image.head.pool_pages);
-    let pool = frames.take_low(pool_pages, Owner::Pool)?;
+    let pool = frames.take_low(pool_pages, Owner::POOL)?;
     // SAFETY: taken below the core's half for this only; mapped by the boot tables now, by `map_core` later.
     core.pool = unsafe { Pool::new(pool, pool_pages) };
     let out_of_pool = |_: PoolExhausted| BootError::Pool(pool_pages);
@@ -261,22 +261,19 @@ fn core_page(core: &mut Core, root: u64, frames: &mut Frames, owner: Owner) -> R
 /// The contiguous pages that the virtualization extension needs.
 fn core_pages(core: &mut Core, root: u64, frames: &mut Frames) -> Result<[CorePage; setup::PAGES as usize], BootError> {
     let (_, pool_pages) = core.pool.extent();
-    let base = frames.take_low(setup::PAGES, Owner::Core)?;
+    let base = frames.take_low(setup::PAGES, Owner::CORE)?;
     let flags = table::GLOBAL | table::NO_EXECUTE | table::WRITE;
-    let mut pages = [CorePage::NONE; setup::PAGES as usize];
-    for (number, page) in pages.iter_mut().enumerate() {
-        let at = base.wrapping_add((number as u64) << 12);
-        core.pool.map(root, at, at, flags, table::Size::Small).map_err(|_| BootError::Pool(pool_pages))?;
-        // SAFETY: INV-CORE-PAGE, as in `core_page`.
-        *page = unsafe { CorePage::new(at) };
-    }
-    Ok(pages)
+    core.pool.map_range(root, base, base, setup::PAGES, flags).map_err(|_| BootError::Pool(pool_pages))?;
+    // SAFETY: INV-CORE-PAGE, as in `core_page`.
+    Ok(core::array::from_fn(|number| unsafe { CorePage::new(base.wrapping_add((number as u64) << 12)) }))
 }
 
 fn start_clock(core: &mut Core) -> Result<(), BootError> {
     apic::mask_legacy();
     apic::enable();
     core.rates = time::calibrate().ok_or(BootError::Clock)?;
+    (core.clock.armed, core.clock.refill, core.clock.look) = (u64::MAX, u64::MAX, true);
+    (core.payer, core.domain, core.reschedule) = (NOBODY, NOBODY, true);
     core.clock.tsc_hz = core.rates.tsc;
     core.clock.ratio = time::scale(1 << 32, core.rates.lapic, core.rates.tsc);
     for gsi in 0..core.ioapic.lines().min(32) as u16 {

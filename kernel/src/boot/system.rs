@@ -8,9 +8,9 @@ use crate::audit::Owner;
 use crate::image::{Image, ImageError, Record};
 use crate::mem::table::{self, PoolExhausted};
 use crate::object::capability::of_the_core;
-use crate::object::partition::{Initial, Life, Range};
+use crate::object::partition::{Life, Range};
 use crate::object::{Account, account};
-use crate::state::{Core, Line, NO_SUPERVISOR};
+use crate::state::{Core, Index, Line, NO_SUPERVISOR};
 use crate::svm::nested;
 use portcullis_ipc::image::{
     CapabilityRecord, NO_PARTITION, PartitionRecord, SegmentRecord, VcpuRecord, VmRecord, flag, kind,
@@ -55,11 +55,12 @@ fn require(condition: bool, text: &'static str) -> Step {
 
 /// Build everything that the image describes; returns the root of the core's own table.
 pub fn build(core: &mut Core, image: &Image, base: u64, root: u64, frames: &mut Frames) -> Result<u64, BootError> {
-    core.platform = core_page(core, root, frames, Owner::Platform)?;
+    core.platform = core_page(core, root, frames, Owner::PLATFORM)?;
     core.clock.slice = i64::from(image.head.slice_us);
     core.supervisor_restarts = image.head.supervisor_restarts;
     core.supervisor_left = image.head.supervisor_restarts;
-    core.supervisor_window = (image.head.supervisor_window_us, 0);
+    core.supervisor_window = image.head.supervisor_window_us;
+    core.supervisor = NO_SUPERVISOR;
     let mut builder = Builder { core, image, base, root, frames, partitions: 0, vms: 0, vcpus: 0, timers: 0 };
     let mut failure = None;
     let walked = image.records(|number, record| {
@@ -110,7 +111,7 @@ impl Builder<'_> {
         require(record.call_limit_us > 0, "call limit 0")?;
         require(record.state_pages as usize <= limits::STATE_PAGES, "state region above its limit (1024 pages)")?;
         require(self.image.holds(record.info_offset, layout::PAGE as u64), "information page outside the image")?;
-        let message = core_page(self.core, self.root, self.frames, Owner::Message(index))?;
+        let message = core_page(self.core, self.root, self.frames, Owner(Owner::MESSAGE, index))?;
         let root = self.core.pool.table().map_err(|_| self.pool())?;
         let read_only = table::NO_EXECUTE;
         let writable = table::NO_EXECUTE | table::WRITE;
@@ -120,12 +121,12 @@ impl Builder<'_> {
         self.core.pool.share_core(self.root, root).map_err(|_| self.pool())?;
         let pages = u64::from(record.state_pages);
         if pages > 0 {
-            let state = self.frames.take(pages, 4096, Owner::State(index)).map_err(BootError::from)?;
+            let state = self.frames.take(pages, 4096, Owner(Owner::STATE, index)).map_err(BootError::from)?;
             self.map(root, layout::STATE_REGION, state, pages, writable)?;
-            self.add_range(index, layout::STATE_REGION, state, pages, rights::READ | rights::WRITE)?;
+            self.add_range(index, kept(layout::STATE_REGION, state, pages))?;
         }
         if record.spare_pages > 0 {
-            self.frames.take(record.spare_pages.into(), 4096, Owner::Spare(index)).map_err(BootError::from)?;
+            self.frames.take(record.spare_pages.into(), 4096, Owner(Owner::SPARE, index)).map_err(BootError::from)?;
         }
         if record.flags & flag::SUPERVISOR != 0 {
             require(self.core.supervisor == NO_SUPERVISOR, "two supervisors")?;
@@ -152,15 +153,17 @@ impl Builder<'_> {
         self.partitions.checked_sub(1).ok_or(Stop::Content("record before the first partition"))
     }
 
-    fn add_range(&mut self, index: u8, address: u64, physical: u64, pages: u64, rights: u8) -> Step {
-        let bytes = pages.checked_mul(4096).ok_or("range too large")?;
-        let partition = &mut self.core.partitions[index];
-        let apart = |range: &Range| {
-            address.saturating_add(bytes) <= range.address || range.address.saturating_add(range.bytes) <= address
+    /// Note that partition `index` has `range`.
+    fn add_range(&mut self, index: u8, range: Range) -> Step {
+        let ranges = &mut self.core.partitions[index].ranges;
+        let end = range.address.checked_add(range.bytes).ok_or("range too large")?;
+        let apart = |known: &Range| {
+            known.bytes == 0 || end <= known.address || known.address.saturating_add(known.bytes) <= range.address
         };
-        require(partition.ranges.iter().all(apart), "ranges of a partition overlap")?;
-        let range = Range { address, physical, bytes, rights };
-        partition.ranges.try_push(range).map_err(|_| Stop::Content("more than 16 ranges in a partition (limit 16)"))
+        require(ranges.iter().all(apart), "ranges of a partition overlap")?;
+        let free = ranges.iter_mut().find(|known| known.bytes == 0);
+        *free.ok_or("more than 16 ranges in a partition (limit 16)")? = range;
+        Ok(())
     }
 
     fn segment(&mut self, record: &SegmentRecord) -> Step {
@@ -192,17 +195,16 @@ impl Builder<'_> {
         if write == 0 {
             require(holds(bytes) && record.file_bytes > 0, "read-only segment's pages outside the image")?;
             self.map(root, record.address, source, pages, no_execute)?;
-            return self.add_range(index, record.address, source, pages, record.rights);
+            let (address, rights) = (record.address, record.rights);
+            return self.add_range(index, Range { address, physical: source, bytes, rights, source: 0, file_bytes: 0 });
         }
-        let initial = &self.core.partitions[index].initial;
-        let total = initial.iter().map(|segment| segment.pages).sum::<u64>().saturating_add(pages);
+        let filled = self.core.partitions[index].ranges.iter().filter(|range| range.source != 0);
+        let total = filled.map(|range| range.bytes >> 12).sum::<u64>().saturating_add(pages);
         require(total <= limits::WRITABLE_PAGES as u64, "writable memory of a partition above its limit (256 pages)")?;
-        let physical = self.frames.take(pages, 4096, Owner::Partition(index)).map_err(BootError::from)?;
+        let physical = self.frames.take(pages, 4096, Owner(Owner::PARTITION, index)).map_err(BootError::from)?;
         self.map(root, record.address, physical, pages, table::WRITE | table::NO_EXECUTE)?;
-        self.add_range(index, record.address, physical, pages, record.rights)?;
-        let segment = Initial { physical, pages, source, bytes: record.file_bytes };
-        let initial = &mut self.core.partitions[index].initial;
-        initial.try_push(segment).map_err(|_| Stop::Content("more than 10 segments in a partition (limit 10)"))
+        let (address, rights, file_bytes) = (record.address, record.rights, record.file_bytes);
+        self.add_range(index, Range { address, physical, bytes, rights, source, file_bytes })
     }
 
     fn capability(&mut self, record: &CapabilityRecord) -> Step {
@@ -222,8 +224,8 @@ impl Builder<'_> {
             kind::INTERRUPT => {
                 require(object < limits::INTERRUPTS, "interrupt above 31 (limit 32)")?;
                 let line = &mut self.core.lines[object as u8];
-                require(line.holder.is_none(), "interrupt held twice")?;
-                *line = Line { holder: Some(index), bits: record.first, mode: record.rights };
+                require(line.holder == Index::NONE, "interrupt held twice")?;
+                *line = Line { holder: Index::of(index), bits: record.first, mode: record.rights };
             }
             kind::PORTS => require(record.first.saturating_add(record.count) <= 0x1_0000, "ports above 0xffff")?,
             kind::VM => require(object < limits::VMS, "capability for no VM")?,
@@ -265,20 +267,20 @@ impl Builder<'_> {
             record.xcr0 & !extended::XCR0_MOST == 0 && !avx_alone,
             "VM's XCR0 above x87, SSE and AVX, or AVX without SSE",
         )?;
-        let physical = self.frames.take(pages, 1 << 21, Owner::Guest(index)).map_err(BootError::from)?;
+        let physical = self.frames.take(pages, 1 << 21, Owner(Owner::GUEST, index)).map_err(BootError::from)?;
         let nested = nested::build(&mut self.core.pool, physical, pages).map_err(|_| self.pool())?;
         let root = self.core.partitions[vmexit].root;
         self.map(root, layout::GUEST_BASE, physical, pages, table::WRITE | table::NO_EXECUTE)?;
-        self.add_range(vmexit, layout::GUEST_BASE, physical, pages, rights::READ | rights::WRITE)?;
+        self.add_range(vmexit, kept(layout::GUEST_BASE, physical, pages))?;
         let vm = &mut self.core.vms[index];
         vm.exists = true;
         vm.vmexit = vmexit;
-        vm.vmport = (record.vmport != NO_PARTITION).then_some(record.vmport as u8);
+        vm.vmport = if record.vmport == NO_PARTITION { Index::NONE } else { Index::of(record.vmport as u8) };
         vm.badge = record.vmport_badge;
         vm.features = record.features;
         vm.xcr0 = record.xcr0 & extended::supported() | 1;
         vm.nested = nested;
-        vm.memory = (physical, pages);
+        (vm.pages, vm.first_vcpu) = (pages, self.vcpus);
         self.vms = index.wrapping_add(1);
         Ok(())
     }
@@ -287,20 +289,20 @@ impl Builder<'_> {
         let vm = self.vms.checked_sub(1).ok_or(Stop::Content("vCPU before the first VM"))?;
         let index = self.vcpus;
         require(usize::from(index) < limits::VCPUS, "more than 16 vCPUs (limit 16)")?;
-        require(usize::from(record.index) == self.core.vms[vm].vcpus.len(), "vCPUs are not in order")?;
+        require(usize::from(record.index) == usize::from(self.core.vms[vm].vcpu_count), "vCPUs are not in order")?;
         require(
             record.cpu == 0 && (1..=255).contains(&record.priority),
             "vCPU priority 0, or a CPU that is not brought up",
         )?;
         require(record.budget_us > 0 && record.budget_us <= record.period_us, "budget 0 or above its period")?;
-        let control = core_page(self.core, self.root, self.frames, Owner::Core)?;
-        let extended = core_page(self.core, self.root, self.frames, Owner::Core)?;
-        let page = core_page(self.core, self.root, self.frames, Owner::Exit(index))?;
+        let control = core_page(self.core, self.root, self.frames, Owner::CORE)?;
+        let extended = core_page(self.core, self.root, self.frames, Owner::CORE)?;
+        let page = core_page(self.core, self.root, self.frames, Owner(Owner::EXIT, index))?;
         let root = self.core.partitions[self.core.vms[vm].vmexit].root;
         let at = layout::EXIT_PAGES.wrapping_add(u64::from(record.index).wrapping_mul(4096));
         self.map(root, at, page.physical(), 1, table::WRITE | table::NO_EXECUTE)?;
-        let pushed = self.core.vms[vm].vcpus.try_push(index);
-        pushed.map_err(|_| Stop::Content("more than 8 vCPUs in a VM (limit 8)"))?;
+        require(usize::from(record.index) < limits::VCPUS_PER_VM, "more than 8 vCPUs in a VM (limit 8)")?;
+        self.core.vms[vm].vcpu_count = record.index.wrapping_add(1) as u8;
         let vcpu = &mut self.core.vcpus[index];
         vcpu.exists = true;
         vcpu.vm = vm;
@@ -337,7 +339,7 @@ impl Builder<'_> {
                             "VM run by a partition that is not its vmexit",
                         )?;
                         require(
-                            slot.rights & rights::ANSWER == 0 || vm.vmport == Some(index),
+                            slot.rights & rights::ANSWER == 0 || vm.vmport == Index::of(index),
                             "VM answered by a partition that is not its vmport",
                         )?;
                     }
@@ -350,7 +352,13 @@ impl Builder<'_> {
 }
 
 fn new_account(priority: u8, budget_us: u32, period_us: u32) -> Account {
-    Account { priority, budget: budget_us.into(), period: period_us.into(), ..Account::EMPTY }
+    Account { priority, budget: budget_us.into(), period: period_us.into(), ..Account::default() }
+}
+
+/// Memory that outlives an instance.
+fn kept(address: u64, physical: u64, pages: u64) -> Range {
+    let rights = rights::READ | rights::WRITE;
+    Range { address, physical, bytes: pages << 12, rights, source: 0, file_bytes: 0 }
 }
 
 /// Number of partitions.
@@ -363,7 +371,7 @@ pub fn start(core: &mut Core) {
     let ticks =
         |clock: &crate::schedule::Clock, microseconds: i64| clock.ticks(microseconds.cast_unsigned()).cast_signed();
     core.clock.slice = ticks(&core.clock, core.clock.slice);
-    core.supervisor_window.0 = core.clock.ticks(core.supervisor_window.0);
+    core.supervisor_window = core.clock.ticks(core.supervisor_window);
     for (_, account) in core.accounts.iter_mut() {
         account.budget = ticks(&core.clock, account.budget);
         account.period = core.clock.ticks(account.period);
@@ -375,9 +383,9 @@ pub fn start(core: &mut Core) {
         partition.thread.call_limit = ticks(&core.clock, partition.thread.call_limit);
         partition.thread.reserve = ticks(&core.clock, partition.thread.reserve);
         for range in &partition.ranges {
-            let fresh = range.address == layout::STATE_REGION || range.address == layout::GUEST_BASE;
-            for page in 0..if fresh { range.bytes >> 12 } else { 0 } {
-                core.windows.zero(range.physical.wrapping_add(page << 12), layout::PAGE);
+            let kept = range.rights & rights::WRITE != 0 && range.source == 0;
+            for offset in (0..if kept { range.bytes } else { 0 }).step_by(layout::PAGE) {
+                core.windows.zero(range.physical.wrapping_add(offset), layout::PAGE);
             }
         }
     }

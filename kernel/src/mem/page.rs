@@ -5,16 +5,13 @@
 //! space from before the first use on. A shared page may change under the core's hands, so it is only
 //! ever copied from and to, never referenced.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-/// One page of the core's half.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One page of the core's half; the zero is none, and nothing touches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromZeros)]
 pub struct CorePage(u64);
 
 impl CorePage {
-    /// No page: address 0, never mapped, never touched by a table whose slot is unused.
-    pub const NONE: Self = Self(0);
-
     /// # Safety
     /// INV-CORE-PAGE holds for `physical`.
     pub const unsafe fn new(physical: u64) -> Self {
@@ -61,28 +58,9 @@ impl CorePage {
         unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) }
     }
 
-    /// Copy bytes out, from `offset`, as many as fit in the page.
-    pub fn bytes(self, offset: usize, into: &mut [u8]) {
-        let offset = offset & 0xfff;
-        let length = into.len().min(4096usize.wrapping_sub(offset));
-        let source = (self.0 as usize).wrapping_add(offset) as *const u8;
-        // SAFETY: INV-CORE-PAGE; the range lies in the page and `into` is the core's own memory.
-        unsafe { core::ptr::copy_nonoverlapping(source, into.as_mut_ptr(), length) }
-    }
-
-    /// Copy bytes in, at `offset`, as many as fit in the page.
-    pub fn set_bytes(self, offset: usize, from: &[u8]) {
-        let offset = offset & 0xfff;
-        let length = from.len().min(4096usize.wrapping_sub(offset));
-        let target = (self.0 as usize).wrapping_add(offset) as *mut u8;
-        // SAFETY: INV-CORE-PAGE; the range lies in the page and `from` is the core's own memory.
-        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), target, length) }
-    }
-
     /// Set the whole page to zero.
     pub fn clear(self) {
-        // SAFETY: INV-CORE-PAGE.
-        unsafe { core::ptr::write_bytes(self.0 as *mut u8, 0, 4096) }
+        self.write::<[u8; 4096], 0>(&[0; 4096]);
     }
 
     /// Copy `words` 8-byte words at `from` of this page to `to` of another page; both ranges are clipped

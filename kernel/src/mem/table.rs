@@ -2,6 +2,7 @@
 //! for nested tables alike (AMD64 APM volume 2, sections 5.3 and 15.25; the formats are the same).
 
 use super::page::CorePage;
+use zerocopy::FromZeros;
 
 /// Present.
 pub const PRESENT: u64 = 1;
@@ -36,6 +37,7 @@ pub enum Size {
 pub struct PoolExhausted;
 
 /// The pool of page-table pages: contiguous, in the core's half, never given back.
+#[derive(FromZeros)]
 pub struct Pool {
     base: u64,
     pages: u64,
@@ -43,9 +45,6 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// No pool yet.
-    pub const EMPTY: Self = Self { base: 0, pages: 0, used: 0 };
-
     /// # Safety
     /// INV-CORE-PAGE holds for all `pages` pages from `base`, and nothing else uses them.
     pub const unsafe fn new(base: u64, pages: u64) -> Self {

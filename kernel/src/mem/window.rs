@@ -8,13 +8,14 @@ use super::FIXED_MAPS;
 use super::page::CorePage;
 use super::table;
 use crate::arch::cpu;
+use zerocopy::FromZeros;
 
 const SOURCE: usize = 1;
 const TARGET: usize = 2;
 const DEVICE: usize = 3;
 
 /// The windows; made once the core's own tables are in force.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, FromZeros)]
 pub struct Windows(CorePage);
 
 struct Open {
@@ -42,9 +43,6 @@ impl Drop for Open {
 }
 
 impl Windows {
-    /// Not there yet.
-    pub const NONE: Self = Self(CorePage::NONE);
-
     /// # Safety
     /// `table` is the last-level table of the fixed maps (INV-WINDOW) and in force.
     pub const unsafe fn new(table: CorePage) -> Self {

@@ -2,6 +2,7 @@
 //! a call or an exit is served on the account of the one who asked.
 
 use portcullis_ipc::limits;
+use zerocopy::FromZeros;
 
 /// Number of accounts: partitions first, then vCPUs.
 pub const ACCOUNTS: usize = 64;
@@ -12,8 +13,8 @@ pub const fn of_vcpu(vcpu: u8) -> u8 {
     vcpu.wrapping_add(limits::PARTITIONS as u8)
 }
 
-/// Budget and turn of one account; times in TSC ticks.
-#[derive(Clone, Copy)]
+/// Budget and turn of one account; times in TSC ticks. All zeros never runs.
+#[derive(Clone, Copy, Default, FromZeros)]
 pub struct Account {
     /// Higher runs first.
     pub priority: u8,
@@ -34,10 +35,6 @@ pub struct Account {
 }
 
 impl Account {
-    /// An account that never runs.
-    pub const EMPTY: Self =
-        Self { priority: 0, budget: 0, period: 0, left: 0, period_end: 0, slice_left: 0, turn: 0, throttled: false };
-
     /// Charge `ticks`.
     #[inline]
     pub fn charge(&mut self, ticks: i64) {
@@ -64,7 +61,7 @@ mod tests {
     #[test]
     fn an_account_is_refilled_only_when_its_period_is_over_and_pays_back_its_overdraft() {
         let mut account =
-            Account { budget: 100, period: 1000, left: -30, period_end: 1000, throttled: true, ..Account::EMPTY };
+            Account { budget: 100, period: 1000, left: -30, period_end: 1000, throttled: true, ..Account::default() };
         assert!(!account.refill(999));
         assert!(account.throttled);
         assert!(account.refill(1000));

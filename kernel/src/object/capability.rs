@@ -3,30 +3,16 @@
 
 use crate::fault::Misuse;
 use portcullis_ipc::{image, limits, record::misuse};
+use zerocopy::FromZeros;
 
 /// One slot.
 pub type Capability = image::CapabilityRecord;
 
-/// An empty slot.
-pub const EMPTY: Capability = Capability {
-    slot: 0,
-    kind: image::kind::NONE,
-    rights: 0,
-    object: 0,
-    reserved: 0,
-    badge: 0,
-    reserved2: 0,
-    first: 0,
-    count: 0,
-};
-
-/// The slots of one partition.
+/// The slots of one partition; zeros are an empty one.
+#[derive(FromZeros)]
 pub struct Slots([Capability; limits::SLOTS]);
 
 impl Slots {
-    /// All empty.
-    pub const EMPTY: Self = Self([EMPTY; limits::SLOTS]);
-
     /// Put a capability into its slot; `false` if the slot does not exist or is in use.
     pub fn put(&mut self, capability: &Capability) -> bool {
         match self.0.get_mut(usize::from(capability.slot)) {
@@ -87,15 +73,22 @@ mod tests {
 
     #[test]
     fn registers_of_the_core_are_recognised_at_both_ends() {
-        let range = |first, count| Capability { first, count, ..EMPTY };
+        let range = |first, count| Capability { first, count, ..Capability::default() };
         assert!(of_the_core(&range(0xc000_0080, 1)) && of_the_core(&range(0, 0x1c)) && of_the_core(&range(0x8ff, 1)));
         assert!(!of_the_core(&range(0, 0x1b)) && !of_the_core(&range(0x10, 1)) && !of_the_core(&range(0x900, 16)));
     }
 
     #[test]
     fn a_slot_answers_only_to_its_kind_its_rights_and_its_range() {
-        let mut slots = Slots::EMPTY;
-        let ports = Capability { slot: 3, kind: image::kind::PORTS, rights: 1, first: 0x3f8, count: 8, ..EMPTY };
+        let mut slots = Slots::new_zeroed();
+        let ports = Capability {
+            slot: 3,
+            kind: image::kind::PORTS,
+            rights: 1,
+            first: 0x3f8,
+            count: 8,
+            ..Capability::default()
+        };
         assert!(slots.put(&ports));
         assert!(!slots.put(&ports), "a slot is filled once");
         assert!(!slots.put(&Capability { slot: 64, ..ports }));

@@ -3,12 +3,13 @@
 use super::capability::Slots;
 use crate::arch::entry::Frame;
 use crate::mem::page::CorePage;
-use arrayvec::ArrayVec;
+use crate::state::Index;
 use portcullis_ipc::{limits, record, syscall::rights};
+use zerocopy::FromZeros;
 
 /// A contiguous range of a partition's memory. Nothing else is mapped for ring 3 but fixed pages, so an
 /// address is checked and translated by these ranges alone, without a page walk.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, FromZeros)]
 pub struct Range {
     /// First address.
     pub address: u64,
@@ -18,23 +19,16 @@ pub struct Range {
     pub bytes: u64,
     /// [`rights`].
     pub rights: u8,
-}
-
-/// A writable segment: how an instance finds it at its first instruction.
-#[derive(Clone, Copy, Debug)]
-pub struct Initial {
-    /// First frame of the segment.
-    pub physical: u64,
-    /// Pages of the segment.
-    pub pages: u64,
-    /// Where its bytes stand in the sealed image.
+    /// Where in the sealed image the bytes stand with which every instance finds a writable segment; 0 for what
+    /// outlives an instance.
     pub source: u64,
     /// How many; the rest is zero.
-    pub bytes: u64,
+    pub file_bytes: u64,
 }
 
 /// What a thread is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromZeros)]
+#[repr(u8)]
 pub enum Work {
     /// Waits for an event.
     None,
@@ -51,6 +45,7 @@ pub enum Work {
 }
 
 /// The thread of a partition.
+#[derive(FromZeros)]
 pub struct Thread {
     /// Its registers while it does not run.
     pub frame: Frame,
@@ -59,7 +54,7 @@ pub struct Thread {
     /// What it is at.
     pub work: Work,
     /// The partition that it calls; its call is in that one's queue or work.
-    pub calling: Option<u8>,
+    pub calling: Index,
     /// Badge of that call.
     pub badge: u32,
     /// Notification word.
@@ -101,7 +96,8 @@ pub mod queue {
 static_assertions::const_assert!(limits::PARTITIONS <= 32 && limits::VCPUS <= 16);
 
 /// Where a partition is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromZeros)]
+#[repr(u8)]
 pub enum Life {
     /// The slot of the table is empty.
     Absent,
@@ -113,7 +109,8 @@ pub enum Life {
     Gone,
 }
 
-/// A partition.
+/// A partition; all zeros is an empty slot of the table.
+#[derive(FromZeros)]
 pub struct Partition {
     /// Where it is in its life.
     pub life: Life,
@@ -129,10 +126,8 @@ pub struct Partition {
     pub entry: u64,
     /// First stack pointer of an instance.
     pub stack_top: u64,
-    /// Its memory.
-    pub ranges: ArrayVec<Range, { limits::RANGES }>,
-    /// Its writable segments.
-    pub initial: ArrayVec<Initial, { limits::SEGMENTS }>,
+    /// Its memory; what is not in use has no bytes.
+    pub ranges: [Range; limits::RANGES],
     /// Its capabilities.
     pub slots: Slots,
     /// Its thread.
@@ -144,49 +139,6 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// An empty slot.
-    pub const ABSENT: Self = Self {
-        life: Life::Absent,
-        generation: 0,
-        name: [0; 24],
-        rank: 0,
-        root: 0,
-        entry: 0,
-        stack_top: 0,
-        ranges: ArrayVec::new_const(),
-        initial: ArrayVec::new_const(),
-        slots: Slots::EMPTY,
-        thread: Thread {
-            frame: Frame::ZERO,
-            message: CorePage::NONE,
-            work: Work::None,
-            calling: None,
-            badge: 0,
-            pending: 0,
-            mask: 0,
-            queue: 0,
-            sequence: 0,
-            used: 0,
-            call_limit: 0,
-            reserve: 0,
-            reserve_left: 0,
-        },
-        record: record::Status {
-            state: 0,
-            cause: 0,
-            phase: 0,
-            detail: 0,
-            code: [0; 4],
-            generation: [0; 4],
-            restarts: [0; 4],
-            rip: [0; 8],
-            rsp: [0; 8],
-            address: [0; 8],
-            tsc: [0; 8],
-        },
-        build_id: [0; 20],
-    };
-
     /// The frame address of `address`, if `bytes` bytes from there lie in one range with `rights`.
     pub fn translate(&self, address: u64, bytes: u64, wanted: u8) -> Option<u64> {
         let range = self.ranges.iter().find(|range| {
@@ -205,7 +157,7 @@ impl Partition {
             Work::Call(_) | Work::Port(_) => record::phase::SERVING_CALL,
             Work::Exit(_) => record::phase::SERVING_EXIT,
         };
-        if self.thread.calling.is_some() { base | record::phase::CALLING } else { base }
+        if self.thread.calling != Index::NONE { base | record::phase::CALLING } else { base }
     }
 
     /// The name without its padding.
@@ -226,9 +178,11 @@ mod tests {
 
     #[test]
     fn an_address_translates_only_inside_one_range_with_the_rights() {
-        let mut partition = Partition::ABSENT;
-        partition.ranges.push(Range { address: 0x4000_0000, physical: 0x10_0000, bytes: 0x2000, rights: rights::READ });
-        partition.ranges.push(Range { address: 0x4000_2000, physical: 0x90_0000, bytes: 0x1000, rights: 3 });
+        let mut partition = Partition::new_zeroed();
+        let range =
+            |address, physical, bytes, rights| Range { address, physical, bytes, rights, ..Range::new_zeroed() };
+        partition.ranges[0] = range(0x4000_0000, 0x10_0000, 0x2000, rights::READ);
+        partition.ranges[3] = range(0x4000_2000, 0x90_0000, 0x1000, 3);
         let table = [
             (0x4000_0000, 1, 1, Some(0x10_0000)),
             (0x4000_1fff, 1, 1, Some(0x10_1fff)),

@@ -2,17 +2,13 @@
 //! Whether the entry is in use, the entry itself says.
 
 use core::ops::{Index, IndexMut};
+use zerocopy::FromZeros;
 
 /// A table of `N` entries, `N` a power of two of at most 256.
+#[derive(FromZeros)]
 pub struct Table<T, const N: usize>([T; N]);
 
 impl<T, const N: usize> Table<T, N> {
-    /// A table of these entries.
-    pub const fn new(entries: [T; N]) -> Self {
-        const { assert!(N.is_power_of_two() && N <= 256) };
-        Self(entries)
-    }
-
     /// All entries with their indices.
     pub fn iter(&self) -> impl Iterator<Item = (u8, &T)> {
         self.0.iter().enumerate().map(|(index, entry)| (index as u8, entry))
@@ -29,6 +25,7 @@ impl<T, const N: usize> Index<u8> for Table<T, N> {
     #[inline(always)]
     #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)] // masked below N, and N is not 0
     fn index(&self, index: u8) -> &T {
+        const { assert!(N.is_power_of_two() && N <= 256) };
         &self.0[index as usize & (N - 1)]
     }
 }

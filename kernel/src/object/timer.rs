@@ -2,11 +2,12 @@
 
 use super::table::Table;
 use portcullis_ipc::limits;
+use zerocopy::FromZeros;
 
 /// One timer.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, FromZeros)]
 pub struct Timer {
-    /// Absolute TSC value; `u64::MAX` while it is not armed.
+    /// Absolute TSC value; 0 while it is not armed.
     pub deadline: u64,
     /// Partition that holds it.
     pub holder: u8,
@@ -14,29 +15,26 @@ pub struct Timer {
     pub bits: u64,
 }
 
-/// All timers and the earliest deadline among them.
+/// All timers and the earliest deadline among them, 0 if none is armed.
+#[derive(FromZeros)]
 pub struct Timers {
     timers: Table<Timer, { limits::TIMERS }>,
     next: u64,
 }
 
 impl Timers {
-    /// None armed.
-    pub const EMPTY: Self =
-        Self { timers: Table::new([Timer { deadline: u64::MAX, holder: 0, bits: 0 }; limits::TIMERS]), next: u64::MAX };
-
     /// Earliest deadline, `u64::MAX` if none is armed.
     pub fn next(&self) -> u64 {
-        self.next
+        if self.next == 0 { u64::MAX } else { self.next }
     }
 
     fn update(&mut self) {
-        self.next = self.timers.iter().map(|(_, timer)| timer.deadline).min().unwrap_or(u64::MAX);
+        let armed = self.timers.iter().map(|(_, timer)| timer.deadline).filter(|deadline| *deadline != 0);
+        self.next = armed.min().unwrap_or(0);
     }
 
     /// Arm timer `index` for `holder`; a deadline of 0 disarms it.
     pub fn arm(&mut self, index: u8, holder: u8, bits: u64, deadline: u64) {
-        let deadline = if deadline == 0 { u64::MAX } else { deadline };
         self.timers[index] = Timer { deadline, holder, bits };
         self.update();
     }
@@ -45,7 +43,7 @@ impl Timers {
     pub fn disarm(&mut self, holder: u8) {
         for (_, timer) in self.timers.iter_mut() {
             if timer.holder == holder {
-                timer.deadline = u64::MAX;
+                timer.deadline = 0;
             }
         }
         self.update();
@@ -53,11 +51,11 @@ impl Timers {
 
     /// Take one timer whose deadline has come: its holder and bits.
     pub fn expired(&mut self, now: u64) -> Option<(u8, u64)> {
-        if now < self.next {
+        if now < self.next() {
             return None;
         }
-        let (_, timer) = self.timers.iter_mut().find(|(_, timer)| timer.deadline <= now)?;
-        timer.deadline = u64::MAX;
+        let (_, timer) = self.timers.iter_mut().find(|(_, timer)| timer.deadline == self.next)?;
+        timer.deadline = 0;
         let found = (timer.holder, timer.bits);
         self.update();
         Some(found)
@@ -70,13 +68,13 @@ mod tests {
 
     #[test]
     fn a_timer_expires_once_and_not_before_its_deadline() {
-        let mut timers = Timers::EMPTY;
+        let mut timers = Timers::new_zeroed();
         timers.arm(1, 4, 0b10, 100);
         timers.arm(2, 5, 0b100, 50);
         assert_eq!(timers.next(), 50);
         assert_eq!(timers.expired(49), None);
+        assert_eq!(timers.expired(100), Some((5, 0b100)), "the earliest first");
         assert_eq!(timers.expired(100), Some((4, 0b10)));
-        assert_eq!(timers.expired(100), Some((5, 0b100)));
         assert_eq!(timers.expired(u64::MAX - 1), None);
         timers.arm(1, 4, 1, 7);
         timers.disarm(4);

@@ -1,17 +1,19 @@
 //! VMs and vCPUs as the core keeps them: bookkeeping only; the processor's own structures are in `svm`.
 
 use crate::mem::page::CorePage;
-use arrayvec::ArrayVec;
+use crate::state::Index;
 use portcullis_ipc::{exit::Reason, limits, port::Answer};
+use zerocopy::FromZeros;
 
-/// A virtual machine.
+/// A virtual machine; all zeros is an empty slot of the table.
+#[derive(FromZeros)]
 pub struct Vm {
     /// The slot of the table is in use.
     pub exists: bool,
     /// Partition that serves its exits.
     pub vmexit: u8,
     /// Partition that serves its port, `None` when the port is off.
-    pub vmport: Option<u8>,
+    pub vmport: Index,
     /// Badge of its port calls.
     pub badge: u32,
     /// [`portcullis_ipc::image::feature`].
@@ -20,35 +22,26 @@ pub struct Vm {
     pub xcr0: u64,
     /// Root of its nested table.
     pub nested: u64,
-    /// First frame and pages of its memory.
-    pub memory: (u64, u64),
-    /// Its vCPUs, by index.
-    pub vcpus: ArrayVec<u8, { limits::VCPUS_PER_VM }>,
+    /// Pages of its memory.
+    pub pages: u64,
+    /// The first of its vCPUs in the core's table.
+    pub first_vcpu: u8,
+    /// How many there are.
+    pub vcpu_count: u8,
     /// Its port answer table; an entry with `used` 0 is free.
     pub answers: [Answer; limits::ANSWERS],
 }
 
-const FREE: Answer =
-    Answer { command: [0; 2], highest_cpl: 0, used: 0, reply: portcullis_ipc::port::PortReply::UNCHANGED };
-
 impl Vm {
-    /// An empty slot.
-    pub const ABSENT: Self = Self {
-        exists: false,
-        vmexit: 0,
-        vmport: None,
-        badge: 0,
-        features: 0,
-        xcr0: 0,
-        nested: 0,
-        memory: (0, 0),
-        vcpus: ArrayVec::new_const(),
-        answers: [FREE; limits::ANSWERS],
-    };
+    /// Its vCPUs in the core's table.
+    pub fn vcpus(&self) -> core::ops::Range<u8> {
+        self.first_vcpu..self.first_vcpu.wrapping_add(self.vcpu_count)
+    }
 }
 
 /// What a vCPU is at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromZeros)]
+#[repr(u8)]
 pub enum VcpuState {
     /// Never entered, or stopped for good: only a resume starts it.
     Stopped,
@@ -63,7 +56,7 @@ pub enum VcpuState {
 }
 
 /// An exit as it is told to `vmexit`, kept so that it can be told again.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, FromZeros)]
 pub struct Exit {
     /// Reason.
     pub reason: Reason,
@@ -74,7 +67,7 @@ pub struct Exit {
 }
 
 /// A port access that waits for its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromZeros)]
 pub struct Access {
     /// Width in bytes: 1, 2, 4.
     pub width: u8,
@@ -84,7 +77,8 @@ pub struct Access {
     pub next_rip: u64,
 }
 
-/// A virtual processor.
+/// A virtual processor; all zeros is an empty slot of the table.
+#[derive(FromZeros)]
 pub struct Vcpu {
     /// The slot of the table is in use.
     pub exists: bool,
@@ -117,25 +111,4 @@ pub struct Vcpu {
     pub nmi_held: bool,
     /// [`portcullis_ipc::exit::window`] bits asked for.
     pub windows: u32,
-}
-
-impl Vcpu {
-    /// An empty slot.
-    pub const ABSENT: Self = Self {
-        exists: false,
-        vm: 0,
-        index: 0,
-        state: VcpuState::Stopped,
-        control: CorePage::NONE,
-        extended: CorePage::NONE,
-        page: CorePage::NONE,
-        registers: [0; 16],
-        sequence: 0,
-        exit: Exit { reason: Reason::None, qualification: [0; 3], next_rip: 0 },
-        access: Access { width: 0, input: false, next_rip: 0 },
-        recall: false,
-        event: 0,
-        nmi_held: false,
-        windows: 0,
-    };
 }

@@ -3,7 +3,9 @@
 use crate::arch::{cpu, extended};
 use crate::mem::page::CorePage;
 use crate::object::{Vcpu, Vm};
+use crate::state::Index;
 use portcullis_ipc::image::feature;
+use zerocopy::FromZeros;
 
 /// Offsets in the control block (APM volume 2, appendix B).
 pub mod at {
@@ -69,7 +71,7 @@ const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 const GP: u64 = 1 << 13;
 
 /// The extension as found at boot.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, FromZeros)]
 pub struct Machine {
     /// Three contiguous pages: every port is intercepted.
     pub io_bitmap: u64,
@@ -88,17 +90,6 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Before boot.
-    pub const EMPTY: Self = Self {
-        io_bitmap: 0,
-        msr_bitmap: 0,
-        host: CorePage::NONE,
-        cr4: 0,
-        physical_bits: 36,
-        next_rip: false,
-        flush: 1,
-    };
-
     /// Whether the processor can do what the core needs, by CPUID and VM_CR. `Err` names what is missing.
     pub fn refusal(extended_ecx: u32, svm_edx: u32, vm_cr: Option<u64>) -> Option<&'static str> {
         if extended_ecx >> 2 & 1 == 0 {
@@ -136,7 +127,7 @@ impl Machine {
             misc |= 1 << 23;
         }
         let more = if vm.features & feature::INTERCEPT_RDTSC != 0 { MISC_2 | 1 << 7 } else { MISC_2 };
-        let exceptions = if vm.vmport.is_some() { EXCEPTIONS | GP } else { EXCEPTIONS };
+        let exceptions = if vm.vmport != Index::NONE { EXCEPTIONS | GP } else { EXCEPTIONS };
         let words = [
             (at::CR_INTERCEPTS, CR),
             (at::EXCEPTIONS, exceptions | misc << 32),

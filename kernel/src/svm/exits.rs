@@ -8,7 +8,7 @@ use crate::object::Work;
 use crate::object::account::of_vcpu;
 use crate::object::partition::queue;
 use crate::object::vm::{Access, Exit};
-use crate::state::Core;
+use crate::state::{Core, Index};
 use portcullis_ipc::exit::{Reason, event, io, window};
 use portcullis_ipc::port::PORT;
 use portcullis_ipc::record::cause;
@@ -179,10 +179,10 @@ impl Core {
     fn refused(&mut self, vcpu: u8) {
         let vm = self.vcpus[vcpu].vm;
         let vmexit = self.vms[vm].vmexit;
-        for index in self.vms[vm].vcpus.clone() {
+        for index in self.vms[vm].vcpus() {
             self.stop(index);
-            if self.loaded == Some(index) {
-                self.loaded = None;
+            if self.loaded == Index::of(index) {
+                self.loaded = Index::NONE;
             }
             let state = &mut self.vcpus[index];
             state.exit = Exit { reason: Reason::BadState, qualification: [0; 3], next_rip: 0 };
@@ -192,8 +192,8 @@ impl Core {
         }
         self.freeze(vmexit, cause::BAD_GUEST_STATE, vcpu, 0);
         // What was asked for a VM that is stopped now is not asked any more.
-        let owners = [Some(vmexit), self.vms[vm].vmport];
-        for index in self.vms[vm].vcpus.clone() {
+        let owners = [Some(vmexit), self.vms[vm].vmport.get()];
+        for index in self.vms[vm].vcpus() {
             for owner in owners.into_iter().flatten() {
                 let thread = &mut self.partitions[owner].thread;
                 thread.queue &= !(queue::exit(index) | queue::port(index));

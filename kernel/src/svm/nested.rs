@@ -34,8 +34,8 @@ impl Core {
         for page in 0..pages {
             done &= self.pool.protect(root, address.wrapping_add(page << 12), flags(wanted)).is_ok();
         }
-        for vcpu in &self.vms[vm].vcpus {
-            let block = self.vcpus[*vcpu].control;
+        for vcpu in self.vms[vm].vcpus() {
+            let block = self.vcpus[vcpu].control;
             block.set_word(at::ASID, block.word(at::ASID) & 0xffff_ffff | self.machine.flush << 32);
         }
         done

@@ -5,7 +5,7 @@ use super::control::{EFER_SVME, INTERCEPT_IRET, INTERCEPT_VINTR, MASKING, WINDOW
 use crate::arch::extended;
 use crate::fault::Misuse;
 use crate::object::VcpuState;
-use crate::state::Core;
+use crate::state::{Core, Index};
 use core::mem::offset_of;
 use portcullis_ipc::exit::{ExitPage, Segment, XSAVE_BYTES, event, group, shadow, window};
 use portcullis_ipc::record::misuse;
@@ -234,7 +234,7 @@ impl Core {
             }
             state.extended.set_word(24, mxcsr);
         }
-        if self.loaded == Some(vcpu) {
+        if self.loaded == Index::of(vcpu) {
             if dirty & group::EXTENDED != 0 {
                 extended::load(state.extended);
             }
@@ -275,28 +275,28 @@ impl Core {
     /// Make the vCPU's own extended registers the ones that are loaded.
     #[inline(always)]
     pub fn load_extended(&mut self, vcpu: u8) {
-        if self.loaded != Some(vcpu) {
+        if self.loaded != Index::of(vcpu) {
             self.exchange_extended(vcpu);
         }
     }
 
     #[inline(never)]
     fn exchange_extended(&mut self, vcpu: u8) {
-        if let Some(other) = self.loaded {
+        if let Some(other) = self.loaded.get() {
             self.unload_extended(other);
         }
         let state = &self.vcpus[vcpu];
         extended::load(state.extended);
         extended::load_small(state.extended);
-        self.loaded = Some(vcpu);
+        self.loaded = Index::of(vcpu);
     }
 
     /// Save the vCPU's extended registers if they are the ones that are loaded. Of DR0 to DR3 and TSC_AUX the
     /// core has the values: a guest's writes are intercepted.
     fn unload_extended(&mut self, vcpu: u8) {
-        if self.loaded == Some(vcpu) {
+        if self.loaded == Index::of(vcpu) {
             self.keep_xcr0(vcpu);
-            self.loaded = None;
+            self.loaded = Index::NONE;
             extended::save(self.vcpus[vcpu].extended);
         }
     }
@@ -304,7 +304,7 @@ impl Core {
     /// Read back the XCR0 of the vCPU whose extended registers are loaded: a processor that ignores the XSETBV
     /// intercept lets the guest change it.
     fn keep_xcr0(&mut self, vcpu: u8) {
-        if self.loaded == Some(vcpu) {
+        if self.loaded == Index::of(vcpu) {
             let limit = self.vms[self.vcpus[vcpu].vm].xcr0 | 1;
             let value = extended::xcr0() & limit;
             let value = if check::xcr0(value, limit) { value } else { 1 };

@@ -64,9 +64,8 @@ impl Core {
     pub(super) fn sys_log_write(&mut self, caller: u8) -> Decoded {
         let thread = &self.partitions[caller].thread;
         let length = thread.frame.rdi as usize;
-        let mut frame = [0u8; limits::LOG_FRAME];
-        let part = frame.get_mut(..length).ok_or(Misuse(misuse::ARGUMENT))?;
-        thread.message.bytes(layout::LOG_OUT, part);
+        let frame = thread.message.read::<[u8; limits::LOG_FRAME], { layout::LOG_OUT }>();
+        let part = frame.get(..length).ok_or(Misuse(misuse::ARGUMENT))?;
         let taken = log::append(caller, self.partitions[caller].generation, part);
         Ok(Outcome::Value(if taken { Status::Ok } else { Status::Full }, 0))
     }
@@ -76,7 +75,7 @@ impl Core {
         partition.slots.get(partition.thread.frame.rdi, kind::LOG, 0)?;
         let mut bytes = [0u8; limits::LOG_READ];
         let (length, _) = log::take(partition.thread.frame.rsi, &mut bytes);
-        partition.thread.message.set_bytes(layout::LOG_IN, bytes.get(..length).unwrap_or(&[]));
+        partition.thread.message.write::<[u8; limits::LOG_READ], { layout::LOG_IN }>(&bytes);
         Ok(Outcome::Value(Status::Ok, length as u64))
     }
 

@@ -71,7 +71,7 @@ impl Core {
     /// acknowledgement; an edge must not be, or the next one is lost.
     pub fn line(&mut self, gsi: u16) {
         let line = self.lines[gsi as u8];
-        let Some(holder) = line.holder else { return };
+        let Some(holder) = line.holder.get() else { return };
         if line.mode & rights::LEVEL != 0 {
             self.ioapic.route(gsi, line.mode, true);
         }

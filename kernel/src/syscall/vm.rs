@@ -20,7 +20,7 @@ impl Core {
         if id.0 >> 32 != 0 {
             return Err(Misuse(misuse::ARGUMENT));
         }
-        self.vms[vm].vcpus.get(usize::from(id.index())).copied().ok_or(Misuse(misuse::ARGUMENT))
+        self.vms[vm].vcpus().nth(id.index().into()).ok_or(Misuse(misuse::ARGUMENT))
     }
 
     /// A vCPU whose state the service may read and write: it answers its exit, or it is stopped.
@@ -106,7 +106,7 @@ impl Core {
         let frame = &partition.thread.frame;
         let (address, pages, wanted) = (frame.rsi, frame.rdx, frame.r10());
         let vm = partition.slots.get(frame.rdi, kind::VM, rights::RUN)?.object as u8;
-        let total = self.vms[vm].memory.1;
+        let total = self.vms[vm].pages;
         let first = address >> 12;
         let fits = first < total && pages <= total.wrapping_sub(first) && pages <= limits::STATE_PAGES as u64;
         if address & 0xfff != 0 || !fits || wanted > 7 {

@@ -1,6 +1,6 @@
 //! Look-ups in the information page: capabilities, configuration and blobs by name.
 
-use portcullis_ipc::platform::{Blob, CONFIG_OFFSET, InfoPage, SlotName};
+use portcullis_ipc::info::{Blob, CONFIG_OFFSET, InfoPage, SlotName};
 
 /// The information page and the configuration text behind it.
 #[derive(Clone, Copy)]

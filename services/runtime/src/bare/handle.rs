@@ -6,8 +6,8 @@ use super::{message, syscall};
 use crate::info::text;
 use crate::reason;
 use portcullis_ipc::image::kind;
+use portcullis_ipc::info::SlotName;
 use portcullis_ipc::limits::{LOG_READ, PAYLOAD};
-use portcullis_ipc::platform::SlotName;
 use portcullis_ipc::record::{self, STATUS_BYTES};
 use portcullis_ipc::syscall::{Id, Status, VcpuId, control};
 

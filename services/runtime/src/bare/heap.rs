@@ -5,7 +5,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use linked_list_allocator::Heap;
-use portcullis_ipc::platform::InfoPage;
+use portcullis_ipc::info::InfoPage;
 use spin::Mutex;
 
 struct Locked {

@@ -3,8 +3,9 @@
 use crate::info::Info;
 use crate::journal::Journal;
 use crate::state::{StateRegion, Words};
+use portcullis_ipc::info::{CONFIG_OFFSET, InfoPage};
 use portcullis_ipc::layout::{INFO_PAGE, PAGE, PLATFORM_PAGE, STATE_REGION};
-use portcullis_ipc::platform::{CONFIG_OFFSET, InfoPage, PlatformPage};
+use portcullis_ipc::platform::PlatformPage;
 
 /// The information page of this partition.
 pub fn info() -> Info<'static> {

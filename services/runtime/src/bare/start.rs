@@ -3,7 +3,7 @@
 use super::{heap, pages, syscall};
 use crate::reason;
 use core::arch::global_asm;
-use portcullis_ipc::platform::INFO_MAGIC;
+use portcullis_ipc::info::INFO_MAGIC;
 
 /// What the core tells an instance when it starts.
 #[derive(Clone, Copy, Debug)]
