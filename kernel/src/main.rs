@@ -20,7 +20,6 @@ mod audit;
 mod boot;
 mod epitaph;
 mod fault;
-mod image;
 mod ipc;
 mod life;
 mod log;

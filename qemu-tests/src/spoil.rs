@@ -42,7 +42,7 @@ pub const ALL: [Spoiled; 9] = [
     Spoiled {
         name: "record-over-the-end",
         spoil: |image| change_first(image, |head| RecordHead { length: u32::MAX - 7, ..head }),
-        refusal: "image: record 0 is malformed",
+        refusal: "image: record 0: malformed",
     },
     Spoiled {
         name: "endless-records",
@@ -50,7 +50,7 @@ pub const ALL: [Spoiled; 9] = [
             image[offset_of!(ImageHead, records)..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
             seal(image);
         },
-        refusal: "is malformed",
+        refusal: ": malformed",
     },
 ];
 

@@ -1,5 +1,6 @@
 //! The boot frame allocator: hands out RAM once, never takes it back. After boot nobody holds it (R2).
 
+use super::error::BootError;
 use super::handover::Region;
 use crate::audit::{Owner, Ownership};
 use arrayvec::ArrayVec;
@@ -14,10 +15,6 @@ pub struct Frames {
     /// Who owns which frames.
     pub owned: Ownership,
 }
-
-/// RAM ran out; the number of pages that were asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutOfMemory(pub u64);
 
 impl Frames {
     /// All of `ram` above the first MiB, without the `taken` regions; partial pages are dropped, and so is
@@ -52,38 +49,38 @@ impl Frames {
     }
 
     /// Take `pages` contiguous frames of the core's half, the lowest. The caller zeroes them.
-    pub fn take_low(&mut self, pages: u64, owner: Owner) -> Result<u64, OutOfMemory> {
+    pub fn take_low(&mut self, pages: u64, owner: Owner) -> Result<u64, BootError> {
         let bytes = pages.saturating_mul(4096);
         let fits = |region: &Region| region.start.saturating_add(bytes) <= region.end.min(CORE_HALF);
         let found = self.free.iter().filter(|region| fits(region)).map(|region| region.start).min();
-        self.cut(found.ok_or(OutOfMemory(pages))?, pages, owner)
+        self.cut(found.ok_or(BootError::Memory(pages))?, pages, owner)
     }
 
     /// Take `pages` contiguous frames aligned to `align` bytes from anywhere, the highest, so that the core's
     /// half is left to the core. The caller zeroes them.
-    pub fn take(&mut self, pages: u64, align: u64, owner: Owner) -> Result<u64, OutOfMemory> {
+    pub fn take(&mut self, pages: u64, align: u64, owner: Owner) -> Result<u64, BootError> {
         let bytes = pages.saturating_mul(4096);
         let place = |region: &Region| {
             let start = region.end.checked_sub(bytes)? & !align.wrapping_sub(1);
             (start >= region.start).then_some(start)
         };
         let found = self.free.iter().filter_map(place).max();
-        self.cut(found.ok_or(OutOfMemory(pages))?, pages, owner)
+        self.cut(found.ok_or(BootError::Memory(pages))?, pages, owner)
     }
 
-    fn cut(&mut self, start: u64, pages: u64, owner: Owner) -> Result<u64, OutOfMemory> {
+    fn cut(&mut self, start: u64, pages: u64, owner: Owner) -> Result<u64, BootError> {
         let end = start.saturating_add(pages.saturating_mul(4096));
         for region in &mut self.free {
             if region.start <= start && end <= region.end {
                 let behind = Region { start: end, end: region.end };
                 region.end = start;
-                self.free.try_push(behind).map_err(|_| OutOfMemory(pages))?;
+                self.free.try_push(behind).map_err(|_| BootError::Memory(pages))?;
                 self.free.retain(|region| region.start < region.end);
                 self.owned.add(start, pages, owner);
                 return Ok(start);
             }
         }
-        Err(OutOfMemory(pages))
+        Err(BootError::Memory(pages))
     }
 
     /// Pages left.
@@ -115,7 +112,7 @@ mod tests {
             seen.push((start, end));
         }
         assert_eq!(frames.left(), total - 1 - 512 - 3 - 1024 - 700 - 7);
-        assert_eq!(frames.take(1 << 30, 4096, Owner::CORE), Err(OutOfMemory(1 << 30)));
-        assert_eq!(frames.take_low(CORE_HALF >> 12, Owner::CORE), Err(OutOfMemory(CORE_HALF >> 12)));
+        assert_eq!(frames.take(1 << 30, 4096, Owner::CORE), Err(BootError::Memory(1 << 30)));
+        assert_eq!(frames.take_low(CORE_HALF >> 12, Owner::CORE), Err(BootError::Memory(CORE_HALF >> 12)));
     }
 }

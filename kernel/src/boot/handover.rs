@@ -1,14 +1,12 @@
 //! The boot hand-over: what the loader left in memory, read once with bounds checks.
 //!
-//! Two forms: PVH `hvm_start_info` (version 1) and multiboot2 tags. Both are reduced to a [`Handover`].
-//! ACPI is not read here: its address is only kept for the service that owns it.
+//! Two forms: PVH `hvm_start_info` (version 1) and multiboot2 tags. Both are reduced to a [`Handover`]. The command line
+//! and ACPI are not the core's to read.
 
 use arrayvec::ArrayVec;
 
 /// Regions of each kind kept, at most; more make the boot stop.
 pub const REGIONS: usize = 64;
-/// Bytes of the command line that are kept.
-pub const COMMAND_LINE: usize = 256;
 
 /// A range of RAM, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,39 +26,14 @@ pub struct Handover {
     pub other: ArrayVec<Region, REGIONS>,
     /// Module 0: the system image.
     pub image: Option<Region>,
-    /// Command line, unparsed.
-    pub command_line: ArrayVec<u8, COMMAND_LINE>,
-    /// Address of the ACPI root pointer, 0 if the loader gave none.
-    pub rsdp: u64,
 }
 
-/// Why a hand-over was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HandoverError {
-    /// Neither PVH nor multiboot2.
-    Protocol,
-    /// `hvm_start_info` without its magic.
-    Magic,
-    /// `hvm_start_info` older than version 1, or without a memory map.
-    NoMemoryMap,
-    /// A structure lies outside the first 4 GiB or has an impossible length.
-    Bounds,
-    /// More regions of one kind than [`REGIONS`].
-    TooManyRegions,
-}
-
-impl HandoverError {
-    /// One line for the operator.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Protocol => "boot: started neither by PVH nor by multiboot2; use a loader that speaks one of them",
-            Self::Magic => "boot: start_info lacks its magic 0x336ec578",
-            Self::NoMemoryMap => "boot: start_info has no memory map; version 1 is needed",
-            Self::Bounds => "boot: a hand-over structure lies outside the first 4 GiB",
-            Self::TooManyRegions => "boot: more than 64 regions of one kind in the memory map (limit 64)",
-        }
-    }
-}
+/// Neither PVH nor multiboot2.
+pub const PROTOCOL: &str = "boot: started neither by PVH nor by multiboot2; use a loader that speaks one of them";
+const MAGIC: &str = "boot: start_info lacks its magic 0x336ec578";
+const NO_MEMORY_MAP: &str = "boot: the loader gave no memory map; PVH version 1 or multiboot2 is needed";
+const BOUNDS: &str = "boot: a hand-over structure lies outside the first 4 GiB";
+const TOO_MANY_REGIONS: &str = "boot: more than 64 regions of one kind in the memory map (limit 64)";
 
 /// Reader of physical memory while the boot tables map the first 4 GiB.
 pub trait Memory {
@@ -68,54 +41,41 @@ pub trait Memory {
     fn read(&self, address: u64, into: &mut [u8]) -> bool;
 
     /// A little-endian word of `N` bytes.
-    fn word<const N: usize>(&self, address: u64) -> Result<u64, HandoverError> {
+    fn word<const N: usize>(&self, address: u64) -> Result<u64, &'static str> {
         let mut bytes = [0u8; 8];
-        let part = bytes.get_mut(..N).ok_or(HandoverError::Bounds)?;
-        if self.read(address, part) { Ok(u64::from_le_bytes(bytes)) } else { Err(HandoverError::Bounds) }
+        let part = bytes.get_mut(..N).ok_or(BOUNDS)?;
+        if self.read(address, part) { Ok(u64::from_le_bytes(bytes)) } else { Err(BOUNDS) }
     }
 }
 
-fn push(ram: &mut ArrayVec<Region, REGIONS>, start: u64, length: u64) -> Result<(), HandoverError> {
+fn push(ram: &mut ArrayVec<Region, REGIONS>, start: u64, length: u64) -> Result<(), &'static str> {
     let end = start.saturating_add(length);
     if end <= start {
         return Ok(());
     }
-    ram.try_push(Region { start, end }).map_err(|_| HandoverError::TooManyRegions)
+    ram.try_push(Region { start, end }).map_err(|_| TOO_MANY_REGIONS)
 }
 
 /// Take the memory-map entry at `entry` (address, length, type; the same in both protocols).
-fn add(memory: &impl Memory, entry: u64, out: &mut Handover) -> Result<(), HandoverError> {
+fn add(memory: &impl Memory, entry: u64, out: &mut Handover) -> Result<(), &'static str> {
     let usable = memory.word::<4>(entry.saturating_add(16))? == 1;
     let regions = if usable { &mut out.ram } else { &mut out.other };
     push(regions, memory.word::<8>(entry)?, memory.word::<8>(entry.saturating_add(8))?)
 }
 
-fn command_line(memory: &impl Memory, address: u64, most: usize) -> Result<ArrayVec<u8, COMMAND_LINE>, HandoverError> {
-    let mut line = ArrayVec::new();
-    for offset in 0..most.min(COMMAND_LINE) as u64 {
-        let byte = memory.word::<1>(address.saturating_add(offset))? as u8;
-        if byte == 0 || line.try_push(byte).is_err() {
-            break;
-        }
-    }
-    Ok(line)
-}
-
 /// Read `hvm_start_info` at `address` (Xen public/arch-x86/hvm/start_info.h).
-pub fn pvh(memory: &impl Memory, address: u64) -> Result<Handover, HandoverError> {
+pub fn pvh(memory: &impl Memory, address: u64) -> Result<Handover, &'static str> {
     let field = |offset: u64| address.saturating_add(offset);
     if memory.word::<4>(address)? != 0x336e_c578 {
-        return Err(HandoverError::Magic);
+        return Err(MAGIC);
     }
     let mut out = Handover::default();
     let modules = memory.word::<4>(field(12))?;
     let module_list = memory.word::<8>(field(16))?;
-    let line = memory.word::<8>(field(24))?;
-    out.rsdp = memory.word::<8>(field(32))?;
     let map = memory.word::<8>(field(40))?;
     let entries = memory.word::<4>(field(48))?;
     if memory.word::<4>(field(4))? < 1 || entries == 0 || map == 0 {
-        return Err(HandoverError::NoMemoryMap);
+        return Err(NO_MEMORY_MAP);
     }
     for index in 0..entries.min(1024) {
         let entry = map.saturating_add(index.saturating_mul(24));
@@ -126,17 +86,14 @@ pub fn pvh(memory: &impl Memory, address: u64) -> Result<Handover, HandoverError
         let length = memory.word::<8>(module_list.saturating_add(8))?;
         out.image = Some(Region { start, end: start.saturating_add(length) });
     }
-    if line != 0 {
-        out.command_line = command_line(memory, line, COMMAND_LINE)?;
-    }
     Ok(out)
 }
 
 /// Read the multiboot2 information structure at `address` (Multiboot2 specification, section 3.6).
-pub fn multiboot2(memory: &impl Memory, address: u64) -> Result<Handover, HandoverError> {
+pub fn multiboot2(memory: &impl Memory, address: u64) -> Result<Handover, &'static str> {
     let total = memory.word::<4>(address)?;
     if !(16..=1 << 20).contains(&total) {
-        return Err(HandoverError::Bounds);
+        return Err(BOUNDS);
     }
     let end = address.saturating_add(total);
     let mut tag = address.saturating_add(8);
@@ -148,11 +105,10 @@ pub fn multiboot2(memory: &impl Memory, address: u64) -> Result<Handover, Handov
             break;
         }
         if size < 8 || tag.saturating_add(size) > end {
-            return Err(HandoverError::Bounds);
+            return Err(BOUNDS);
         }
         let body = tag.saturating_add(8);
         match kind {
-            1 => out.command_line = command_line(memory, body, size.saturating_sub(8) as usize)?,
             3 if out.image.is_none() => {
                 let start = memory.word::<4>(body)?;
                 out.image = Some(Region { start, end: memory.word::<4>(body.saturating_add(4))? });
@@ -165,12 +121,11 @@ pub fn multiboot2(memory: &impl Memory, address: u64) -> Result<Handover, Handov
                     entry = entry.saturating_add(step);
                 }
             }
-            14 | 15 => out.rsdp = body,
             _ => {}
         }
         tag = tag.saturating_add(size.saturating_add(7) & !7);
     }
-    if out.ram.is_empty() { Err(HandoverError::NoMemoryMap) } else { Ok(out) }
+    if out.ram.is_empty() { Err(NO_MEMORY_MAP) } else { Ok(out) }
 }
 
 #[cfg(test)]
@@ -196,18 +151,16 @@ mod tests {
     }
 
     #[test]
-    fn pvh_gives_ram_module_and_command_line() {
+    fn pvh_gives_ram_and_module() {
         let mut m = vec![0u8; 4096];
         put(&mut m, 0, &0x336e_c578u32.to_le_bytes());
         put(&mut m, 4, &1u32.to_le_bytes());
         put(&mut m, 12, &1u32.to_le_bytes());
         put(&mut m, 16, &256u64.to_le_bytes());
-        put(&mut m, 24, &512u64.to_le_bytes());
         put(&mut m, 40, &768u64.to_le_bytes());
         put(&mut m, 48, &2u32.to_le_bytes());
         put(&mut m, 256, &0x10_0000u64.to_le_bytes());
         put(&mut m, 264, &0x2000u64.to_le_bytes());
-        put(&mut m, 512, b"quiet\0");
         put(&mut m, 776, &0x9_f000u64.to_le_bytes());
         put(&mut m, 784, &1u32.to_le_bytes());
         put(&mut m, 792, &0xf000u64.to_le_bytes());
@@ -216,18 +169,17 @@ mod tests {
         let handover = pvh(&Fake(m), 0).unwrap();
         assert_eq!(handover.ram.as_slice(), &[Region { start: 0, end: 0x9_f000 }]);
         assert_eq!(handover.image, Some(Region { start: 0x10_0000, end: 0x10_2000 }));
-        assert_eq!(handover.command_line.as_slice(), b"quiet");
     }
 
     #[test]
     fn a_hand_over_without_magic_map_or_reach_is_refused() {
-        assert_eq!(pvh(&Fake(vec![0; 64]), 0).unwrap_err(), HandoverError::Magic);
+        assert_eq!(pvh(&Fake(vec![0; 64]), 0).unwrap_err(), MAGIC);
         let mut m = vec![0u8; 64];
         put(&mut m, 0, &0x336e_c578u32.to_le_bytes());
-        assert_eq!(pvh(&Fake(m.clone()), 0).unwrap_err(), HandoverError::NoMemoryMap);
+        assert_eq!(pvh(&Fake(m.clone()), 0).unwrap_err(), NO_MEMORY_MAP);
         m.truncate(20);
-        assert_eq!(pvh(&Fake(m), 0).unwrap_err(), HandoverError::Bounds);
-        assert_eq!(multiboot2(&Fake(vec![0; 64]), 0).unwrap_err(), HandoverError::Bounds);
+        assert_eq!(pvh(&Fake(m), 0).unwrap_err(), BOUNDS);
+        assert_eq!(multiboot2(&Fake(vec![0; 64]), 0).unwrap_err(), BOUNDS);
     }
 
     proptest::proptest! {

@@ -4,13 +4,14 @@
 
 #[cfg(not(test))]
 mod entry;
+mod error;
 pub mod frames;
 pub mod handover;
+mod image;
 mod system;
 
 use crate::arch::{apic, cpu, entry as gate, gdt, idt, mitigation, time, uart};
 use crate::audit::{self, Owner};
-use crate::image::{Image, ImageError};
 use crate::log;
 use crate::mem::page::CorePage;
 use crate::mem::table::{self, Pool, PoolExhausted};
@@ -18,64 +19,11 @@ use crate::mem::window::Windows;
 use crate::mem::{FIXED_MAPS, LAPIC};
 use crate::state::{Core, NOBODY};
 use crate::svm::{Machine, setup};
-use core::fmt;
-use frames::{Frames, OutOfMemory};
-use handover::{Handover, HandoverError, Memory, Region};
+use error::BootError;
+use frames::Frames;
+use handover::{Handover, Memory, Region};
+use image::Image;
 use portcullis_ipc::platform::{PLATFORM_MAGIC, PlatformPage};
-
-/// Why the boot stopped.
-pub enum BootError {
-    /// The loader's hand-over.
-    Handover(HandoverError),
-    /// The processor lacks a feature.
-    Feature(&'static str),
-    /// The image.
-    Image(ImageError),
-    /// Memory ran out.
-    Memory(OutOfMemory),
-    /// The page-table pool is too small: its pages.
-    Pool(u64),
-    /// The clocks could not be measured.
-    Clock,
-    /// VMs are wanted and the processor cannot run them.
-    Vm(&'static str),
-}
-
-impl fmt::Display for BootError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Handover(error) => f.write_str(error.text()),
-            Self::Feature(name) => write!(f, "boot: this processor has no {name}, which the core needs"),
-            Self::Image(error) => error.fmt(f),
-            Self::Memory(OutOfMemory(pages)) => {
-                write!(f, "boot: no {pages} contiguous free pages left; give the machine more memory")
-            }
-            Self::Pool(pages) => {
-                write!(f, "boot: the page-table pool is used up (limit {pages} pages); build the image anew")
-            }
-            Self::Clock => f.write_str(
-                "boot: TSC or local APIC timer could not be measured against the 8254; the core needs all three",
-            ),
-            Self::Vm(text) => f.write_str(text),
-        }
-    }
-}
-
-impl From<HandoverError> for BootError {
-    fn from(error: HandoverError) -> Self {
-        Self::Handover(error)
-    }
-}
-impl From<ImageError> for BootError {
-    fn from(error: ImageError) -> Self {
-        Self::Image(error)
-    }
-}
-impl From<OutOfMemory> for BootError {
-    fn from(error: OutOfMemory) -> Self {
-        Self::Memory(error)
-    }
-}
 
 /// Physical memory below 4 GiB, while the boot tables map it.
 struct Physical;
@@ -128,7 +76,7 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     let handover = match protocol {
         1 => handover::multiboot2(&Physical, address.into())?,
         2 => handover::pvh(&Physical, address.into())?,
-        _ => return Err(HandoverError::Protocol.into()),
+        _ => return Err(handover::PROTOCOL.into()),
     };
     if let Some(name) = cpu::missing_feature() {
         return Err(BootError::Feature(name));
@@ -158,22 +106,21 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     let pool = frames.take_low(pool_pages, Owner::POOL)?;
     // SAFETY: taken below the core's half for this only; mapped by the boot tables now, by `map_core` later.
     core.pool = unsafe { Pool::new(pool, pool_pages) };
-    let out_of_pool = |_: PoolExhausted| BootError::Pool(pool_pages);
-    let root = map_core(&mut core.pool).map_err(out_of_pool)?;
-    let machine_pages = if image_has_vms(&image)? { Some(core_pages(core, root, &mut frames)?) } else { None };
-    let root_table = system::build(core, &image, module.start, root, &mut frames)?;
-    publish(core, root_table, &frames);
+    let root = map_core(&mut core.pool)?;
+    system::build(core, &image, root, &mut frames)?;
+    let vcpus = core.vcpus.iter().filter(|(_, vcpu)| vcpu.exists).count();
+    let machine_pages = if vcpus > 0 { Some(core_pages(core, root, &mut frames)?) } else { None };
+    publish(core, root, &frames);
 
-    let windows = core.pool.find(root_table, LAPIC).map(|(page, _, _)| page).ok_or(BootError::Pool(pool_pages))?;
+    let windows = core.pool.find(root, LAPIC).map(|(page, _, _)| page).ok_or(BootError::Pool(pool_pages))?;
     // SAFETY: the core's own tables map all that the core touches from here on.
-    unsafe { cpu::set_cr3(root_table) };
+    unsafe { cpu::set_cr3(root) };
     // SAFETY: the table of the fixed maps is in force.
     core.windows = unsafe { Windows::new(windows) };
     core.ioapic = apic::Ioapic(core.windows);
     start_clock(core)?;
     if let Some(pages) = machine_pages {
-        let vcpus = core.vcpus.iter().filter(|(_, vcpu)| vcpu.exists).count();
-        core.machine = setup::enable(pages, vcpus).map_err(BootError::Vm)?;
+        core.machine = setup::enable(pages, vcpus)?;
     }
     core.mitigations = mitigation::choose(&mitigation::facts(image.head.mitigations_off));
     mitigation::install(core.mitigations);
@@ -197,20 +144,11 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
 }
 
 fn module(handover: &Handover) -> Result<Region, BootError> {
-    let module = handover.image.ok_or(ImageError::Missing)?;
+    let module = handover.image.ok_or("image: no module was loaded; give the bundle as the first module")?;
     if module.start & 0xfff != 0 || module.start == 0 || module.end > 1 << 32 || module.end <= module.start {
-        return Err(ImageError::Place.into());
+        return Err("image: the module must start at a page below 4 GiB; load it so".into());
     }
     Ok(module)
-}
-
-fn image_has_vms(image: &Image) -> Result<bool, BootError> {
-    let mut found = false;
-    image.records(|_, record| {
-        found |= matches!(record, crate::image::Record::Vm(_));
-        Ok(())
-    })?;
-    Ok(found)
 }
 
 /// A root with the core's half: its image by section, the pool, the local APIC and the empty windows.
@@ -247,10 +185,9 @@ fn map_core(pool: &mut Pool) -> Result<u64, PoolExhausted> {
 
 /// A page of the core's half for `owner`.
 fn core_page(core: &mut Core, root: u64, frames: &mut Frames, owner: Owner) -> Result<CorePage, BootError> {
-    let (_, pool_pages) = core.pool.extent();
     let at = frames.take_low(1, owner)?;
     let flags = table::GLOBAL | table::NO_EXECUTE | table::WRITE;
-    core.pool.map(root, at, at, flags, table::Size::Small).map_err(|_| BootError::Pool(pool_pages))?;
+    core.pool.map(root, at, at, flags, table::Size::Small)?;
     // SAFETY: INV-CORE-PAGE: taken once, below the fixed maps, mapped in the core's half by the line above
     // and by the boot tables until that half is in force.
     let page = unsafe { CorePage::new(at) };
@@ -260,18 +197,19 @@ fn core_page(core: &mut Core, root: u64, frames: &mut Frames, owner: Owner) -> R
 
 /// The contiguous pages that the virtualization extension needs.
 fn core_pages(core: &mut Core, root: u64, frames: &mut Frames) -> Result<[CorePage; setup::PAGES as usize], BootError> {
-    let (_, pool_pages) = core.pool.extent();
     let base = frames.take_low(setup::PAGES, Owner::CORE)?;
     let flags = table::GLOBAL | table::NO_EXECUTE | table::WRITE;
-    core.pool.map_range(root, base, base, setup::PAGES, flags).map_err(|_| BootError::Pool(pool_pages))?;
+    core.pool.map_range(root, base, base, setup::PAGES, flags)?;
     // SAFETY: INV-CORE-PAGE, as in `core_page`.
     Ok(core::array::from_fn(|number| unsafe { CorePage::new(base.wrapping_add((number as u64) << 12)) }))
 }
 
+const NO_CLOCK: &str = "boot: TSC or local APIC timer could not be measured against the 8254; the core needs all three";
+
 fn start_clock(core: &mut Core) -> Result<(), BootError> {
     apic::mask_legacy();
     apic::enable();
-    core.rates = time::calibrate().ok_or(BootError::Clock)?;
+    core.rates = time::calibrate().ok_or(NO_CLOCK)?;
     (core.clock.armed, core.clock.refill, core.clock.look) = (u64::MAX, u64::MAX, true);
     (core.payer, core.domain, core.reschedule) = (NOBODY, NOBODY, true);
     core.clock.tsc_hz = core.rates.tsc;

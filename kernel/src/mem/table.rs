@@ -32,9 +32,9 @@ pub enum Size {
     Large,
 }
 
-/// The page-table pool is used up. Its size is in the image head (`pool_pages`).
+/// The page-table pool, of so many pages, is used up. Its size is in the image head (`pool_pages`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PoolExhausted;
+pub struct PoolExhausted(pub u64);
 
 /// The pool of page-table pages: contiguous, in the core's half, never given back.
 #[derive(FromZeros)]
@@ -69,7 +69,7 @@ impl Pool {
     /// A zeroed table.
     pub fn table(&mut self) -> Result<u64, PoolExhausted> {
         if self.used >= self.pages {
-            return Err(PoolExhausted);
+            return Err(PoolExhausted(self.pages));
         }
         let physical = self.base.wrapping_add(self.used << 12);
         self.used = self.used.wrapping_add(1);
@@ -111,7 +111,7 @@ impl Pool {
         let leaf = if size == Size::Large { 2 } else { 1 };
         let mut table = root;
         for level in (1..=4u32).rev() {
-            let page = self.page(table).ok_or(PoolExhausted)?;
+            let page = self.page(table).ok_or(PoolExhausted(self.pages))?;
             let offset = index(address, level) << 3;
             let entry = page.word(offset);
             if level == leaf {
@@ -159,7 +159,7 @@ impl Pool {
         let entry = page.word(offset);
         if level == 2 {
             let fresh = self.table()?;
-            let small = self.page(fresh).ok_or(PoolExhausted)?;
+            let small = self.page(fresh).ok_or(PoolExhausted(self.pages))?;
             for slot in 0..512usize {
                 small.set_word(slot << 3, (entry & !LARGE).wrapping_add((slot as u64) << 12));
             }
@@ -177,7 +177,8 @@ impl Pool {
     /// Something above the first GiB must be mapped in `root` already.
     pub fn share_core(&mut self, core_root: u64, root: u64) -> Result<(), PoolExhausted> {
         let below = |table: u64| self.page(table).map(|page| page.word(0) & ADDRESS).and_then(|next| self.page(next));
-        let (from, to) = (below(core_root).ok_or(PoolExhausted)?, below(root).ok_or(PoolExhausted)?);
+        let (from, to) =
+            (below(core_root).ok_or(PoolExhausted(self.pages))?, below(root).ok_or(PoolExhausted(self.pages))?);
         to.set_word(0, from.word(0));
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The system image, checked again by the core (section 4 of the design): head, checksum, records, and
 //! every record against every limit. Pure; what the records ask for is done by `boot::system`.
 
+use super::error::BootError;
 use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::image::{
     CapabilityRecord, ImageHead, MAGIC, MANDATORY, PartitionRecord, RecordHead, SegmentRecord, VERSION, VcpuRecord,
@@ -8,52 +9,8 @@ use portcullis_ipc::image::{
 };
 use zerocopy::FromBytes;
 
-/// Why an image was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImageError {
-    /// No module was loaded.
-    Missing,
-    /// The module does not start at a page, or lies above 4 GiB.
-    Place,
-    /// The magic is not there.
-    Magic,
-    /// Another format version.
-    Version(u32),
-    /// The module is shorter than the image: bytes there, bytes needed.
-    Truncated(u64, u64),
-    /// The checksum does not match: found, expected.
-    Checksum(u32, u32),
-    /// Record number n is malformed, or runs over the end.
-    Record(u32),
-    /// Record number n is mandatory and of an unknown kind.
-    Unknown(u32, u16),
-    /// Record number n exceeds a limit or contradicts another: what.
-    Content(u32, &'static str),
-}
-
-impl core::fmt::Display for ImageError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::Missing => write!(f, "image: no module was loaded; give the bundle as the first module"),
-            Self::Place => write!(f, "image: the module must start at a page below 4 GiB; load it so"),
-            Self::Magic => write!(f, "image: module 0 is not a Portcullis image (magic)"),
-            Self::Version(found) => {
-                write!(f, "image: format version {found}, this core reads {VERSION}; build both alike")
-            }
-            Self::Truncated(found, needed) => {
-                write!(f, "image: truncated: {found} of {needed} bytes; load the whole bundle")
-            }
-            Self::Checksum(found, expected) => {
-                write!(f, "image: checksum {found:08x}, head says {expected:08x}; build it anew")
-            }
-            Self::Record(number) => write!(f, "image: record {number} is malformed"),
-            Self::Unknown(number, kind) => {
-                write!(f, "image: record {number} of unknown mandatory kind {kind}; use a newer core")
-            }
-            Self::Content(number, what) => write!(f, "image: record {number}: {what}"),
-        }
-    }
-}
+const MAGIC_MISSING: BootError = BootError::Line("image: module 0 is not a Portcullis image (magic)");
+const MALFORMED: &str = "malformed";
 
 /// One record.
 pub enum Record<'a> {
@@ -79,21 +36,21 @@ pub struct Image<'a> {
 
 impl<'a> Image<'a> {
     /// Check head and checksum of `module`.
-    pub fn check(module: &'a [u8]) -> Result<Self, ImageError> {
+    pub fn check(module: &'a [u8]) -> Result<Self, BootError> {
         let length = module.len() as u64;
-        let (head, _) = ImageHead::read_from_prefix(module).map_err(|_| ImageError::Truncated(length, 64))?;
+        let (head, _) = ImageHead::read_from_prefix(module).map_err(|_| BootError::Truncated(length, 64))?;
         if head.magic != MAGIC {
-            return Err(ImageError::Magic);
+            return Err(MAGIC_MISSING);
         }
         if head.version != VERSION {
-            return Err(ImageError::Version(head.version));
+            return Err(BootError::Version(head.version));
         }
         let bytes = usize::try_from(head.length).ok().and_then(|end| module.get(..end));
-        let bytes = bytes.ok_or(ImageError::Truncated(length, head.length))?;
+        let bytes = bytes.ok_or(BootError::Truncated(length, head.length))?;
         let checked = usize::try_from(head.checked).ok().and_then(|end| bytes.get(size_of::<ImageHead>()..end));
-        let found = crc32(0, checked.ok_or(ImageError::Truncated(head.length, head.checked))?);
+        let found = crc32(0, checked.ok_or(BootError::Truncated(head.length, head.checked))?);
         if found != head.checksum {
-            return Err(ImageError::Checksum(found, head.checksum));
+            return Err(BootError::Checksum(found, head.checksum));
         }
         Ok(Self { head, bytes })
     }
@@ -108,14 +65,19 @@ impl<'a> Image<'a> {
         offset & 0xfff == 0 && offset.checked_add(bytes).is_some_and(|end| end <= self.head.length)
     }
 
+    /// Physical address of the byte at `offset`, which the image holds.
+    pub fn address(&self, offset: u64) -> u64 {
+        (self.bytes.as_ptr() as u64).wrapping_add(offset)
+    }
+
     /// Call `each` with every record and its number; unknown records that are not mandatory are skipped.
-    pub fn records(&self, mut each: impl FnMut(u32, Record<'a>) -> Result<(), ImageError>) -> Result<(), ImageError> {
+    pub fn records(&self, mut each: impl FnMut(u32, Record<'a>) -> Result<(), BootError>) -> Result<(), BootError> {
         let start = size_of::<ImageHead>();
         let end = start.saturating_add(self.head.records_bytes as usize);
         let within = end as u64 <= self.head.checked;
-        let mut rest = self.bytes.get(start..end).filter(|_| within).ok_or(ImageError::Record(0))?;
+        let mut rest = self.bytes.get(start..end).filter(|_| within).ok_or(BootError::Record(0, MALFORMED))?;
         for number in 0..self.head.records {
-            let malformed = ImageError::Record(number);
+            let malformed = BootError::Record(number, MALFORMED);
             let (head, after) = RecordHead::read_from_prefix(rest).map_err(|_| malformed)?;
             let (body, after) = after.split_at_checked(head.length as usize).ok_or(malformed)?;
             rest = after;
@@ -126,13 +88,13 @@ impl<'a> Image<'a> {
                 record::VM => Record::Vm(cast(body).ok_or(malformed)?),
                 record::VCPU => Record::Vcpu(cast(body).ok_or(malformed)?),
                 kind if head.flags & MANDATORY != 0 => {
-                    return Err(ImageError::Unknown(number, kind));
+                    return Err(BootError::Unknown(number, kind));
                 }
                 _ => continue,
             };
             each(number, found)?;
         }
-        if rest.is_empty() { Ok(()) } else { Err(ImageError::Record(self.head.records)) }
+        if rest.is_empty() { Ok(()) } else { Err(BootError::Record(self.head.records, MALFORMED)) }
     }
 }
 
@@ -172,7 +134,7 @@ mod tests {
         page
     }
 
-    fn refusal(module: &[u8]) -> ImageError {
+    fn refusal(module: &[u8]) -> BootError {
         match Image::check(module).and_then(|image| image.records(|_, _| Ok(()))) {
             Err(error) => error,
             Ok(()) => panic!("accepted"),
@@ -184,16 +146,16 @@ mod tests {
         let vcpu = VcpuRecord::default();
         let good = build(&[(record::VCPU, 1, vcpu.as_bytes())]);
         assert!(Image::check(&good.0).unwrap().records(|_, _| Ok(())).is_ok());
-        assert_eq!(refusal(&good.0[..10]), ImageError::Truncated(10, 64));
-        assert_eq!(refusal(&good.0[..4000]), ImageError::Truncated(4000, 4096));
+        assert_eq!(refusal(&good.0[..10]), BootError::Truncated(10, 64));
+        assert_eq!(refusal(&good.0[..4000]), BootError::Truncated(4000, 4096));
         let mut bad = build(&[(record::VCPU, 1, vcpu.as_bytes())]);
         bad.0[0] = 0;
-        assert_eq!(refusal(&bad.0), ImageError::Magic);
+        assert_eq!(refusal(&bad.0), MAGIC_MISSING);
         let mut bad = build(&[(record::VCPU, 1, vcpu.as_bytes())]);
         bad.0[4000] ^= 1;
-        assert!(matches!(refusal(&bad.0), ImageError::Checksum(..)));
-        assert_eq!(refusal(&build(&[(99, MANDATORY, &[0; 8])]).0), ImageError::Unknown(0, 99));
-        assert_eq!(refusal(&build(&[(record::VCPU, 1, &[0; 8])]).0), ImageError::Record(0));
+        assert!(matches!(refusal(&bad.0), BootError::Checksum(..)));
+        assert_eq!(refusal(&build(&[(99, MANDATORY, &[0; 8])]).0), BootError::Unknown(0, 99));
+        assert_eq!(refusal(&build(&[(record::VCPU, 1, &[0; 8])]).0), BootError::Record(0, MALFORMED));
         assert!(Image::check(&build(&[(99, 0, &[0; 8])]).0).unwrap().records(|_, _| Ok(())).is_ok());
     }
 
