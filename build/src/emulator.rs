@@ -187,11 +187,6 @@ impl Emulator {
         self.com2.send(bytes).map_err(host("write to COM2"))
     }
 
-    /// A writer to COM1 for another thread.
-    pub fn com1_writer(&self) -> Result<impl io::Write + Send + 'static, Error> {
-        self.com1.writer().map_err(host("share COM1"))
-    }
-
     /// The monitor.
     pub fn monitor(&mut self) -> &mut Monitor {
         &mut self.monitor

@@ -14,6 +14,7 @@ mod report;
 mod screen;
 pub mod session;
 mod terminal;
+mod typing;
 pub mod watch;
 
 use crate::emulator::Event;
@@ -97,7 +98,7 @@ const WATCHED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The same where nobody can type.
 const UNWATCHED: Duration = Duration::from_secs(600);
 /// Time within which a wish of the user is heard.
-const HEARING: Duration = Duration::from_millis(50);
+const HEARING: Duration = Duration::from_millis(10);
 /// Silence after which everything that belongs to an end has been said.
 const SILENCE: Duration = Duration::from_millis(150);
 /// The same for a system that talks on.
@@ -158,7 +159,7 @@ fn attended(
     let raw = terminal::Raw::enter().context("the terminal's mode cannot be changed")?;
     let (sender, wishes) = channel();
     terminal::signals(sender.clone(), Wish::Signal).context("signals cannot be caught")?;
-    input::forward(session.emulator(), raw.is_some(), sender)?;
+    input::listen(raw.is_some(), sender);
     let mut watch = Watch::new(image.system.vms.len(), args.demo);
     let end = until_the_end(session, screen, &mut watch, &wishes)?;
     let last_words = after_the_end(session, screen, &mut watch, &end, args.dump.as_deref())?;
@@ -189,6 +190,7 @@ fn until_the_end(
         }
         for wish in wishes.try_iter() {
             match wish {
+                Wish::Type(bytes) => session.type_in(&bytes)?,
                 Wish::End => return Ok(End::User),
                 Wish::Signal(number) => return Ok(End::Signal(number)),
                 Wish::Help => screen.note(keys::HELP)?,

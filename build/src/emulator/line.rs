@@ -53,9 +53,4 @@ impl Line {
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.0.write_all(bytes)
     }
-
-    /// A second sending end.
-    pub fn writer(&self) -> io::Result<UnixStream> {
-        self.0.try_clone()
-    }
 }

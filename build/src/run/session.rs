@@ -1,6 +1,7 @@
 //! A booted system and everything it says: COM1 as bytes, COM2 as log lines and consoles. What becomes of
 //! it is the caller's: `run` shows it, the emulator tests judge it.
 
+use super::typing::Typing;
 use crate::emulator::command::{Boot, Machine};
 use crate::emulator::{self, Emulator, Event, Snapshot};
 use crate::logs::decode::{Decoder, Line};
@@ -11,10 +12,10 @@ use crate::{bundle, elf_file, image, workspace};
 use anyhow::Context;
 use portcullis_ipc::frame::channel;
 use portcullis_ipc::log::CORE;
-use portcullis_ipc::proto::control::{self, VmNotice};
+use portcullis_ipc::proto::control::{self, InputTaken, VmNotice};
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Something that the system said or did.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +62,7 @@ pub struct Session {
     last_sequence: Option<u64>,
     shown: Shown,
     told: Shown,
+    typing: Typing,
     com1: Vec<u8>,
     com2: Vec<u8>,
 }
@@ -77,6 +79,7 @@ impl Session {
             last_sequence: None,
             shown: Shown::default(),
             told: Shown::default(),
+            typing: Typing::default(),
             com1: Vec::new(),
             com2: Vec::new(),
         })
@@ -84,6 +87,8 @@ impl Session {
 
     /// What the system says next; one [`Event::Quiet`] when it says nothing for `patience`.
     pub fn next(&mut self, patience: Duration) -> Vec<Said> {
+        // A line that is gone shows as the next event.
+        let _ = self.send_typed();
         match self.emulator.next(patience) {
             Event::Com1(bytes) => {
                 self.com1.extend_from_slice(&bytes);
@@ -95,6 +100,22 @@ impl Session {
                 read.into_iter().flat_map(|frame| self.frame(frame)).collect()
             }
             event => vec![Said::Event(event)],
+        }
+    }
+
+    fn notice(&mut self, payload: Vec<u8>) -> Vec<Said> {
+        if let Some(notice) = control::decode::<VmNotice>(&payload) {
+            let new = self.told.is_new(notice.vm, notice.sequence);
+            return if new { vec![Said::Vm(notice)] } else { Vec::new() };
+        }
+        match control::decode::<InputTaken>(&payload) {
+            Some(notice) => {
+                if notice.console == 0 {
+                    self.typing.taken(&notice);
+                }
+                Vec::new()
+            }
+            None => vec![Said::Frame(channel::CONTROL, payload)],
         }
     }
 
@@ -115,12 +136,21 @@ impl Session {
                 true => vec![Said::Console(console - channel::CONSOLE, frame.payload)],
                 false => Vec::new(),
             },
-            channel::CONTROL => match control::decode::<VmNotice>(&frame.payload) {
-                Some(notice) if self.told.is_new(notice.vm, notice.sequence) => vec![Said::Vm(notice)],
-                Some(_) => Vec::new(),
-                None => vec![Said::Frame(channel::CONTROL, frame.payload)],
-            },
+            channel::CONTROL => self.notice(frame.payload),
             other => vec![Said::Frame(other, frame.payload)],
+        }
+    }
+
+    /// Types for console 0.
+    pub fn type_in(&mut self, bytes: &[u8]) -> Result<(), emulator::Error> {
+        self.typing.push(bytes);
+        self.send_typed()
+    }
+
+    fn send_typed(&mut self) -> Result<(), emulator::Error> {
+        match self.typing.next(Instant::now()) {
+            Some(bytes) => self.emulator.send_com2(&bytes),
+            None => Ok(()),
         }
     }
 

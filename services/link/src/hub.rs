@@ -31,8 +31,10 @@ portcullis_runtime::entry!(main);
 
 /// Transmitter fillings (16 bytes) for each line at one call, on the caller's budget.
 const FILLS_AT_CALL: usize = 8;
-/// Transmitter fillings for each line at a tick: the longest frame and some.
-const FILLS_AT_TICK: usize = 72;
+/// Transmitter fillings for each line in a round of a tick, between two looks at what arrives.
+const FILLS_AT_ROUND: usize = 8;
+/// Rounds of one tick: together they send the longest frame and some.
+const ROUNDS: usize = 9;
 /// Time between two ticks while bytes wait, microseconds.
 const BUSY_TICK: u64 = 500;
 /// Time between two ticks otherwise unless configured, microseconds.
@@ -290,11 +292,12 @@ impl Hub {
         }
     }
 
-    /// Takes what has arrived on both lines and acknowledges the interrupts in `bits`.
-    fn receive(&mut self, bits: u64) {
+    /// Takes what has arrived on both lines and acknowledges the interrupts in `bits`. Says whether more is there
+    /// that could be taken, for which no interrupt will come.
+    fn receive(&mut self, bits: u64) -> bool {
         let mut heard = [false; VMS];
-        self.receive_plain(&mut heard);
-        self.receive_frames(&mut heard);
+        let plain = self.receive_plain(&mut heard);
+        let framed = self.receive_frames(&mut heard);
         for line in [&self.com1, &self.com2].into_iter().flatten() {
             line.acknowledge(bits);
         }
@@ -303,19 +306,20 @@ impl Hub {
                 listener.notify();
             }
         }
+        plain || framed
     }
 
     /// What finds no room stays in the line.
-    fn receive_plain(&mut self, heard: &mut [bool; VMS]) {
+    fn receive_plain(&mut self, heard: &mut [bool; VMS]) -> bool {
         for _ in 0..crate::uart::RECEIVE_MOST {
             let (Some(line), Some(console)) = (&self.com1, self.consoles.get_mut(PLAIN)) else {
-                return;
+                return false;
             };
             if console.input.room() == 0 {
-                return;
+                return false;
             }
             let Some(byte) = line.uart.receive() else {
-                return;
+                return false;
             };
             console.input.push(&[byte]);
             // One by one: what an instance has taken from the line and not saved is lost with it.
@@ -323,11 +327,13 @@ impl Hub {
             let [heard, ..] = heard;
             *heard = true;
         }
+        true
     }
 
-    fn receive_frames(&mut self, heard: &mut [bool; VMS]) {
-        let Some(line) = &self.com2 else { return };
-        for byte in line.received() {
+    fn receive_frames(&mut self, heard: &mut [bool; VMS]) -> bool {
+        let Some(line) = &self.com2 else { return false };
+        let bytes = line.received();
+        for &byte in &bytes {
             let Some((head, payload)) = self.receiver.take(byte) else {
                 continue;
             };
@@ -352,6 +358,7 @@ impl Hub {
                 _ => {}
             }
         }
+        bytes.is_full()
     }
 
     fn write(&mut self, number: usize, request: &ConsoleWrite<'_>) -> Result<ConsoleWritten, Refusal> {
@@ -448,8 +455,7 @@ impl Service for Hub {
 
     fn notified(&mut self, bits: u64) {
         self.healthy.served += 1;
-        self.receive(bits);
-        let more = self.pump(FILLS_AT_TICK);
+        let more = (0..ROUNDS).all(|_| self.receive(bits) | self.pump(FILLS_AT_ROUND));
         if bits & self.timer.bits != 0 || more {
             self.timer.set(tsc() + if more { ticks(BUSY_TICK) } else { self.idle });
         }

@@ -37,8 +37,8 @@ const ODD: u8 = 1 << 2;
 pub const FIFO: usize = 16;
 /// Looks at a busy transmitter before set-up goes on without it: several times what 16 bytes take.
 const IDLE_LOOKS: u32 = 20_000;
-/// Bytes taken from the receiver at one event.
-pub const RECEIVE_MOST: usize = 64;
+/// Bytes taken from the receiver at one event: more than a frame of typed text.
+pub const RECEIVE_MOST: usize = 256;
 
 /// One line.
 pub struct Uart<R>(pub R);
