@@ -11,6 +11,7 @@
 pub mod code;
 mod entry;
 pub mod exits;
+pub mod fuzz;
 pub mod gap;
 mod library;
 pub mod machine;

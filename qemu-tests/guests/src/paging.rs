@@ -80,7 +80,13 @@ pub fn map_window(index: u64, frame: Option<u64>) {
     flush();
 }
 
-fn flush() {
+/// Sets the entry of a GiB, 4 to 511, in the long-mode tables.
+pub fn set_pointer(gib: u64, entry: u64) {
+    poke(table(POINTERS) + gib * 8, entry);
+}
+
+/// Makes the long-mode tables current anew.
+pub fn flush() {
     // SAFETY: the tables map everything that is in use one to one.
     unsafe { asm!("mov cr3, {}", in(reg) root(), options(nostack)) };
 }

@@ -321,15 +321,18 @@ impl Host for Core {
 
     #[cold]
     fn note(&mut self, note: Note) {
+        if let Note::Stopped(why, rip, detail) = note {
+            // Never left out: a vCPU that stopped causes no more.
+            defmt::error!("vCPU stopped at {=u64:#x}: {=str}, {=u64:#x}", rip, why, detail);
+            return;
+        }
         self.notes += 1;
         match note {
             _ if self.notes > NOTES => {}
             _ if self.notes == NOTES => {
                 defmt::warn!("{=u32} notes: the guest causes no more", NOTES)
             }
-            Note::Stopped(why, rip, detail) => {
-                defmt::error!("vCPU stopped at {=u64:#x}: {=str}, {=u64:#x}", rip, why, detail);
-            }
+            Note::Stopped(..) => {}
             Note::NotLoaded(error) => {
                 let mut text = ArrayString::<TEXT>::new();
                 // A text that is too long ends where the room does.
