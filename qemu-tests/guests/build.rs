@@ -6,7 +6,7 @@ use std::{env, fs, path::PathBuf};
 /// Guests that start in real mode at 0x7c00; all others are loaded at 1 MiB.
 const REAL_MODE: [&str; 2] = ["guest-exits16", "guest-port16"];
 /// All guests.
-const GUESTS: [&str; 25] = [
+const GUESTS: [&str; 26] = [
     "guest-benchrpc",
     "guest-rpcgap",
     "guest-rpcloop",
@@ -32,6 +32,7 @@ const GUESTS: [&str; 25] = [
     "guest-gap",
     "guest-apart",
     "guest-echo",
+    "guest-fuzz",
 ];
 
 fn script(base: &str) -> String {
