@@ -41,6 +41,19 @@ impl Need {
     pub const ALL: [Self; 7] =
         [Self::Toolchain, Self::Lints, Self::Qemu, Self::Ovmf, Self::Grub, Self::Graphviz, Self::FirmwareTools];
 
+    /// What it is for, after "to".
+    fn purpose(self) -> &'static str {
+        match self {
+            Self::Toolchain => "compile core and services for bare metal",
+            Self::Lints => "check format and lints in `test`",
+            Self::Qemu => "run systems, with AMD-V emulated",
+            Self::Ovmf => "boot by UEFI",
+            Self::Grub => "make CD images for BIOS and UEFI",
+            Self::Graphviz => "draw manifests with `graph`",
+            Self::FirmwareTools => "read a guest's firmware tables back in `test`",
+        }
+    }
+
     /// What is missing of it, as Debian packages; empty when nothing is.
     fn missing(self) -> Vec<&'static str> {
         let program = |name: &str| process::find(name).is_some();
@@ -128,7 +141,7 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
         return Ok(());
     }
     if args.dry_run {
-        println!("setup: would install {}", packages.join(" "));
+        say(&Need::ALL, "would install");
         return Ok(());
     }
     Ok(ensure(&Need::ALL)?)
@@ -137,8 +150,9 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
 /// Installs what is missing of `needs`, after saying what; does nothing when nothing is.
 pub fn ensure(needs: &[Need]) -> Result<(), Error> {
     if needs.contains(&Need::Toolchain) && !toolchain_found() && toolchain::rustup_may_install() {
-        println!("setup: installing the target x86_64-unknown-none with rustup");
+        eprintln!("setup: installing the target x86_64-unknown-none with rustup");
         let mut command = Command::new("rustup");
+        command.stdout(std::io::stderr());
         process::run(command.args(["target", "add", "x86_64-unknown-none"]), "rustup")?;
     }
     let packages = missing(needs);
@@ -154,9 +168,11 @@ pub fn ensure(needs: &[Need]) -> Result<(), Error> {
         let command = format!("sudo apt-get install --no-install-recommends {}", packages.join(" "));
         return Err(Error::NeedsRoot { packages, command });
     }
-    println!("setup: installing Debian packages: {}", packages.join(" "));
+    say(needs, "installing");
     let apt = |arguments: &[&str]| {
         let mut command = Command::new(if root { "apt-get" } else { "sudo" });
+        // Standard output may be a script's.
+        command.stdout(std::io::stderr());
         if sudo {
             command.args(["-n", "DEBIAN_FRONTEND=noninteractive", "apt-get"]);
         }
@@ -168,6 +184,16 @@ pub fn ensure(needs: &[Need]) -> Result<(), Error> {
     process::run(install.args(&packages), "apt-get install")?;
     let packages = missing(needs);
     if packages.is_empty() { Ok(()) } else { Err(Error::StillMissing { packages }) }
+}
+
+/// Says what happens to the packages that are missing, and what each is for.
+fn say(needs: &[Need], what: &str) {
+    for need in needs {
+        let packages = need.missing();
+        if !packages.is_empty() {
+            eprintln!("setup: {what} {} to {}", packages.join(" "), need.purpose());
+        }
+    }
 }
 
 /// Debian packages of what is missing, each once.
