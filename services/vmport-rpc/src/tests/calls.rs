@@ -364,3 +364,58 @@ fn an_empty_pool_is_a_failed_size_and_its_end_gives_memory_back() {
     assert_eq!(guest.channels.sweep(81), open.len() as u32);
     assert_eq!(guest.channels.store.free_blocks, guest.channels.store.layout.blocks);
 }
+
+/// What a running guest sees never changes under it (R12): platform version 1. Cookies are left out.
+#[test]
+fn every_reply_of_a_conversation_is_that_of_platform_version_1() {
+    let mut guest = Guest::new();
+    let mut text = String::new();
+    let mut note = |what: &str, reply: &[(usize, u32)]| {
+        let reply: Vec<_> = reply.iter().filter(|(register, _)| *register < register::ESI).collect();
+        text.push_str(&format!("{what} {reply:x?}\n"));
+    };
+    for (name, protocol) in [("RPCI", RPCI), ("RPCI with cookie", RPCI | COOKIE), ("TCLO", TCLO), ("other", 1)] {
+        note(&format!("open {name}"), &guest.call(0, protocol, 0, 0, 0));
+    }
+    let requests: [&[u8]; 16] = [
+        b"info-get guestinfo.a",
+        b"info-set guestinfo.a b c",
+        b"info-get guestinfo.a",
+        b"info-get",
+        b"info-set guestinfo.a",
+        b"info-set other.a b",
+        b"log a",
+        b"SetGuestInfo  4 build-1\0",
+        b"SetGuestDiskInfo {}",
+        b"tools.capability.statechange ",
+        b"tools.set.version 2147483647",
+        b"vmx.capability.unified_loop toolbox",
+        b"vmx.set_option synctime 0 1",
+        b"update.tools.health normal",
+        b"guest.log.state",
+        b"",
+    ];
+    let plain = Open { id: 0, high: 0, low: 0 };
+    for request in requests {
+        note(&format!("size of {:?}", request.escape_ascii().to_string()), &guest.on(plain, 1, request.len() as u32));
+        for piece in request.chunks(4) {
+            let mut bytes = [0; 4];
+            bytes[..piece.len()].copy_from_slice(piece);
+            note("  payload", &guest.on(plain, 2, u32::from_le_bytes(bytes)));
+        }
+        let reply = guest.on(plain, 3, 0);
+        note("  receive size", &reply);
+        for _ in 0..reply[0].1.div_ceil(4) {
+            note("  receive payload", &guest.on(plain, 4, 1));
+        }
+        note("  receive status", &guest.on(plain, 5, 1));
+    }
+    let tclo = Open { id: 2, ..plain };
+    for (kind, ebx) in [(1, 0), (3, 0), (4, 1), (4, 1), (5, 1), (3, 0), (1, 0), (3, 0), (6, 0), (6, 0), (9, 0)] {
+        note(&format!("tclo {kind} {ebx}"), &guest.on(tclo, kind, ebx));
+    }
+    for (kind, ebx) in [(1, 65_537), (2, 0), (4, 1), (5, 1)] {
+        note(&format!("refused {kind} {ebx}"), &guest.on(plain, kind, ebx));
+    }
+    assert_eq!(text, include_str!("../../golden/channels-1.txt"));
+}
