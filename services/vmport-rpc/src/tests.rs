@@ -2,6 +2,7 @@
 //! leaves behind.
 
 mod calls;
+mod kept;
 mod random;
 
 use crate::channels::{Channels, Outside};
