@@ -74,7 +74,7 @@ pub trait Host {
     /// Has the firmware's tables built into guest memory; `None` when the manifest grants no `acpi-mangler`.
     fn build_tables(&mut self, machine: &BuildTables) -> Result<Option<TablesBuilt>, Error>;
     /// A file of the image, by the name that the manifest gives it; its bytes are those that the image builder put there.
-    fn blob(&self, name: &'static str) -> Result<&'static [u8], Error>;
+    fn blob(&mut self, name: &'static str) -> Result<&'static [u8], Error>;
     /// Gives a piece of a string to the high-bandwidth port, or takes one; `None` when nobody serves it.
     fn high_bandwidth(&mut self, request: &HighBandwidth, piece: &mut [u8]) -> Option<HighBandwidthMoved>;
     /// Tells whoever serves VMware's port that the machine was reset by this exit; repeating it has no effect.

@@ -8,6 +8,7 @@ use crate::apic::ioapic::Ioapic;
 use crate::apic::lapic::Lapic;
 use crate::firmware::MAILBOX;
 use crate::host::{Host, Note};
+use crate::loader::{Mode, Start};
 use crate::machine::{Machine, Step};
 use crate::saved::{Block, Vcpu, life, pending, power, start};
 use crate::startup;
@@ -15,6 +16,9 @@ use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::proto::vmport::MachineReset;
 use portcullis_ipc::syscall::{Resume, rights};
+
+/// Where a processor that was reset finds its first instruction, as far as real mode reaches.
+const RESET_VECTOR: u64 = 0xf_fff0;
 
 impl<H: Host> Machine<H> {
     /// vCPUs of the VM.
@@ -39,9 +43,7 @@ impl<H: Host> Machine<H> {
         self.rearm = true;
         let power = self.durable.board.power;
         match power {
-            power::STARTING if self.others_stopped(None) => {
-                self.power_on(None);
-            }
+            power::STARTING if self.others_stopped(None) => self.wake(),
             power::RUNNING => {
                 for vcpu in 0..self.vcpus() {
                     let state = self.durable.vcpus.get(usize::from(vcpu)).copied().unwrap_or_default();
@@ -56,6 +58,17 @@ impl<H: Host> Machine<H> {
             _ => {}
         }
         self.input();
+    }
+
+    /// Brings vCPU 0 of a machine that is to start to an exit, before its first instruction: the guest is loaded
+    /// there, so that the vCPU pays for it.
+    fn wake(&mut self) {
+        if let Some(page) = self.host.stopped(0) {
+            Start { mode: Mode::Real16, ..Start::flat(RESET_VECTOR) }.fill(page);
+            self.host.resume(0);
+            self.host.recall(0);
+            self.awaited |= 1;
+        }
     }
 
     /// Every vCPU but `serving` is stopped; those that are not will come and ask.
@@ -73,13 +86,13 @@ impl<H: Host> Machine<H> {
     /// The exit of a vCPU of a machine that is off or about to start.
     pub(crate) fn stand_by(&mut self, vcpu: u16, page: &mut ExitPage) -> u64 {
         if self.durable.board.power == power::STARTING && self.others_stopped(Some(vcpu)) {
-            return self.power_on(Some((vcpu, page)));
+            return self.power_on(vcpu, page);
         }
         Resume::STOP
     }
 
     /// Starts the machine; all vCPUs are stopped but the one whose exit is served.
-    fn power_on(&mut self, serving: Option<(u16, &mut ExitPage)>) -> u64 {
+    fn power_on(&mut self, serving: u16, page: &mut ExitPage) -> u64 {
         // Each in a transaction of its own: together they are too many words.
         for number in 0..usize::from(self.vcpus()) {
             if let Some(lapic) = self.lapic(number) {
@@ -104,22 +117,15 @@ impl<H: Host> Machine<H> {
         }
         (self.unseen, self.awaited, self.starting, self.retry) = (0, 0, 0, None);
         self.rearm = true;
-        let (own, sequence) = match serving {
-            Some((0, page)) => {
-                let loaded = self.boot(page);
-                (loaded.then_some(true), page.sequence)
-            }
-            _ => {
-                let loaded = self.host.stopped(0).is_some_and(|page| self.boot(page));
-                (loaded.then_some(false), 0)
-            }
-        };
-        let Some(own) = own else {
+        let own = serving == 0;
+        let sequence = if own { page.sequence } else { 0 };
+        let loaded = if own { self.boot(page) } else { self.host.stopped(0).is_some_and(|first| self.boot(first)) };
+        if !loaded {
             self.board().power = power::OFF;
             self.announce(VmEventKind::Stopped);
             self.commit();
             return Resume::STOP;
-        };
+        }
         if let Some(state) = self.vcpu(0) {
             (state.life, state.start, state.restarted) = (life::RUNNING, start::BOOT, sequence);
         }

@@ -18,7 +18,7 @@ mod space;
 mod start;
 
 pub use error::{Error, MOST_WITH_DEVICES};
-pub use start::Start;
+pub use start::{Mode, Start};
 
 use crate::config::{Config, Entry};
 use crate::memory::GuestMemory;

@@ -7,7 +7,7 @@ use crate::machine::Machine;
 use crate::memory::load;
 use crate::saved::{life, pending, start};
 use portcullis_ipc::exit::event::interrupt;
-use portcullis_ipc::exit::{ExitPage, Reason, access, event, gpr, group, shadow, window};
+use portcullis_ipc::exit::{ExitPage, Reason, access, event, gpr, group, segment, shadow, window};
 use portcullis_ipc::syscall::{Resume, rights};
 use proptest::prelude::*;
 
@@ -268,11 +268,22 @@ fn a_machine_that_never_ran_loads_its_guest_and_starts_vcpu_0() {
     model.stopped = vec![0, 1];
     let mut machine = over(model);
     machine.start(false);
-    assert_eq!(machine.host.stopped, [1]);
+    assert_eq!((&machine.host.stopped[..], &machine.host.recalled[..]), (&[1][..], &[0][..]));
+    assert_eq!(machine.host.memory.0[0x7c00], 0, "the vCPU pays for the loading, in its first exit");
+    let page = first_exit(&mut machine);
+    assert_eq!((page.rip, page.segments[segment::CS].base), (0x7c00, 0));
     assert_eq!(machine.host.memory.0[0x7c00..0x7c10], [0xf4; 16]);
+    machine.host.recalled.clear();
     let mut again = over(machine.host);
     again.start(false);
     assert_eq!(again.host.recalled, [0], "it runs");
+}
+
+/// Serves the exit to which vCPU 0 of a machine that starts was recalled.
+fn first_exit(machine: &mut Machine<Model>) -> ExitPage {
+    let mut page = page(Reason::Recall);
+    assert_eq!(machine.exited(0, &mut page), Resume::ENTER);
+    page
 }
 
 #[test]
@@ -283,6 +294,7 @@ fn the_mailbox_starts_the_processor_that_it_names() {
     model.stopped = vec![0, 1];
     let mut machine = Machine::new(model, config, IDENTITY);
     machine.start(false);
+    first_exit(&mut machine);
     assert_eq!(machine.host.protected, [(u64::from(MAILBOX), rights::READ)]);
     let mut sequence = 10;
     // mov [edi], eax and mov [edi], ax.

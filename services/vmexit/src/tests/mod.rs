@@ -279,7 +279,7 @@ impl Host for Model {
         Ok(Some(TablesBuilt { rsdp: machine.base }))
     }
 
-    fn blob(&self, name: &'static str) -> Result<&'static [u8], Error> {
+    fn blob(&mut self, name: &'static str) -> Result<&'static [u8], Error> {
         if name == "guest" { Ok(self.image) } else { Err(Error::NoBlob(name)) }
     }
 
