@@ -22,8 +22,19 @@ pub struct Scenario {
     pub entry: Entry,
     /// How further processors are started.
     pub ap_start: &'static str,
-    /// Services that are killed, and how often: milliseconds between two kills.
-    pub kills: &'static [(&'static str, u32)],
+    /// Services that are killed all the while.
+    pub kills: &'static [Kill],
+}
+
+/// How a service is killed.
+#[derive(Clone, Copy, Debug)]
+pub struct Kill {
+    /// Its name.
+    pub service: &'static str,
+    /// Milliseconds before the first kill.
+    pub after: u64,
+    /// Milliseconds between two.
+    pub every: u64,
 }
 
 impl Default for Scenario {
@@ -52,8 +63,8 @@ impl Scenario {
             let disk = |blob: &&mut Blob| blob.name == "initrd";
             vmexit.blobs.iter_mut().filter(disk).for_each(|blob| blob.file = "debian-tests".to_owned());
         }
-        for (service, milliseconds) in self.kills {
-            add_killer(&mut system, service, *milliseconds)?;
+        for kill in self.kills {
+            add_killer(&mut system, kill)?;
         }
         Ok(system)
     }
@@ -73,7 +84,8 @@ impl Scenario {
 }
 
 /// Adds a partition that kills a service again and again; the supervisor restarts that at once.
-fn add_killer(system: &mut System, service: &str, milliseconds: u32) -> anyhow::Result<()> {
+fn add_killer(system: &mut System, kill: &Kill) -> anyhow::Result<()> {
+    let Kill { service, after, every } = *kill;
     let find = |one: &Partition| one.name == service;
     let Some(victim) = system.partitions.iter().position(find) else {
         anyhow::bail!("the Debian system has no service {service}");
@@ -108,7 +120,7 @@ fn add_killer(system: &mut System, service: &str, milliseconds: u32) -> anyhow::
         state_reads_from: 1,
         state_limit_pages: 0,
         spare_pages: None,
-        config: format!("pause={}\n", u64::from(milliseconds) * 1000),
+        config: format!("delay={}\npause={}\n", after * 1000, every * 1000),
         blobs: Vec::new(),
         capabilities: vec![capability(service, kill), capability("tick", Object::Timer { timer, bits: 1 })],
     };
@@ -120,9 +132,13 @@ fn add_killer(system: &mut System, service: &str, milliseconds: u32) -> anyhow::
 mod tests {
     use super::*;
 
+    const TWO: [Kill; 2] =
+        [Kill { service: "vmexit0", after: 1, every: 500 }, Kill { service: "vmport-rpc", after: 1, every: 300 }];
+    const NOBODY: [Kill; 1] = [Kill { service: "nobody", after: 1, every: 1 }];
+
     #[test]
     fn a_killer_holds_its_victim_and_a_timer_of_its_own() {
-        let scenario = Scenario { kills: &[("vmexit0", 500), ("vmport-rpc", 300)], ..Scenario::default() };
+        let scenario = Scenario { kills: &TWO, ..Scenario::default() };
         let system = scenario.system().unwrap();
         let timers: Vec<u16> = system
             .partitions
@@ -132,7 +148,7 @@ mod tests {
             .collect();
         assert_eq!(timers, (0..timers.len() as u16).collect::<Vec<_>>());
         let killer = system.partitions.last().unwrap();
-        assert_eq!(killer.config, "pause=300000\n");
+        assert_eq!(killer.config, "delay=1000\npause=300000\n");
         let Object::Partition { partition, .. } = killer.capabilities[0].object else { panic!() };
         assert_eq!(system.partitions[usize::from(partition)].name, "vmport-rpc");
     }
@@ -150,7 +166,7 @@ mod tests {
 
     #[test]
     fn an_unknown_service_cannot_be_killed() {
-        let scenario = Scenario { kills: &[("nobody", 1)], ..Scenario::default() };
+        let scenario = Scenario { kills: &NOBODY, ..Scenario::default() };
         assert!(scenario.system().unwrap_err().to_string().contains("no service nobody"));
     }
 }

@@ -4,7 +4,7 @@
 use libtest_mimic::{Arguments, Failed, Trial};
 use portcullis_build::guest::kernel::Entry;
 use portcullis_build::{build, image, setup, workspace};
-use portcullis_qemu_tests::debian::Scenario;
+use portcullis_qemu_tests::debian::{Kill, Scenario};
 use portcullis_qemu_tests::directives::Directives;
 use portcullis_qemu_tests::trial;
 use std::process::ExitCode;
@@ -38,13 +38,21 @@ fn plans() -> Vec<Plan> {
         plan("two-vcpus-sipi", Scenario { tests: &["processors", "hygiene"], ..two() }, 400),
         plan("two-vcpus-mailbox", Scenario { tests: &["processors"], ap_start: "mailbox", ..two() }, 400),
         long(plan("linux32", Scenario { entry: Entry::Linux32, ..base() }, 400)),
-        Plan { expect: &["about to restart", DONE], ..plan("restart", Scenario { tests: &["restart"], ..base() }, 240) },
+        Plan {
+            expect: &["about to restart", DONE],
+            ..plan("restart", Scenario { tests: &["restart"], ..base() }, 240)
+        },
         plan(
             "killed-services",
             Scenario {
                 tests: &["work"],
                 append: "portcullis.rounds=60 portcullis.soft=yes",
-                kills: &[("vmexit0", 701), ("vmport-rpc", 503), ("acpi-mangler", 307)],
+                // Loading takes some seconds, and begins anew with every new instance.
+                kills: &[
+                    Kill { service: "vmexit0", after: 15_000, every: 1_301 },
+                    Kill { service: "vmport-rpc", after: 1_000, every: 503 },
+                    Kill { service: "acpi-mangler", after: 1_000, every: 307 },
+                ],
                 ..base()
             },
             500,
