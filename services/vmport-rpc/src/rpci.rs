@@ -34,18 +34,16 @@ pub enum Request<'a> {
 }
 
 /// Commands by which a guest reports something, and the reply says no more than that it arrived.
-const REPORTS: [&[u8]; 11] = [
+const REPORTS: [&[u8]; 9] = [
     b"SetGuestInfo",
     b"SetGuestDiskInfo",
     b"tools.set.version",
     b"tools.set.versiontype",
     b"tools.os.statechange.status",
-    b"tools.vmsupport.status",
     b"update.tools.health",
     b"deployPkg.update.state",
     b"vmbackup.eventSet",
     b"vmx.capability.unified_loop",
-    b"guest.upgrader_send_cmd_line_args",
 ];
 /// What the commands start with by which a guest says what it can do.
 const CAPABILITY: &[u8] = b"tools.capability.";
@@ -141,6 +139,7 @@ mod tests {
             (b"update.tools.health normal\0", Request::Report),
             (b"vmx.capability.unified_loop toolbox", Request::Report),
             (b"vmx.capability.dnd_version", Request::Unknown),
+            (b"tools.vmsupport.status 1", Request::Unknown),
             (b"vmx.set_option synctime 0 1", Request::Synchronize(true)),
             (b"vmx.set_option synctime 1 0\0", Request::Synchronize(false)),
             (b"vmx.set_option synctime 1", Request::Unknown),
