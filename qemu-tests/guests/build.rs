@@ -6,7 +6,7 @@ use std::{env, fs, path::PathBuf};
 /// Guests that start in real mode at 0x7c00; all others are loaded at 1 MiB.
 const REAL_MODE: [&str; 2] = ["guest-exits16", "guest-port16"];
 /// All guests.
-const GUESTS: [&str; 26] = [
+const GUESTS: [&str; 28] = [
     "guest-benchrpc",
     "guest-rpcgap",
     "guest-rpcloop",
@@ -33,6 +33,8 @@ const GUESTS: [&str; 26] = [
     "guest-apart",
     "guest-echo",
     "guest-fuzz",
+    "guest-mailbox",
+    "guest-interrupts",
 ];
 
 fn script(base: &str) -> String {

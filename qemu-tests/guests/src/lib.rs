@@ -8,6 +8,7 @@
 //! and go back down for the tests of their mode.
 #![no_std]
 
+pub mod apic;
 pub mod code;
 mod entry;
 pub mod exits;
