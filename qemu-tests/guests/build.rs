@@ -35,6 +35,7 @@ const GUESTS: [&str; 29] = [
     "guest-echo",
     "guest-fuzz",
     "guest-mailbox",
+    "guest-pulse",
     "guest-interrupts",
 ];
 
