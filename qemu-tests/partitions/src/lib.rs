@@ -9,6 +9,7 @@
 #[cfg(target_os = "none")]
 extern crate alloc;
 
+pub mod leases;
 pub mod proto;
 pub mod random;
 pub mod secret;
