@@ -6,6 +6,7 @@
 //! matter of `sizes`.
 
 pub mod figures;
+mod guest;
 
 use crate::emulator::Event;
 use crate::emulator::command::{MEMORY_MIB, Machine};
@@ -70,6 +71,7 @@ pub fn measure(manifests: &[PathBuf], limit: Duration) -> anyhow::Result<BTreeMa
         let figures = one(&image, limit).with_context(|| workspace::display(path))?;
         measured.extend(figures);
     }
+    measured.extend(guest::measure(limit)?);
     Ok(measured)
 }
 

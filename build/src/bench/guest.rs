@@ -1,0 +1,106 @@
+//! The Debian guest's way to its first program: instructions of guest, core and services together, and the exits
+//! among them. The first program switches the machine off at once, and then `vmexit` tells what it counted.
+
+use super::{READY, figures};
+use crate::emulator::Event;
+use crate::emulator::command::{MEMORY_MIB, Machine};
+use crate::guest::overrides::Overrides;
+use crate::logs::decode::Line;
+use crate::run::session::{self, Said, Session};
+use crate::{image, manifest, workspace};
+use anyhow::bail;
+use portcullis_ipc::proto::link::VmEventKind;
+use std::time::Duration;
+
+/// Text behind the kernel's command line: what runs in place of `/init`.
+const OFF: &str = "rdinit=/bin/busybox -- poweroff -f";
+/// The log line with the count of all exits ends with this.
+const EXITS: &str = " exits of this instance";
+/// The service that says it.
+const VMEXIT: &str = "vmexit0";
+
+/// What the log has told so far.
+#[derive(Default)]
+struct Seen {
+    started: Option<u64>,
+    exits: Option<u64>,
+    ended: Option<u64>,
+}
+
+impl Seen {
+    fn hear(&mut self, line: &Line) {
+        if line.origin != VMEXIT {
+            return;
+        }
+        if line.text.ends_with(READY) {
+            self.started = Some(line.tsc);
+        }
+        if let Some(count) = line.text.strip_suffix(EXITS) {
+            self.exits = count.parse().ok();
+            self.ended = Some(line.tsc);
+        }
+    }
+
+    fn figures(&self) -> Option<[(String, u64); 2]> {
+        let instructions = self.ended?.checked_sub(self.started?)?;
+        Some([(figures::GUEST_BOOT.to_owned(), instructions), (figures::GUEST_EXITS.to_owned(), self.exits?)])
+    }
+}
+
+/// Boots the Debian guest with one vCPU and counts. The binaries are compiled.
+pub fn measure(limit: Duration) -> anyhow::Result<[(String, u64); 2]> {
+    let path = workspace::debian_manifest();
+    let mut system = manifest::load(&path)?;
+    Overrides { append: Some(OFF.to_owned()), vcpus: Some(1), ..Overrides::default() }.apply(&mut system)?;
+    let image = image::assemble(&path, system, Some(&workspace::out_dir().join("bench").join("debian")))?;
+    let machine = Machine { boot: session::pvh(&image, None), memory_mib: image.memory_mib(MEMORY_MIB), icount: true };
+    let mut session = Session::start(&machine, &image, limit)?;
+    let mut seen = Seen::default();
+    loop {
+        for said in session.next(Duration::from_secs(1)) {
+            match said {
+                Said::Log(line) => seen.hear(&line),
+                Said::Vm(notice) if notice.kind != VmEventKind::PowerOff => {
+                    bail!("the Debian guest ended with {:?} instead of switching off", notice.kind)
+                }
+                Said::Event(event) if event != Event::Quiet => {
+                    bail!("{event:?} before the Debian guest had switched off")
+                }
+                _ => {}
+            }
+            if let Some(figures) = seen.figures() {
+                return Ok(figures);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(tsc: u64, origin: &str, text: &str) -> Line {
+        Line {
+            sequence: 0,
+            tsc,
+            seconds: 0.0,
+            origin: origin.into(),
+            generation: 1,
+            level: None,
+            text: text.into(),
+            place: None,
+        }
+    }
+
+    #[test]
+    fn instructions_are_counted_from_the_services_start_to_the_guests_end() {
+        let mut seen = Seen::default();
+        seen.hear(&line(5, "link", "link ready, generation 1"));
+        seen.hear(&line(10, VMEXIT, "vmexit ready, generation 1"));
+        assert!(seen.figures().is_none());
+        seen.hear(&line(900, VMEXIT, "70 exits: port"));
+        seen.hear(&line(1000, VMEXIT, "123 exits of this instance"));
+        let [(_, instructions), (_, exits)] = seen.figures().unwrap();
+        assert_eq!((instructions, exits), (990, 123));
+    }
+}
