@@ -131,15 +131,18 @@ impl Fuzzer {
         // AX, CX, DX or BX; the address is in DI.
         let field = field.unwrap_or(self.random.below(4) as u8);
         let mut code = Code::new(place.mode);
+        let (mut narrow, wide) = (false, place.mode == Mode::Long && self.random.chance(3));
         match self.random.below(12) {
-            0 | 1 => code = code.raw(&[0x66]),
+            0 | 1 => (code, narrow) = (code.raw(&[0x66]), true),
             2 if kind != Plain => code = code.raw(&[0xf0]),
             3 => code = code.raw(&[self.random.pick(&[0x3e, 0x26, 0xf2, 0xf3])]),
             _ => {}
         }
-        if place.mode == Mode::Long && self.random.chance(3) {
+        if wide {
             code = code.raw(&[0x48]);
         }
+        // A constant of four bytes is one of two where the operand has two.
+        let constant = if narrow && !wide { constant.min(2) } else { constant };
         code = code.raw(opcode);
         let (pointer, displacement) = match self.random.below(3) {
             0 => (base + offset, None),

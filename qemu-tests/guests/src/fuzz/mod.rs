@@ -13,7 +13,9 @@ pub mod settings;
 pub mod tables;
 
 use crate::code::{Code, FLAGS, Place};
+use crate::machine::CODE;
 use crate::port::{MAGIC, PORT, command};
+use crate::report::line;
 use crate::run::{END, Mode, State, reg};
 use random::Random;
 
@@ -94,6 +96,7 @@ impl Fuzzer {
     /// Runs code with random flags; all registers are random unless `set` sets them.
     fn run(&mut self, place: Place, code: &Code, set: impl FnOnce(&mut State)) -> State {
         let random = &mut self.random;
+        let mut before = State::default();
         let state = code.run(place, |state| {
             for (index, register) in state.registers.iter_mut().enumerate() {
                 if index != reg::RSP {
@@ -105,7 +108,13 @@ impl Fuzzer {
                 state.rflags |= if random.chance(rarity) { flag } else { 0 };
             }
             set(state);
+            before = *state;
         });
+        // Whatever happened, it happened in the code and not behind it.
+        let inside = (CODE..=CODE + code.length() + 2).contains(&state.rip);
+        if !inside {
+            line(format_args!("guest fuzz: FAIL astray: {place} {:02x?} from {before:x?} to {state:x?}", code.bytes()));
+        }
         match state.vector {
             END => self.ended += 1,
             _ => self.trapped += 1,

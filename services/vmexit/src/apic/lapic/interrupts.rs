@@ -52,23 +52,6 @@ impl Lapic {
         if task & 0xf0 >= service { task } else { service }
     }
 
-    /// An edge on pin LINT0 or LINT1 (an [`entry`]): whether the vCPU gets an NMI. A fixed interrupt is
-    /// requested; other modes do nothing.
-    pub fn pin(&mut self, pin: usize) -> bool {
-        let Some(&entry) = self.table.get(pin) else { return false };
-        if entry & MASKED != 0 || !self.enabled() {
-            return false;
-        }
-        match Mode::of(entry >> 8) {
-            Some(Mode::Nmi) => true,
-            Some(Mode::Fixed) => {
-                self.accept(entry as u8, false);
-                false
-            }
-            _ => false,
-        }
-    }
-
     /// Requests the interrupt of a local source, if its entry is not masked.
     pub(super) fn local(&mut self, source: usize) {
         let entry = self.table.get(source).copied().unwrap_or(MASKED);

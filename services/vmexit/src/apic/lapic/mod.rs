@@ -20,18 +20,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// 64-bit words of the state.
 pub const WORDS: usize = 32;
 
-/// Entries of the local vector table, in the order of their registers.
+/// Entries of the local vector table, in the order of their registers. Between the two that are named lie those
+/// of the thermal sensor, the performance counters and the pins LINT0 and LINT1, which nothing raises.
 pub mod entry {
     /// Timer.
     pub const TIMER: usize = 0;
-    /// Thermal sensor; nothing raises it.
-    pub const THERMAL: usize = 1;
-    /// Performance counters; nothing raises it.
-    pub const PERFORMANCE: usize = 2;
-    /// Pin LINT0.
-    pub const LINT0: usize = 3;
-    /// Pin LINT1.
-    pub const LINT1: usize = 4;
     /// Error.
     pub const ERROR: usize = 5;
     /// How many.

@@ -1,7 +1,7 @@
 //! Interrupts, priorities and errors.
 
 use super::{CLOCK, enabled, x2apic};
-use crate::apic::lapic::{Effect, entry};
+use crate::apic::lapic::Effect;
 
 #[test]
 fn an_interrupt_is_requested_then_in_service_then_ended() {
@@ -114,26 +114,6 @@ fn an_error_interrupt_with_a_reserved_vector_is_one_more_error() {
     lapic.read(0x40, &CLOCK);
     lapic.write(0x280, 0, &CLOCK);
     assert_eq!((lapic.read(0x280, &CLOCK), lapic.pending()), (0xc0, None));
-}
-
-#[test]
-fn pins_follow_their_entries() {
-    let table = [
-        // Entry, NMI, requested.
-        (0x1_0400, false, None),
-        (0x400, true, None),
-        (0x31, false, Some(0x31)),
-        (0x1_0031, false, None),
-        (0x700, false, None),
-        (0x231, false, None),
-    ];
-    for (value, nmi, requested) in table {
-        for pin in [entry::LINT0, entry::LINT1] {
-            let mut lapic = enabled();
-            lapic.write(0x320 + 0x10 * pin as u16, value, &CLOCK);
-            assert_eq!((lapic.pin(pin), lapic.pending()), (nmi, requested), "{value:#x}");
-        }
-    }
 }
 
 #[test]
