@@ -82,6 +82,9 @@ fn main(start: Start) -> ! {
         tally: Tally::new(),
     };
     let mut desk = Desk { vm, machine: Machine::new(host, config, identity) };
+    if config.lapic && desk.machine.host.lapic.is_none() {
+        defmt::warn!("no capability \"lapic\": timers of the guest's local APICs never fire; add a timer of this name");
+    }
     defmt::info!("vmexit ready, generation {=u32}", start.generation);
     desk.machine.start(start.cause == cause::BAD_GUEST_STATE);
     serve(start, &mut desk)

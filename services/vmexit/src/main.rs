@@ -5,11 +5,12 @@
 //! memory, its own exit pages and the calls below. What it acknowledged to the guest lies in the state
 //! region; an exit that is given again to a new instance is answered from the record.
 //!
-//! Not emulated: interrupt controllers and timers, so that no interrupt reaches the guest; task switches.
+//! Not emulated: task switches; interval timer and 8259, which the guest's tables say are not there.
 //!
 //! Capabilities: the VM `vm` with the right `run`; the endpoint `link` (its badge names the console) and
 //! the timer `uart` (sends a line that has no end after a while), without which the serial port goes
-//! nowhere; the endpoint `acpi-mangler`, without which the guest gets no firmware tables. The notification that
+//! nowhere; the timer `lapic`, without which those of the local APICs never fire; the endpoint `vmport-rpc`,
+//! which is told of resets; the endpoint `acpi-mangler`, without which the guest gets no firmware tables. The notification that
 //! `link` sends tells of console input. Blobs: `kernel` and, if it wants one, `initrd`; or `guest`, a raw image
 //! whose first byte is its first instruction. Configuration: `guest.entry` (auto, pvh, linux32, multiboot; raw:
 //! real16, protected32, long64), `guest.append` (the kernel's command line), `guest.load` (of a raw image:
