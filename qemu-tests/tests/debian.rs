@@ -29,11 +29,11 @@ struct Plan {
 const DONE: &str = "portcullis-guest: done: ";
 
 fn plans() -> Vec<Plan> {
-    let plan = |name, scenario, seconds| Plan { name, scenario, seconds, expect: &[DONE], long: true };
+    let plan = |name, scenario, seconds| Plan { name, scenario, seconds, expect: &[DONE], long: false };
     let long = |plan| Plan { long: true, ..plan };
     let (base, two) = (Scenario::default, || Scenario { vcpus: 2, ..Scenario::default() });
     vec![
-        plan("demo", base(), 240),
+        long(plan("demo", base(), 240)),
         plan("one-vcpu", Scenario { tests: &["tools", "hygiene"], ..base() }, 400),
         plan("two-vcpus-sipi", Scenario { tests: &["processors", "hygiene"], ..two() }, 400),
         plan("two-vcpus-mailbox", Scenario { tests: &["processors"], ap_start: "mailbox", ..two() }, 400),
@@ -58,7 +58,6 @@ fn plans() -> Vec<Plan> {
             500,
         ),
         long(plan("daemon", Scenario { tests: &["daemon"], ..base() }, 900)),
-        long(plan("clock", Scenario { tests: &["clock"], ..base() }, 400)),
     ]
 }
 
