@@ -266,10 +266,8 @@ pub mod vmport {
     /// The machine was reset: every channel closes. Guestinfo stays. A call given again has no effect.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
     pub struct MachineReset {
-        /// Sequence of the exit that reset the machine.
+        /// Number of the [`super::link::VmEvent`] that told the reset.
         pub sequence: u64,
-        /// Index of its vCPU.
-        pub vcpu: u8,
     }
 
     /// The machine was reset.

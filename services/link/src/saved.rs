@@ -81,7 +81,7 @@ mod tests {
     }
 
     fn open(words: usize) -> Journal<Region> {
-        Journal::open(Region(vec![0; HEAD_WORDS + words]), "link", VERSION, SCHEMA).0
+        Journal::open(Region(vec![0; HEAD_WORDS + words]), "link", VERSION, SCHEMA).unwrap().0
     }
 
     fn example() -> Console {

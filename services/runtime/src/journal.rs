@@ -7,8 +7,9 @@
 //! aligned 64-bit store.
 //!
 //! A restart costs at most [`MOST`] words, however large the content is. The envelope carries no checksum:
-//! nobody but this service writes the region, and it never leaves the machine like this. What does leave it,
-//! by upgrade or save, is written as a checked envelope by [`crate::state`].
+//! nobody but this service writes the region, and it never leaves the machine like this. Live state of another
+//! version, schema or size is refused, never emptied: a guest may run on it. An instance of another version
+//! gets its state as a checked envelope ([`crate::state`]).
 
 use crate::state::Words;
 use portcullis_ipc::state::Envelope;
@@ -30,6 +31,15 @@ const MAGIC: u32 = u32::from_le_bytes(*b"PCLV");
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
 
+/// The region holds live state that this program cannot continue: of another service, version, schema or size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// Version that stands there.
+    pub version: u32,
+    /// Bytes of content that stand there.
+    pub length: u32,
+}
+
 /// A region of words with transactions.
 pub struct Journal<W> {
     region: W,
@@ -42,7 +52,10 @@ pub struct Journal<W> {
 impl<W: Words> Journal<W> {
     /// Opens the region as the live state of `service` in `version` and `schema`; says whether the content is
     /// that of an instance before. If not, it is all zeros.
-    pub fn open(region: W, service: &str, version: u32, schema: u64) -> (Self, bool) {
+    ///
+    /// # Errors
+    /// [`Foreign`] when live state of another kind stands there; nothing is changed.
+    pub fn open(region: W, service: &str, version: u32, schema: u64) -> Result<(Self, bool), Foreign> {
         let mut journal = Self { region, staged: 0, refused: false };
         let mut name = [0; 16];
         for (to, from) in name.iter_mut().zip(service.bytes()) {
@@ -57,10 +70,12 @@ impl<W: Words> Journal<W> {
         let kept = found == envelope;
         if kept {
             journal.apply();
+        } else if found.magic == MAGIC {
+            return Err(Foreign { version: found.version, length: found.length });
         } else {
             journal.format(&envelope);
         }
-        (journal, kept)
+        Ok((journal, kept))
     }
 
     /// The region itself.
@@ -140,7 +155,7 @@ impl<W: Words> Journal<W> {
         self.region.store(LENGTH, 0);
     }
 
-    /// Empties the region; the word that makes it valid comes last.
+    /// Empties the region; the word that makes it live state comes last.
     fn format(&mut self, envelope: &Envelope) {
         for index in 0..self.region.words() {
             if self.region.load(index) != 0 {
@@ -167,7 +182,7 @@ mod tests {
     }
 
     fn open(words: Recorded) -> (Journal<Recorded>, bool) {
-        Journal::open(words, "test", 1, 2)
+        Journal::open(words, "test", 1, 2).unwrap()
     }
 
     fn content(words: Recorded) -> Vec<u64> {
@@ -250,14 +265,27 @@ mod tests {
     }
 
     #[test]
-    fn another_version_starts_empty() {
+    fn live_state_of_another_kind_is_refused_and_kept() {
         let (mut journal, kept) = open(region());
         assert!(!kept);
         journal.stage(0, 9);
         journal.commit().unwrap();
-        let (same, kept) = open(journal.region);
+        let words = journal.region;
+        let foreign = Foreign { version: 1, length: CONTENT as u32 * 8 };
+        assert_eq!(Journal::open(words.clone(), "test", 2, 2).err(), Some(foreign));
+        assert_eq!(Journal::open(words.clone(), "test", 1, 3).err(), Some(foreign));
+        assert_eq!(Journal::open(words.clone(), "other", 1, 2).err(), Some(foreign));
+        let (same, kept) = open(words);
         assert!(kept && same.load(0) == 9);
-        let (other, kept) = Journal::open(same.region, "test", 2, 2);
-        assert!(!kept && other.load(0) == 0);
+    }
+
+    #[test]
+    fn an_end_while_the_region_is_emptied_starts_it_over() {
+        let fresh = Recorded { words: vec![7; HEAD_WORDS + CONTENT], stores: Vec::new() };
+        let (journal, _) = open(fresh.clone());
+        for cut in 0..journal.region.stores.len() {
+            let (again, kept) = open(Recorded::replay(&fresh.words, &journal.region.stores[..cut]));
+            assert!(!kept && (0..CONTENT).all(|index| again.load(index) == 0), "cut at {cut}");
+        }
     }
 }

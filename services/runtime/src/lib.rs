@@ -52,4 +52,6 @@ pub mod reason {
     pub const NO_INFO_PAGE: u64 = 4;
     /// The configuration holds a value that the service refuses; the log names it.
     pub const BAD_CONFIG: u64 = 5;
+    /// The state region holds live state that this program cannot continue.
+    pub const FOREIGN_STATE: u64 = 6;
 }

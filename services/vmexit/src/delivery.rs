@@ -31,6 +31,29 @@ impl<H: Host> Machine<H> {
         word
     }
 
+    /// The answer to an exit that is not to be served: the machine does not run, or the vCPU does not, or this
+    /// exit was served before and ended in the vCPU's start.
+    pub(crate) fn ended(&mut self, vcpu: u16, page: &mut ExitPage) -> Option<u64> {
+        let number = usize::from(vcpu);
+        let state = self.durable.vcpus.get(number).copied().unwrap_or_default();
+        let runs = matches!(state.life, life::RUNNING | life::HALTED);
+        let word = if self.durable.board.power != power::RUNNING {
+            self.stand_by(vcpu, page)
+        } else if runs && state.restarted != page.sequence {
+            return None;
+        } else if runs {
+            self.enter_again(vcpu, page)
+        } else {
+            Resume::STOP
+        };
+        self.unseen &= !(1 << number);
+        self.look();
+        self.note_attention(number);
+        self.awaited |= 1 << number;
+        self.conclude(Some(vcpu));
+        Some(word)
+    }
+
     /// Follows what was changed up to the vCPUs that must look at it.
     pub(crate) fn look(&mut self) {
         self.lines();
@@ -60,9 +83,13 @@ impl<H: Host> Machine<H> {
         };
         if !waits && self.unseen & bit == 0 {
             self.attention &= !bit;
-        } else if self.attention & bit == 0 {
+            return;
+        }
+        let window = self.durable.lapics.get(number).is_some_and(|lapic| lapic.pending().is_some());
+        if self.attention & bit == 0 || window && self.no_window & bit != 0 {
             self.attention |= bit;
             self.awaited &= !bit;
+            self.no_window &= !bit;
         }
     }
 
@@ -74,9 +101,7 @@ impl<H: Host> Machine<H> {
             return self.stand_by(vcpu, page);
         }
         let state = self.durable.vcpus.get(number).copied().unwrap_or_default();
-        let word = if state.restarted == page.sequence {
-            self.enter_again(vcpu, page)
-        } else if state.pending & pending::INIT != 0 {
+        let word = if state.pending & pending::INIT != 0 {
             self.take_init(vcpu, page)
         } else if !matches!(state.life, life::RUNNING | life::HALTED) || word == Resume::STOP {
             Resume::STOP
@@ -92,22 +117,19 @@ impl<H: Host> Machine<H> {
     fn inject(&mut self, vcpu: u16, page: &mut ExitPage, word: u64) -> u64 {
         let number = usize::from(vcpu);
         let state = self.durable.vcpus.get(number).copied().unwrap_or_default();
-        let recorded = state.sequence == page.sequence;
-        let given_again = recorded && state.event != 0;
         let mut word = word;
-        if given_again {
+        if state.injected == page.sequence && state.event != 0 {
             page.event = state.event;
         } else if page.event & event::VALID == 0
             && word & 0xff != Resume::PORT
             && let Some(injected) = self.acceptable(number, page)
         {
             page.event = injected;
-            let value = if recorded { state.value } else { self.read_value };
             if let Some(state) = self.vcpu(number) {
                 if injected == NMI {
                     state.pending &= !pending::NMI;
                 }
-                (state.sequence, state.value, state.event) = (page.sequence, value, injected);
+                (state.injected, state.event) = (page.sequence, injected);
             }
         }
         if page.event & event::VALID != 0 {
@@ -154,6 +176,8 @@ impl<H: Host> Machine<H> {
                 self.rearm = true;
             }
         }
+        let no_window = u16::from(windows & window::INTERRUPT == 0) << number;
+        self.no_window = self.no_window & !(1 << number) | no_window;
         if page.windows != windows {
             page.windows = windows;
             page.dirty |= group::EVENT;

@@ -157,8 +157,7 @@ impl<H: Host> Machine<H> {
     /// start-up.
     fn init(&mut self, number: usize) {
         if number == 0 {
-            self.board().power = power::STARTING;
-            return;
+            return self.start_over("INIT of the bootstrap processor");
         }
         let Some(state) = self.vcpu(number) else { return };
         if matches!(state.life, life::RUNNING | life::HALTED) {
@@ -215,13 +214,20 @@ impl<H: Host> Machine<H> {
         self.rearm = true;
     }
 
+    /// Whether the timer of a vCPU can matter: the machine runs, and the vCPU does or halts.
+    fn ticks(&self, number: usize) -> bool {
+        self.durable.board.power == power::RUNNING
+            && self.durable.vcpus.get(number).is_some_and(|state| matches!(state.life, life::RUNNING | life::HALTED))
+    }
+
     /// Sets the host's timer to the earliest deadline, if one may have changed.
     pub(crate) fn arm(&mut self) {
         if !core::mem::take(&mut self.rearm) {
             return;
         }
         let vcpus = usize::from(self.vcpus());
-        let deadlines = (0..vcpus).filter_map(|number| self.durable.lapics.get(number)?.deadline(&self.clock(number)));
+        let deadlines = (0..vcpus).filter(|number| self.ticks(*number));
+        let deadlines = deadlines.filter_map(|number| self.durable.lapics.get(number)?.deadline(&self.clock(number)));
         let earliest = deadlines.chain(self.retry).min().unwrap_or(0);
         if earliest != self.armed {
             self.armed = earliest;

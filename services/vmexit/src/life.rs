@@ -36,8 +36,13 @@ impl<H: Host> Machine<H> {
     /// because the processor refused a vCPU's state, and the core stopped the VM.
     pub fn start(&mut self, refused: bool) {
         if refused && self.durable.board.power == power::RUNNING {
-            self.board().power = power::OFF;
+            self.board().power = power::REFUSED;
+            self.commit();
+        }
+        if self.durable.board.power == power::REFUSED {
             self.announce(VmEventKind::Stopped);
+            self.board().power = power::OFF;
+            self.commit();
         }
         self.flush();
         self.rearm = true;
@@ -99,7 +104,8 @@ impl<H: Host> Machine<H> {
                 *lapic = Lapic::reset(number as u32, number == 0);
             }
             if let Some(state) = self.vcpu(number) {
-                *state = Vcpu { tsc_offset: state.tsc_offset, ..Vcpu::default() };
+                let restarted = if number == usize::from(serving) { page.sequence } else { 0 };
+                *state = Vcpu { tsc_offset: state.tsc_offset, restarted, ..Vcpu::default() };
             }
             self.commit();
         }
@@ -111,14 +117,13 @@ impl<H: Host> Machine<H> {
         self.uart().reset();
         self.board().clock_index = 0;
         self.commit();
-        let [vcpu, sequence] = self.durable.board.reset;
+        let sequence = self.durable.board.reset;
         if sequence != 0 {
-            self.host.machine_reset(&MachineReset { sequence, vcpu: vcpu as u8 });
+            self.host.machine_reset(&MachineReset { sequence });
         }
         (self.unseen, self.awaited, self.starting, self.retry) = (0, 0, 0, None);
         self.rearm = true;
         let own = serving == 0;
-        let sequence = if own { page.sequence } else { 0 };
         let loaded = if own { self.boot(page) } else { self.host.stopped(0).is_some_and(|first| self.boot(first)) };
         if !loaded {
             self.board().power = power::OFF;
@@ -127,7 +132,7 @@ impl<H: Host> Machine<H> {
             return Resume::STOP;
         }
         if let Some(state) = self.vcpu(0) {
-            (state.life, state.start, state.restarted) = (life::RUNNING, start::BOOT, sequence);
+            (state.life, state.start) = (life::RUNNING, start::BOOT);
         }
         self.board().power = power::RUNNING;
         self.commit();
@@ -141,15 +146,26 @@ impl<H: Host> Machine<H> {
     /// The guest asked for a reset, or ended in a triple fault.
     pub(crate) fn reset(&mut self, vcpu: u16, page: &mut ExitPage, why: &'static str) -> Step {
         self.flush();
-        let sequence = page.sequence;
-        self.once(vcpu, sequence, |machine| {
-            machine.host.note(Note::Reset(why));
-            machine.announce(VmEventKind::Reset);
-            let board = machine.board();
-            (board.power, board.reset) = (power::STARTING, [vcpu.into(), sequence]);
+        self.once(vcpu, page.sequence, |machine| {
+            machine.start_over(why);
             0
         });
         Ok(Resume::STOP)
+    }
+
+    /// The machine is to start anew, as soon as all its vCPUs are stopped.
+    pub(crate) fn start_over(&mut self, why: &'static str) {
+        self.host.note(Note::Reset(why));
+        self.announce(VmEventKind::Reset);
+        let board = self.board();
+        (board.power, board.reset) = (power::STARTING, board.events);
+        self.halt_all();
+    }
+
+    /// No vCPU runs on, whatever it waits for, and no timer.
+    fn halt_all(&mut self) {
+        self.awaited = 0;
+        self.rearm = true;
     }
 
     /// The machine goes off, with all its vCPUs.
@@ -159,6 +175,7 @@ impl<H: Host> Machine<H> {
             machine.host.note(note);
             machine.announce(kind);
             machine.board().power = power::OFF;
+            machine.halt_all();
             0
         });
         Ok(Resume::STOP)
@@ -173,6 +190,7 @@ impl<H: Host> Machine<H> {
             if let Some(state) = machine.vcpu(vcpu.into()) {
                 state.life = life::STOPPED;
             }
+            machine.rearm = true;
             0
         });
         Ok(Resume::STOP)
@@ -188,7 +206,7 @@ impl<H: Host> Machine<H> {
     /// A vCPU that is stopped is to enter at `place`, a value of [`start`].
     pub(crate) fn start_at(&mut self, number: usize, place: u64) {
         if let Some(state) = self.vcpu(number) {
-            (state.life, state.start, state.restarted) = (life::RUNNING, place, 0);
+            (state.life, state.start) = (life::RUNNING, place);
             self.starting |= 1 << number;
         }
     }
@@ -216,12 +234,13 @@ impl<H: Host> Machine<H> {
         self.rearm = true;
         let Some(state) = self.vcpu(number) else { return Resume::STOP };
         let waiting = core::mem::take(&mut state.pending);
+        state.restarted = page.sequence;
         if waiting & pending::STARTUP == 0 {
             state.life = life::WAITING;
             return Resume::STOP;
         }
         let address = (waiting & pending::PAGE) >> pending::PAGE_SHIFT << 12;
-        (state.life, state.start, state.restarted) = (life::RUNNING, start::real_mode(address), page.sequence);
+        (state.life, state.start) = (life::RUNNING, start::real_mode(address));
         self.enter_again(vcpu, page)
     }
 

@@ -55,8 +55,8 @@ pub struct Machine<H> {
     pub(crate) retry: Option<u64>,
     /// Hz of the TSC, and of the local APIC's timer.
     pub(crate) rates: (u64, u64),
-    /// What the exit that is served read from a device.
-    pub(crate) read_value: u64,
+    /// Those that asked for no interrupt window: an NMI is all that waited.
+    pub(crate) no_window: u16,
     /// A piece of a string at the high-bandwidth port.
     pub(crate) piece: Box<[u8]>,
 }
@@ -97,7 +97,7 @@ impl<H: Host> Machine<H> {
             armed: 0,
             retry: None,
             rates,
-            read_value: 0,
+            no_window: 0,
             piece: vec![0; PIECE].into_boxed_slice(),
         }
     }
@@ -137,8 +137,11 @@ impl<H: Host> Machine<H> {
     /// Serves an exit: the [`Resume`] word that answers it.
     #[inline(always)]
     pub fn exited(&mut self, vcpu: u16, page: &mut ExitPage) -> u64 {
-        if page.reason == IO
-            && self.attention >> vcpu & 1 == 0
+        if self.attention >> vcpu & 1 != 0 {
+            if let Some(word) = self.ended(vcpu, page) {
+                return word;
+            }
+        } else if page.reason == IO
             && let Some(word) = self.unclaimed(page)
         {
             return word;
@@ -165,7 +168,6 @@ impl<H: Host> Machine<H> {
     }
 
     fn dispatch(&mut self, vcpu: u16, page: &mut ExitPage) -> u64 {
-        self.read_value = 0;
         if page.rflags & TRAP != 0 {
             self.host.fetch(vcpu, page, group::DEBUG);
         }
@@ -293,11 +295,10 @@ impl<H: Host> Machine<H> {
     /// Makes what the exit changed durable, if it changed anything, with what it read.
     pub(crate) fn record(&mut self, vcpu: u16, sequence: u64, value: u64) {
         let number = usize::from(vcpu);
-        self.read_value = value;
         if !self.touched.is_empty()
             && let Some(record) = self.durable.vcpus.get_mut(number)
         {
-            (record.sequence, record.value, record.event) = (sequence, value, 0);
+            (record.sequence, record.value) = (sequence, value);
             self.touched.add(Block::Vcpu(number));
             self.commit();
         }

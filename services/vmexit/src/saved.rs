@@ -25,6 +25,8 @@ pub mod power {
     pub const RUNNING: u64 = 1;
     /// It is off for good.
     pub const OFF: u64 = 2;
+    /// It is off because the processor refused a vCPU's state, and `link` is to be told.
+    pub const REFUSED: u64 = 3;
 }
 
 /// Values of [`Vcpu::life`].
@@ -93,8 +95,8 @@ pub struct Board {
     pub power: u64,
     /// Cell of the CMOS clock that its data port shows.
     pub clock_index: u64,
-    /// vCPU and sequence of the exit that reset the machine last; sequence 0 for none.
-    pub reset: [u64; 2],
+    /// Number of the event that told the last reset, 0 for none.
+    pub reset: u64,
 }
 
 /// What is remembered of one vCPU besides what the core keeps.
@@ -105,7 +107,9 @@ pub struct Vcpu {
     pub sequence: u64,
     /// Value that it read.
     pub value: u64,
-    /// Event that was injected at its end, 0 for none.
+    /// Sequence of the last exit at whose end an event was injected.
+    pub injected: u64,
+    /// That event.
     pub event: u64,
     /// [`life`].
     pub life: u64,
@@ -113,7 +117,7 @@ pub struct Vcpu {
     pub pending: u64,
     /// Where it entered last, or is to enter: [`start`].
     pub start: u64,
-    /// Sequence of the exit that ended in that entry; 0 when the vCPU was stopped before.
+    /// Sequence of the exit that ended in that entry, or in the wait for it.
     pub restarted: u64,
     /// What the guest's TSC is ahead of the host's.
     pub tsc_offset: u64,
@@ -268,10 +272,11 @@ mod tests {
         state.board.events = 1;
         state.board.power = power::RUNNING;
         state.board.clock_index = 0x32;
-        state.board.reset = [1, 900];
+        state.board.reset = 1;
         state.vcpus[1] = Vcpu {
             sequence: 70_000,
             value: 0xff,
+            injected: 69_999,
             event: 0x8000_0031,
             life: life::HALTED,
             pending: pending::NMI,
@@ -291,7 +296,7 @@ mod tests {
         assert_eq!(Durable::load(&journal), state);
         let content: Vec<u8> = (0..WORDS).flat_map(|index| journal.load(index).to_le_bytes()).collect();
         assert_eq!(content, include_bytes!("../golden/state-1.bin"));
-        assert_eq!(SCHEMA, 0x949c_a4b6_0634_f247);
+        assert_eq!(SCHEMA, 0x94ad072f677a3cdd);
     }
 
     #[test]

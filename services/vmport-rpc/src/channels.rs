@@ -6,7 +6,7 @@
 
 use crate::channel::{Channel, NONE, flag, protocol, state};
 use crate::cookie::draw;
-use crate::layout::{BLOCK, CHANNELS, OPTIONS, RANDOM, RESET_SEQUENCE, RESET_VCPU};
+use crate::layout::{BLOCK, CHANNELS, OPTIONS, RANDOM, RESET_SEQUENCE};
 use crate::pool::{Cursor, blocks};
 use crate::record::{Record, kind};
 use crate::store::Store;
@@ -308,9 +308,8 @@ impl<W: Words> Channels<W> {
     }
 
     /// The machine was reset: every channel closes, once for each reset.
-    pub fn machine_reset(&mut self, sequence: u64, vcpu: u8) {
-        let number = u64::from(vcpu) + 1;
-        if self.store.header(RESET_SEQUENCE) == sequence && self.store.header(RESET_VCPU) == number {
+    pub fn machine_reset(&mut self, sequence: u64) {
+        if self.store.header(RESET_SEQUENCE) == sequence {
             return;
         }
         for id in 0..CHANNELS {
@@ -320,7 +319,6 @@ impl<W: Words> Channels<W> {
             }
         }
         self.store.journal.stage(RESET_SEQUENCE, sequence);
-        self.store.journal.stage(RESET_VCPU, number);
         self.store.commit();
     }
 }

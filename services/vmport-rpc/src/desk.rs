@@ -199,7 +199,7 @@ impl Service for Desk {
             MachineReset::KEY if call.header.source != FROM_CORE => {
                 let request = call.decode::<MachineReset>()?;
                 if let Some(channels) = &mut self.channels {
-                    channels.machine_reset(request.sequence, request.vcpu);
+                    channels.machine_reset(request.sequence);
                 }
                 reply.put(&MachineResetDone);
                 Ok(())

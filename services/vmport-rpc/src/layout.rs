@@ -37,12 +37,10 @@ pub const FEWEST_BLOCKS: usize = 2 * 65_536 / BLOCK;
 pub const RANDOM: usize = 0;
 /// Header: options, a bit mask.
 pub const OPTIONS: usize = 4;
-/// Header: sequence of the exit behind the last machine reset.
+/// Header: number of the last machine reset, 0 for none.
 pub const RESET_SEQUENCE: usize = 5;
-/// Header: vCPU of that exit, plus 1; 0 while there was none.
-pub const RESET_VCPU: usize = 6;
 /// Header: guestinfo entries that are in use, the first of the table.
-pub const ENTRIES: usize = 7;
+pub const ENTRIES: usize = 6;
 
 /// Places for a number of guestinfo entries and blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -45,7 +45,7 @@ impl Words for Region {
 
 /// The state that an instance finds in `region`.
 pub fn open(region: Region) -> Store<Region> {
-    let (journal, _) = Journal::open(region, "test", 1, 1);
+    let (journal, _) = Journal::open(region, "test", 1, 1).unwrap();
     Store::open(journal, KEYS).unwrap()
 }
 

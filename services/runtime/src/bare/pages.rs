@@ -1,7 +1,9 @@
 //! The pages that the core shows this partition: information, platform, state region.
 
+use super::syscall;
 use crate::info::Info;
-use crate::journal::Journal;
+use crate::journal::{Foreign, Journal};
+use crate::reason;
 use crate::state::{StateRegion, Words};
 use portcullis_ipc::info::{CONFIG_OFFSET, InfoPage};
 use portcullis_ipc::layout::{INFO_PAGE, PAGE, PLATFORM_PAGE, STATE_REGION};
@@ -87,7 +89,18 @@ pub fn state_region(service: &str, version: u32, schema: u64, counters: usize) -
 /// whether its content is that of an instance before.
 pub fn journal(service: &str, version: u32, schema: u64, counters: usize) -> (Journal<RegionWords>, bool) {
     let words = (info().page().state_bytes as usize / 8).saturating_sub(counters);
-    Journal::open(RegionWords { first: 0, words }, service, version, schema)
+    match Journal::open(RegionWords { first: 0, words }, service, version, schema) {
+        Ok(opened) => opened,
+        Err(Foreign { version: found, length }) => {
+            defmt::error!(
+                "the state region holds live state of version {=u32}, {=u32} bytes, not version {=u32}: start the system anew",
+                found,
+                length,
+                version
+            );
+            syscall::abort(reason::FOREIGN_STATE)
+        }
+    }
 }
 
 /// The last `count` words of the state region: each is state of its own, changed by one store.

@@ -66,7 +66,7 @@ impl Region {
 
     /// The state as an instance opens it.
     pub fn open(&self) -> Journal<Self> {
-        Journal::open(self.clone(), "vmexit", VERSION, SCHEMA).0
+        Journal::open(self.clone(), "vmexit", VERSION, SCHEMA).unwrap().0
     }
 
     /// Whether the service still lives for one more effect.
@@ -117,7 +117,7 @@ pub struct Model {
     pub image: &'static [u8],
     /// What the high-bandwidth port takes or gives.
     pub message: Option<Message>,
-    pub resets: Vec<(u64, u8)>,
+    pub resets: Vec<u64>,
 }
 
 /// A message at the high-bandwidth port. For input its bytes count down to 1.
@@ -304,7 +304,7 @@ impl Host for Model {
     }
 
     fn machine_reset(&mut self, reset: &MachineReset) {
-        self.resets.push((reset.sequence, reset.vcpu));
+        self.resets.push(reset.sequence);
     }
 
     fn note(&mut self, note: Note) {

@@ -339,12 +339,12 @@ fn a_machine_reset_closes_every_channel_once_and_keeps_guestinfo() {
     let mut guest = Guest::new();
     let open = guest.open(RPCI).unwrap();
     assert_eq!(guest.rpc(open, b"info-set guestinfo.a b"), b"1 ");
-    guest.channels.machine_reset(7, 0);
+    guest.channels.machine_reset(7);
     assert_eq!(guest.on(open, 1, 0), FAILED);
     let open = guest.open(RPCI).unwrap();
-    guest.channels.machine_reset(7, 0);
+    guest.channels.machine_reset(7);
     assert_eq!(guest.rpc(open, b"info-get guestinfo.a"), b"1 b");
-    guest.channels.machine_reset(7, 1);
+    guest.channels.machine_reset(8);
     assert_eq!(guest.open(RPCI), Some(open));
 }
 
