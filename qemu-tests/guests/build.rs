@@ -76,7 +76,7 @@ fn main() {
     println!("cargo:rustc-link-arg-bins=--oformat=binary");
     println!("cargo:rustc-link-arg-bins=--build-id=none");
     for guest in GUESTS {
-        let file = if REAL_MODE.contains(&guest) { "low.ld" } else { "high.ld" };
+        let file = if REAL_MODE.contains(guest) { "low.ld" } else { "high.ld" };
         println!("cargo:rustc-link-arg-bin={guest}=-T{}", out.join(file).display());
     }
     println!("cargo:rustc-link-arg-bin=guest-firmware=-T{}", out.join("firmware.ld").display());
