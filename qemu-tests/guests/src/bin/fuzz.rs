@@ -1,6 +1,6 @@
 //! Random operations: see `guests::fuzz`. Whether a service was restarted the log says.
 //!
-//! The seed and how many there are come from guestinfo: `fuzz.seed` (1) and `fuzz.operations` (30,000).
+//! The seed and how many there are come from guestinfo: `fuzz.seed` (1) and `fuzz.operations` (100,000).
 #![no_std]
 #![no_main]
 
@@ -13,13 +13,13 @@ use guests::{
 guests::entry!(long64, main);
 
 /// Operations between two looks at the port, which are told as notes.
-const STRETCH: u64 = 5_000;
+const STRETCH: u64 = 20_000;
 
 extern "C" fn main(_memory: u64) -> ! {
     machine::init();
     let mut report = Report::new("fuzz");
     let seed = number(b"guestinfo.fuzz.seed").unwrap_or(1);
-    let operations = number(b"guestinfo.fuzz.operations").unwrap_or(30_000);
+    let operations = number(b"guestinfo.fuzz.operations").unwrap_or(100_000);
     report.note(format_args!("seed {seed}, {operations} operations"));
     let mut fuzzer = Fuzzer::new(seed);
     let mut answered = true;
