@@ -31,9 +31,16 @@ pub fn describe(config: &Config, memory: u64, vcpus: u32) -> Option<BuildTables>
     (config.acpi || config.smbios).then_some(machine)
 }
 
-/// Zeroes the place of the tables and of the mailbox: what a guest wrote there before a reset is gone.
+/// Where a processor starts in real mode, and what stands there: code that writes 6 to port 0xcf9, by which the
+/// machine is reset, and halts. Linux on hardware-reduced ACPI without EFI restarts a machine by going there.
+const ENTRY: u64 = 0xf_fff0;
+const RESET: [u8; 9] = [0xb0, 0x06, 0xba, 0xf9, 0x0c, 0xee, 0xf4, 0xeb, 0xfd];
+
+/// Puts the place of the tables and of the mailbox into its first state: what a guest wrote there before a
+/// reset is gone. Zeros, but for the processor's first instruction.
 pub fn clear(memory: &mut impl GuestMemory) -> Result<(), Error> {
-    fill(memory, WINDOW.into(), &[], WINDOW_BYTES.into())
+    fill(memory, WINDOW.into(), &[], WINDOW_BYTES.into())?;
+    fill(memory, ENTRY, &RESET, RESET.len() as u64)
 }
 
 #[cfg(test)]
@@ -57,12 +64,14 @@ mod tests {
     }
 
     #[test]
-    fn the_window_is_zeroed_and_nothing_else() {
+    fn the_window_is_zeroed_but_for_the_reset_code_and_nothing_else() {
         let mut memory = Plain::new(0x10_1000);
         memory.0.fill(7);
         clear(&mut memory).unwrap();
         assert_eq!((memory.0[0xd_ffff], memory.0[0x10_0000]), (7, 7));
-        assert!(memory.0[0xe_0000..0x10_0000].iter().all(|byte| *byte == 0));
+        assert!(memory.0[0xe_0000..0xf_fff0].iter().all(|byte| *byte == 0));
+        assert_eq!(memory.0[0xf_fff0..0xf_fff9], RESET);
+        assert!(memory.0[0xf_fff9..0x10_0000].iter().all(|byte| *byte == 0));
         assert!(clear(&mut Plain::new(0xf_0000)).is_err());
     }
 }
