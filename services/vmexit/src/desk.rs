@@ -46,6 +46,16 @@ const DECODER: usize = 128 * 1024;
 static TABLES: Mutex<[MaybeUninit<u8>; DECODER]> = Mutex::new([MaybeUninit::uninit(); DECODER]);
 
 fn main(start: Start) -> ! {
+    let mut desk = open();
+    defmt::info!("vmexit ready, generation {=u32}", start.generation);
+    desk.machine.start(start.cause == cause::BAD_GUEST_STATE);
+    serve(start, &mut desk)
+}
+
+/// The service as the instance before left it. A function of its own, so that what building takes of the stack
+/// is free again while it serves.
+#[inline(never)]
+fn open() -> Desk {
     let tables: &mut [_; DECODER] = MutexGuard::leak(TABLES.lock());
     heap::add(tables);
     let Some(vm) = Vm::find("vm") else { missing("vm") };
@@ -81,13 +91,10 @@ fn main(start: Start) -> ! {
         checked: ArrayVec::new(),
         tally: Tally::new(),
     };
-    let mut desk = Desk { vm, machine: Machine::new(host, config, identity) };
-    if config.lapic && desk.machine.host.lapic.is_none() {
+    if config.lapic && host.lapic.is_none() {
         defmt::warn!("no capability \"lapic\": timers of the guest's local APICs never fire; add a timer of this name");
     }
-    defmt::info!("vmexit ready, generation {=u32}", start.generation);
-    desk.machine.start(start.cause == cause::BAD_GUEST_STATE);
-    serve(start, &mut desk)
+    Desk { vm, machine: Machine::new(host, config, identity) }
 }
 
 struct Desk {

@@ -111,6 +111,7 @@ impl<'a> Header<'a> {
 }
 
 /// Loads the kernel and what it is told.
+#[inline(never)]
 pub fn load(memory: &mut impl GuestMemory, space: &mut Space, guest: &Guest<'_>) -> Result<Start, Error> {
     let header = Header::read(guest.kernel)?;
     claim(space, "", guest.append, header.half(COMMAND_LINE_SIZE, 0x238, 255).min(MOST_COMMAND_LINE) as usize)?;

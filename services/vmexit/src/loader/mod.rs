@@ -80,6 +80,7 @@ pub fn load(memory: &mut impl GuestMemory, config: &Config, guest: &Guest<'_>) -
     }
     let entry = if config.entry == Entry::Auto { method(guest.kernel)? } else { config.entry };
     let mut space = Space::new(map::map(have, guest.rsdp != 0));
+    // None of them is inlined: together they take more of the stack than any alone.
     match entry {
         Entry::Pvh => pvh::load(memory, &mut space, &Elf::read(guest.kernel)?, guest),
         Entry::Linux32 => linux32::load(memory, &mut space, guest),

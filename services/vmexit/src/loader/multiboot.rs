@@ -84,6 +84,7 @@ impl<'a> Image<'a> {
 }
 
 /// Loads the kernel and what it is told.
+#[inline(never)]
 pub fn load(memory: &mut impl GuestMemory, space: &mut Space, guest: &Guest<'_>) -> Result<Start, Error> {
     let image = Image::read(guest.kernel)?;
     claim(space, KERNEL_NAME, guest.append, MOST_COMMAND_LINE)?;

@@ -63,6 +63,7 @@ fn offset(elf: &Elf<'_>, space: &Space) -> u64 {
 }
 
 /// Loads the kernel and what it is told.
+#[inline(never)]
 pub fn load(
     memory: &mut impl GuestMemory,
     space: &mut Space,

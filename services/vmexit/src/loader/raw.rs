@@ -20,6 +20,7 @@ const PRESENT_WRITABLE: u64 = 3;
 const LARGE: u64 = 1 << 7;
 
 /// Loads `image` at `address` for one of the raw entries.
+#[inline(never)]
 pub fn load(memory: &mut impl GuestMemory, entry: Entry, address: u64, image: &[u8]) -> Result<Start, Error> {
     let have = memory.size();
     let needed = address.saturating_add(image.len() as u64).max(STACK);
