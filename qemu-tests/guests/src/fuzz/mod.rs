@@ -103,7 +103,7 @@ impl Fuzzer {
                     *register = random.word();
                 }
             }
-            state.rflags |= random.next() & FLAGS;
+            state.rflags |= random.draw() & FLAGS;
             for (flag, rarity) in [(TRAP, 32), (INTERRUPT, 8), (ALIGNMENT, 16)] {
                 state.rflags |= if random.chance(rarity) { flag } else { 0 };
             }

@@ -32,7 +32,7 @@ impl Fuzzer {
 
     fn magic(&mut self) -> u64 {
         let upper = self.random.word() << 32;
-        upper | if self.random.chance(8) { self.random.next() >> 32 } else { u64::from(MAGIC) }
+        upper | if self.random.chance(8) { self.random.draw() >> 32 } else { u64::from(MAGIC) }
     }
 
     /// IN or OUT of any width, to any command.

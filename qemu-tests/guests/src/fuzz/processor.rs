@@ -106,7 +106,7 @@ impl Fuzzer {
     fn model_specific(&mut self) {
         let write = self.random.chance(2);
         let number = match self.random.below(8) {
-            0 => self.random.next() >> 32,
+            0 => self.random.draw() >> 32,
             1 => 0x800 + self.random.below(0x40),
             _ => self.random.pick(&MSRS),
         };
@@ -133,7 +133,7 @@ impl Fuzzer {
     /// Writes CR0, CR2, CR4 or CR8, and puts CR0 and CR4 right again.
     fn control(&mut self) {
         let (code, value): (&[u8], u64) = match self.random.below(4) {
-            0 => (&[0x0f, 0x22, 0xc0], self.cr0 ^ self.random.next() & CR0_CHANGES),
+            0 => (&[0x0f, 0x22, 0xc0], self.cr0 ^ self.random.draw() & CR0_CHANGES),
             1 => (&[0x0f, 0x22, 0xd0], self.random.word()),
             2 => (&[0x0f, 0x22, 0xe0], (self.cr4 ^ 1 << self.random.below(64)) & !CR4_LEFT_OUT),
             _ => (&[0x44, 0x0f, 0x22, 0xc0], self.random.below(20)),

@@ -13,7 +13,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -22,7 +22,7 @@ impl Random {
 
     /// A number below `end`, which is not 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+        self.draw() % end
     }
 
     /// True once in `rarity` times.
@@ -40,8 +40,8 @@ impl Random {
         match self.below(4) {
             0 => self.pick(&EDGES),
             1 => self.below(0x1000),
-            2 => self.next() >> 32,
-            _ => self.next(),
+            2 => self.draw() >> 32,
+            _ => self.draw(),
         }
     }
 }

@@ -54,17 +54,17 @@ impl Fuzzer {
         };
         let frame = match random.below(10) {
             0 => ABSENT + random.below(16) * PAGE,
-            1 => (1 << 32 | random.next() & 0x000f_ffff_ffff_f000) & if large { !0x3fff_ffff } else { u64::MAX },
-            2 if large => good | random.next() & 0x1f_e000,
+            1 => (1 << 32 | random.draw() & 0x000f_ffff_ffff_f000) & if large { !0x3fff_ffff } else { u64::MAX },
+            2 if large => good | random.draw() & 0x1f_e000,
             2 if level == Level::Leaf => IOAPIC,
             2 => LAPIC,
             _ => good,
         };
-        let mut flags = random.next() & 0xe7e;
+        let mut flags = random.draw() & 0xe7e;
         flags |= u64::from(!random.chance(8));
         flags |= if random.chance(8) { 0 } else { 6 };
         flags |= if random.chance(12) { NO_EXECUTE } else { 0 };
-        flags |= if random.chance(16) { random.next() & 0x7ff0_0000_0000_0000 } else { 0 };
+        flags |= if random.chance(16) { random.draw() & 0x7ff0_0000_0000_0000 } else { 0 };
         frame | flags | if large { LARGE } else { 0 }
     }
 
@@ -95,7 +95,7 @@ impl Fuzzer {
             0 => self.data(),
             1 => ABSENT + self.random.below(PAGE),
             2 => IOAPIC + self.random.below(PAGE),
-            3 => self.random.next() & 0xffff_8000_0000_0000 | GIB << 30,
+            3 => self.random.draw() & 0xffff_8000_0000_0000 | GIB << 30,
             _ => {
                 let page = GIB << 30 | self.random.below(8) << 21 | self.random.below(16) << 12;
                 let edge = if self.random.chance(2) { PAGE - self.random.below(16) } else { self.random.below(PAGE) };
