@@ -43,8 +43,8 @@ fn get(channel: &Channel, way: Way, tick: u64) -> Result<(), &'static str> {
 }
 
 fn tick(place: Place, tick: u64) -> Result<(), &'static str> {
-    let channel = Channel::open(place, tick % 2 == 0, RPCI | WITH_COOKIE).ok_or("open")?;
-    let (first, second) = if tick % 3 == 0 { (Way::Low, Way::High) } else { (Way::High, Way::Low) };
+    let channel = Channel::open(place, tick.is_multiple_of(2), RPCI | WITH_COOKIE).ok_or("open")?;
+    let (first, second) = if tick.is_multiple_of(3) { (Way::Low, Way::High) } else { (Way::High, Way::Low) };
     if tick > 0 {
         get(&channel, first, tick - 1)?;
     }
