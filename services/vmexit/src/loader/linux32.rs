@@ -243,7 +243,7 @@ pub mod tests {
             file[at..at + bytes.len()].copy_from_slice(bytes);
             loaded(&file, "", &[], MEMORY).err().unwrap()
         };
-        assert!(matches!(changed(0x202, b"XXXX"), Error::Unusable(_)));
+        assert!(matches!(changed(0x202, b"NOPE"), Error::Unusable(_)));
         assert!(matches!(changed(0x206, &[1, 2]), Error::Unusable(_)));
         assert!(matches!(changed(0x211, &[0]), Error::Unusable(_)));
         assert!(matches!(changed(0x1f4, &[0xff; 4]), Error::Corrupt(_)));
