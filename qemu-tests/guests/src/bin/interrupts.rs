@@ -35,6 +35,10 @@ fn timers(report: &mut Report) {
         let second = if again { apic::wait() } else { vector };
         let passed = tsc() - before;
         apic::write(msr::INITIAL, 0);
+        // A period that ended before the timer stopped.
+        while again && apic::open(&[0x90]).vector == vector {
+            apic::write(msr::END, 0);
+        }
         let left = apic::read(msr::CURRENT);
         report.check(
             (first, second, left) == (vector, vector, 0) && passed >= WHILE / 2,
