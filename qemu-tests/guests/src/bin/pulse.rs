@@ -1,5 +1,6 @@
 //! Interrupts for ever: each tick takes one of every kind, halted and running, and every one must come exactly
-//! once. For tests that end services under a running guest.
+//! once. The lines between them are there to be interrupted, too. For tests that end services under a running
+//! guest.
 #![no_std]
 #![no_main]
 
@@ -29,15 +30,18 @@ fn one(expected: u64) -> Result<(), u64> {
     }
 }
 
-fn tick(others: &mut u16) -> Result<(), (&'static str, u64)> {
+fn tick(report: &Report, others: &mut u16) -> Result<(), (&'static str, u64)> {
     apic::write(msr::TIMER, timer::DEADLINE | 0x42);
     apic::write(msr::DEADLINE, tsc() + SOON);
     one(0x42).map_err(|seen| ("deadline", seen))?;
+    report.note(format_args!("deadline"));
     apic::write(msr::TIMER, timer::ONE_SHOT | 0x40);
     apic::write(msr::INITIAL, SOON);
     one(0x40).map_err(|seen| ("one-shot", seen))?;
+    report.note(format_args!("one-shot"));
     apic::write(msr::SELF, 0x50);
     one(0x50).map_err(|seen| ("itself", seen))?;
+    report.note(format_args!("itself"));
     outb(0x3f9, 2);
     one(0x70).map_err(|seen| ("serial", seen))?;
     let cause = inb(0x3fa);
@@ -67,7 +71,7 @@ extern "C" fn main(_memory: u64) -> ! {
     report.check(started, "other processor", format_args!("started"));
     let mut others = 0;
     for number in 0u64.. {
-        if let Err((what, seen)) = tick(&mut others) {
+        if let Err((what, seen)) = tick(&report, &mut others) {
             report.check(false, what, format_args!("tick {number}, saw {seen:#x}"));
         }
         report.note(format_args!("tick {number}"));
