@@ -159,19 +159,14 @@ fn the_largest_tables_leave_room_for_the_mailbox_page() {
     }
 }
 
-/// The output of a tool; `None` where it is not installed.
-fn run(tool: &str, arguments: &[&str], directory: &Path) -> Option<(bool, String)> {
+/// Whether a tool succeeded, and what it said.
+fn run(tool: &str, arguments: &[&str], directory: &Path) -> (bool, String) {
     // Debian installs dmidecode where a user's PATH does not lead.
     let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
-    let output = match Command::new(tool).args(arguments).current_dir(directory).env("PATH", path).output() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            eprintln!("{tool} is not installed: `cargo xtask setup` installs it");
-            return None;
-        }
-        output => output.unwrap(),
-    };
+    let output = Command::new(tool).args(arguments).current_dir(directory).env("PATH", path).output();
+    let output = output.unwrap_or_else(|error| panic!("{tool}: {error}; `cargo xtask setup` installs it"));
     let text = [output.stdout, output.stderr].concat();
-    Some((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Debian 12's iasl is older than the mailbox structure: the machine for it has none.
@@ -182,7 +177,7 @@ fn iasl_reads_every_table_without_complaint_and_compiles_the_dsdt_anew() {
         for (name, table) in tables(&window(&machine)) {
             let file = format!("{name}.dat");
             std::fs::write(directory.path().join(&file), table).unwrap();
-            let Some((done, text)) = run("iasl", &["-d", &file], directory.path()) else { return };
+            let (done, text) = run("iasl", &["-d", &file], directory.path());
             let source = std::fs::read_to_string(directory.path().join(format!("{name}.dsl"))).unwrap();
             let complaints = ["Error", "Warning", "Invalid", "Incorrect", "Unknown"];
             assert!(
@@ -190,7 +185,7 @@ fn iasl_reads_every_table_without_complaint_and_compiles_the_dsdt_anew() {
                 "{text}{source}"
             );
         }
-        let (done, text) = run("iasl", &["-p", "again", "DSDT.dsl"], directory.path()).unwrap();
+        let (done, text) = run("iasl", &["-p", "again", "DSDT.dsl"], directory.path());
         assert!(done && text.contains("0 Errors, 0 Warnings, 0 Remarks"), "{text}");
         let again = std::fs::read(directory.path().join("again.aml")).unwrap();
         let dsdt = get(&window(&machine), "DSDT");
@@ -245,7 +240,7 @@ fn dmidecode_reads_every_structure_without_complaint() {
     for (machine, size) in [(FULL, "Size: 512 MB"), (BARE, "Size: 64 GB")] {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("dump"), dump(&machine)).unwrap();
-        let Some((done, text)) = run("dmidecode", &["--from-dump", "dump"], directory.path()) else { return };
+        let (done, text) = run("dmidecode", &["--from-dump", "dump"], directory.path());
         assert!(done && text.contains("End Of Table") && text.contains(size), "{text}");
         assert!(text.contains("UUID: 564d8e67-1234-0001-0203-0405060708ff"), "{text}");
         for complaint in ["OUT OF SPEC", "BAD INDEX", "truncated", "Wrong", "Invalid", "broken", "TRUNCATED"] {
