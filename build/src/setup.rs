@@ -71,7 +71,8 @@ impl Need {
                 need(toolchain_found(), &["rustc-web", "cargo-web", "rust-web-src"]);
             }
             Self::Lints => {
-                let debian = Toolchain::detect().is_ok_and(|toolchain| toolchain.choice().debian);
+                let detected = Toolchain::detect().map(|toolchain| toolchain.choice().debian);
+                let debian = debian_compiles(detected, toolchain::rustup_may_install());
                 let both = |name: &str| program(name) && (!debian || file(&format!("/usr/bin/{name}")));
                 need(both("cargo-clippy"), &["rust-web-clippy"]);
                 need(both("cargo-fmt"), &["rustfmt-web"]);
@@ -94,6 +95,12 @@ impl Need {
         }
         packages
     }
+}
+
+/// Whether Debian's toolchain compiles for bare metal: as `detected`, or, where no toolchain is there yet, because
+/// rustup may not bring one and so `setup` installs Debian's. Its rustfmt and clippy are missing with it, then.
+fn debian_compiles(detected: Result<bool, toolchain::Error>, rustup: bool) -> bool {
+    detected.unwrap_or(!rustup)
 }
 
 fn toolchain_found() -> bool {
@@ -210,6 +217,14 @@ fn missing(needs: &[Need]) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn on_a_bare_machine_the_lints_are_those_of_the_toolchain_that_will_be_installed() {
+        let nothing = || Err(toolchain::Error::NoCore { command: "" });
+        assert!(debian_compiles(nothing(), false));
+        assert!(!debian_compiles(nothing(), true));
+        assert!(debian_compiles(Ok(true), false) && !debian_compiles(Ok(false), false));
+    }
 
     #[test]
     fn errors_are_one_line_and_name_the_command() {
