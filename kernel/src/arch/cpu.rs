@@ -137,8 +137,10 @@ pub fn reset() -> ! {
     halt()
 }
 
-/// CR4 bits that the core runs with: PAE, MCE, PGE, OSFXSR, OSXMMEXCPT, UMIP, OSXSAVE, SMEP, SMAP.
-pub const CR4: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 18 | 1 << 20 | 1 << 21;
+/// CR4 bits that the core runs with on every processor: PAE, MCE, PGE, OSFXSR, OSXMMEXCPT, OSXSAVE, SMEP.
+pub const CR4: u64 = 1 << 5 | 1 << 6 | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 18 | 1 << 20;
+const UMIP: u64 = 1 << 11;
+const SMAP: u64 = 1 << 21;
 /// CR0 bits that the core runs with: PG, WP, NE, TS, MP, PE (and ET). TS is set, so that extended
 /// registers are out of reach of every partition.
 pub const CR0: u64 = 1 << 31 | 1 << 16 | 1 << 5 | 1 << 4 | 1 << 3 | 1 << 1 | 1;
@@ -155,10 +157,19 @@ pub fn missing_feature() -> Option<&'static str> {
         (leaf1.edx, 7, "machine-check exception"),
         (leaf1.edx, 9, "local APIC"),
         (leaf7.ebx, 7, "SMEP"),
-        (leaf7.ebx, 20, "SMAP"),
-        (leaf7.ecx, 2, "UMIP"),
         (extended.edx, 20, "NX"),
         (extended.edx, 11, "SYSCALL"),
     ];
     needs.iter().find(|(register, bit, _)| register >> bit & 1 == 0).map(|(_, _, name)| *name)
+}
+
+/// CR4 bits that the core sets where the processor has them, and what the boot says of those that it lacks.
+pub fn optional_cr4() -> (u64, &'static str) {
+    let leaf7 = cpuid(7, 0);
+    match (leaf7.ebx >> 20 & 1, leaf7.ecx >> 2 & 1) {
+        (0, 0) => (0, ", without SMAP, UMIP"),
+        (0, _) => (UMIP, ", without SMAP"),
+        (_, 0) => (SMAP, ", without UMIP"),
+        _ => (SMAP | UMIP, ""),
+    }
 }

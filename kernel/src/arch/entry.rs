@@ -2,7 +2,7 @@
 //!
 //! INV-ENTRY: every entry from ring 3 stores all registers of the thread in the [`Frame`] that per-CPU
 //! state points to, takes the CPU's one stack from its top, and calls [`crate::entry`] with interrupts
-//! off, the direction flag clear and SMAP in force. The core returns only through [`resume`].
+//! off, the direction and alignment-check flags clear. The core returns only through [`resume`].
 
 use super::{cpu, gdt};
 use zerocopy::FromZeros;
@@ -268,11 +268,11 @@ entry_call:
     ud2
 
 entry_interrupt:                    // vector, error, rip, cs, rflags, rsp, ss
-    cld
     test qword ptr [rsp + 24], 3
     jz 2f
     swapgs
-    clac
+    push 2                          // DF and AC off; CLAC exists only where SMAP does
+    popfq
     mov gs:[8], rax
     mov rax, gs:[16]
     mov [rax + 8], rbx

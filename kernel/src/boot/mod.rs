@@ -92,8 +92,9 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     let stack = gdt::load();
     idt::load();
     gate::install(stack);
+    let (optional, lacks) = cpu::optional_cr4();
     // SAFETY: the features were found above; the boot tables allow WP and the core's rules.
-    unsafe { cpu::set_cr4(cpu::CR4) };
+    unsafe { cpu::set_cr4(cpu::CR4 | optional) };
     // SAFETY: as above.
     unsafe { cpu::set_cr0(cpu::CR0) };
 
@@ -127,10 +128,11 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     fill_platform(core);
     log::begin(core.rates.tsc, &build_id());
     defmt::info!(
-        "tsc {=u64} Hz, lapic {=u64} Hz, mitigations {=u32:x}",
+        "tsc {=u64} Hz, lapic {=u64} Hz, mitigations {=u32:x}{=str}",
         core.rates.tsc,
         core.rates.lapic,
-        core.mitigations
+        core.mitigations,
+        lacks
     );
     defmt::info!(
         "page-table pool: {=u64} of {=u64} pages; free memory: {=u64} pages",
@@ -139,7 +141,7 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
         frames.left()
     );
     system::start(core);
-    uart::say(format_args!("mitigations {:#x}, {} partitions", core.mitigations, system::count(core)));
+    uart::say(format_args!("mitigations {:#x}, {} partitions{lacks}", core.mitigations, system::count(core)));
     Ok(())
 }
 
