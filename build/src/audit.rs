@@ -16,7 +16,7 @@ pub mod walk;
 pub use inspect::{Found, Scene, capture, inspect};
 
 use crate::emulator::Event;
-use crate::emulator::command::{MEMORY_MIB, MOST_MEMORY_MIB, Machine};
+use crate::emulator::machine::{MEMORY_MIB, MOST_MEMORY_MIB, Machine};
 use crate::run::session::{self, Said, Session};
 use crate::{image, setup, workspace};
 use anyhow::bail;
@@ -41,8 +41,7 @@ pub struct Args {
 pub fn command(args: &Args) -> anyhow::Result<()> {
     setup::ensure(&[setup::Need::Qemu])?;
     let image = image::make(&args.manifest, None, "info")?;
-    let machine =
-        Machine { boot: session::pvh(&image, None), memory_mib: image.memory_mib(args.memory), icount: false };
+    let machine = Machine::new(session::pvh(&image, None), image.memory_mib(args.memory));
     let run = Duration::from_secs(args.seconds);
     let mut session = Session::start(&machine, &image, run + Duration::from_secs(60))?;
     let until = Instant::now() + run;

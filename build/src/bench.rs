@@ -9,7 +9,7 @@ pub mod figures;
 mod guest;
 
 use crate::emulator::Event;
-use crate::emulator::command::{MEMORY_MIB, Machine};
+use crate::emulator::machine::{MEMORY_MIB, Machine};
 use crate::run::EXIT_PASS;
 use crate::run::session::{self, Said, Session};
 use crate::{build, image, manifest, setup, workspace};
@@ -77,7 +77,7 @@ pub fn measure(manifests: &[PathBuf], limit: Duration) -> anyhow::Result<BTreeMa
 
 /// The machine's time when the last service of the system says in the log that it is ready.
 fn boot(image: &image::Image, limit: Duration) -> anyhow::Result<u64> {
-    let machine = Machine { boot: session::pvh(image, None), memory_mib: image.memory_mib(MEMORY_MIB), icount: true };
+    let machine = Machine { icount: true, ..Machine::new(session::pvh(image, None), image.memory_mib(MEMORY_MIB)) };
     let mut session = Session::start(&machine, image, limit)?;
     let mut missing: BTreeSet<&str> = image.system.partitions.iter().map(|one| one.name.as_str()).collect();
     loop {
@@ -103,7 +103,7 @@ fn boot(image: &image::Image, limit: Duration) -> anyhow::Result<u64> {
 const READY: &str = " ready, generation 1";
 
 fn one(image: &image::Image, limit: Duration) -> anyhow::Result<BTreeMap<String, u64>> {
-    let machine = Machine { boot: session::pvh(image, None), memory_mib: image.memory_mib(MEMORY_MIB), icount: true };
+    let machine = Machine { icount: true, ..Machine::new(session::pvh(image, None), image.memory_mib(MEMORY_MIB)) };
     let mut session = Session::start(&machine, image, limit)?;
     let mut figures = BTreeMap::new();
     let mut com1 = Vec::new();

@@ -1,24 +1,27 @@
-//! Starts QEMU with an image, carries its lines, and ends it in its own time limit.
+//! Starts an emulator with an image, carries its lines, and ends it in its own time limit.
 //!
-//! The emulator connects to sockets that this process listens on, so no byte is lost before somebody
-//! reads. A system ends by itself with one byte to port 0xF4: the byte arrives here as an event and the
+//! A system ends by itself with one byte to port 0xF4: the byte arrives here as an event and the
 //! machine stays, so that its memory can be looked at ([`Emulator::snapshot`]). What the lines
-//! mean is not known here. The command line is made in [`command`].
+//! mean is not known here. [`machine`] says what is wanted, [`qemu`] and [`bochs`] are the two that can do it.
 
-pub mod command;
+pub mod bochs;
 mod line;
+pub mod machine;
+pub mod qemu;
 
-use crate::monitor::{self, Monitor};
+use crate::monitor;
 use crate::process;
-use command::Machine;
 use line::Line;
+use machine::{Kind, Machine};
 use std::io::{self, Read};
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::process::{Child, Command};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// Time within which QEMU must have connected to all its sockets.
+/// Port with which a system ends itself: one byte, 0x10 for success.
+pub const EXIT_PORT: u16 = 0xf4;
+
+/// Time within which an emulator must have opened all its lines.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// Time without a word after which an end is taken to be the last.
@@ -43,20 +46,28 @@ pub enum Error {
         /// What to do.
         fix: &'static str,
     },
-    /// QEMU ended before it ran.
-    #[error("QEMU ended at once ({status}): {message}")]
+    /// The emulator ended before it ran.
+    #[error("{emulator} ended at once ({status}): {message}")]
     Died {
+        /// Which.
+        emulator: &'static str,
         /// How it ended.
         status: String,
         /// Its last words.
         message: String,
     },
-    /// QEMU did not open its lines.
-    #[error("QEMU did not open its lines within {} s: is the machine overloaded?", START_LIMIT.as_secs())]
-    Silent,
-    /// The monitor refused.
+    /// The emulator did not open its lines.
+    #[error("{0} did not open its lines within {limit} s: is the machine overloaded?", limit = START_LIMIT.as_secs())]
+    Silent(&'static str),
+    /// QEMU's monitor refused.
     #[error(transparent)]
     Monitor(#[from] monitor::Error),
+    /// Bochs's debugger refused.
+    #[error(transparent)]
+    Debugger(#[from] bochs::debugger::Error),
+    /// Bochs cannot boot so.
+    #[error("Bochs boots from a CD under a BIOS only: use `--boot bios`")]
+    NoCd,
     /// The host refused.
     #[error("cannot {what}: {source}")]
     Host {
@@ -80,9 +91,9 @@ pub enum Event {
     Com2(Vec<u8>),
     /// The system wrote this value to the exit port.
     Exit(u8),
-    /// The machine stopped: shut down, reset or crashed; QEMU's word for it.
+    /// The machine stopped: shut down, reset or crashed; the emulator's word for it.
     Stopped(String),
-    /// QEMU itself is gone.
+    /// The emulator itself is gone.
     Gone,
     /// The time limit of the run is over.
     Deadline,
@@ -90,61 +101,77 @@ pub enum Event {
     Quiet,
 }
 
+/// What the processor has of the things that an audit expects to be in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// Supervisor-mode access prevention.
+    pub smap: bool,
+    /// User-mode instruction prevention.
+    pub umip: bool,
+    /// VT-x; without it AMD-V.
+    pub vmx: bool,
+}
+
 /// The machine's state, captured while it stood still.
 pub struct Snapshot {
-    /// `info registers` of every CPU.
+    /// The control registers of every CPU in the emulator's words.
     pub registers: String,
-    /// RAM from physical address 0 on, as far as it lies in one piece.
+    /// What the processor has.
+    pub features: Features,
+    /// RAM from physical address 0 on, as far as it lies in one piece. Bochs shows what the core maps at its own
+    /// address; the rest is 0.
     pub memory: Vec<u8>,
+}
+
+/// What the emulators' own consoles have in common.
+trait Console {
+    /// Lets the machine run.
+    fn go(&mut self) -> Result<(), Error>;
+    /// Stops it.
+    fn stop(&mut self) -> Result<(), Error>;
+    /// The stopped machine's control registers.
+    fn registers(&mut self) -> Result<String, Error>;
+    /// The first `bytes` of the stopped machine's memory, or all there is.
+    fn memory(&mut self, bytes: u64) -> Result<Vec<u8>, Error>;
+    /// What the processor has.
+    fn features(&self) -> Features;
+}
+
+/// An emulator that has a machine ready and frozen.
+struct Started {
+    child: Child,
+    com1: Line,
+    com2: Line,
+    console: Box<dyn Console>,
 }
 
 /// A running emulator. Dropping it ends the process.
 pub struct Emulator {
-    child: Child,
-    monitor: Monitor,
-    com1: Line,
-    com2: Line,
+    started: Started,
     events: Receiver<Event>,
     deadline: Instant,
     /// An end that was seen and waits for what was said before it, and how long at most.
     ended: Option<(Event, Instant)>,
-    low_mib: u32,
-    directory: tempfile::TempDir,
+    /// Sockets and files of the run.
+    _directory: tempfile::TempDir,
 }
 
 impl Emulator {
     /// Starts `machine`; it is stopped at the latest `limit` from now.
     pub fn start(machine: &Machine, limit: Duration) -> Result<Self, Error> {
-        if process::find(command::QEMU).is_none() {
-            return Err(Error::Missing(command::QEMU, "qemu-system-x86"));
-        }
         let directory = tempfile::Builder::new()
             .prefix("portcullis-")
             .tempdir()
             .map_err(host("make a directory for the emulator's sockets"))?;
-        let sockets = command::Sockets::in_directory(directory.path());
-        let listen = |path: &PathBuf| line::listen(path).map_err(host("listen for the emulator"));
-        let listeners =
-            [listen(&sockets.com1)?, listen(&sockets.com2)?, listen(&sockets.exit)?, listen(&sockets.monitor)?];
-        let mut child = command::qemu(machine, &sockets, directory.path())?
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(host("start QEMU"))?;
         let (sender, events) = channel();
-        let opened = open(&mut child, &listeners, &sender);
-        let (com1, com2, monitor) = match opened {
-            Ok(lines) => lines,
-            Err(error) => {
-                return Err(quoted(&mut child, error));
-            }
+        let started = match machine.target.kind {
+            Kind::Qemu => qemu::start(machine, directory.path(), &sender)?,
+            Kind::Bochs => bochs::start(machine, directory.path(), &sender)?,
         };
         let deadline = Instant::now() + limit;
-        let mut emulator =
-            Self { child, monitor, com1, com2, events, deadline, ended: None, low_mib: machine.low_mib(), directory };
+        let mut emulator = Self { started, events, deadline, ended: None, _directory: directory };
         // The machine was started frozen, so that it cannot end before all lines are open.
-        emulator.monitor.run("cont")?;
+        emulator.started.console.go()?;
         Ok(emulator)
     }
 
@@ -179,96 +206,53 @@ impl Emulator {
 
     /// Sends bytes to COM1.
     pub fn send_com1(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.com1.send(bytes).map_err(host("write to COM1"))
+        self.started.com1.send(bytes).map_err(host("write to COM1"))
     }
 
     /// Sends bytes to COM2.
     pub fn send_com2(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.com2.send(bytes).map_err(host("write to COM2"))
-    }
-
-    /// The monitor.
-    pub fn monitor(&mut self) -> &mut Monitor {
-        &mut self.monitor
+        self.started.com2.send(bytes).map_err(host("write to COM2"))
     }
 
     /// Stops the machine and captures its registers and memory.
     pub fn snapshot(&mut self) -> Result<Snapshot, Error> {
-        self.monitor.run("stop")?;
-        let registers = self.monitor.human("info registers -a")?;
-        let memory = self.memory(u64::MAX)?;
-        Ok(Snapshot { registers, memory })
+        let console = &mut self.started.console;
+        console.stop()?;
+        let registers = console.registers()?;
+        let memory = console.memory(u64::MAX)?;
+        Ok(Snapshot { registers, features: console.features(), memory })
     }
 
     /// Stops the machine and captures the first `bytes` of its memory, or all there is.
     pub fn memory(&mut self, bytes: u64) -> Result<Vec<u8>, Error> {
-        self.monitor.run("stop")?;
-        let file = self.directory.path().join("memory");
-        self.monitor.save_memory(0, bytes.min(u64::from(self.low_mib) << 20), &file)?;
-        let memory = std::fs::read(&file).map_err(host("read the memory dump"))?;
-        std::fs::remove_file(&file).map_err(host("remove the memory dump"))?;
-        Ok(memory)
+        self.started.console.stop()?;
+        self.started.console.memory(bytes)
     }
 
-    /// Lets a stopped machine run for about `time` and stops it again.
-    pub fn run_for(&mut self, time: Duration) -> Result<(), Error> {
-        self.monitor.run("cont")?;
+    /// Lets a stopped machine run for about `time` and stops it again; its control registers then.
+    pub fn registers_after(&mut self, time: Duration) -> Result<String, Error> {
+        self.started.console.go()?;
         std::thread::sleep(time);
-        self.monitor.run("stop")?;
-        Ok(())
+        self.started.console.stop()?;
+        self.started.console.registers()
     }
 }
 
 impl Drop for Emulator {
     fn drop(&mut self) {
-        end(&mut self.child);
+        end(&mut self.started.child);
     }
 }
 
-type Lines = (Line, Line, Monitor);
-
-fn open(child: &mut Child, listeners: &[line::Listener; 4], events: &Sender<Event>) -> Result<Lines, Error> {
-    let deadline = Instant::now() + START_LIMIT;
-    let mut accept = |listener: &line::Listener| {
-        while Instant::now() < deadline {
-            if let Some(stream) = listener.accept().map_err(host("take the emulator's line"))? {
-                return Ok(stream);
-            }
-            if let Some(status) = child.try_wait().map_err(host("watch QEMU"))? {
-                return Err(Error::Died { status: status.to_string(), message: last_words(child) });
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        Err(Error::Silent)
-    };
-    let [com1, com2, exit, control] = listeners;
-    let com1 = Line::new(accept(com1)?, events.clone(), |bytes| vec![Event::Com1(bytes.to_vec())]);
-    let com2 = Line::new(accept(com2)?, events.clone(), |bytes| vec![Event::Com2(bytes.to_vec())]);
-    let to_exits = |bytes: &[u8]| bytes.iter().copied().map(Event::Exit).collect();
-    Line::new(accept(exit)?, events.clone(), to_exits).map_err(host("read the exit port"))?;
-    let control = accept(control)?;
-    let sink = events.clone();
-    let monitor = Monitor::new(control, move |event| {
-        let _ = sink.send(event.map_or(Event::Gone, Event::Stopped));
-    })?;
-    Ok((com1.map_err(host("read COM1"))?, com2.map_err(host("read COM2"))?, monitor))
-}
-
-/// A start that failed because QEMU ended is told in QEMU's own words.
-fn quoted(child: &mut Child, error: Error) -> Error {
-    if !matches!(error, Error::Monitor(_)) {
-        end(child);
-        return error;
-    }
-    // The socket closes a moment before the process is gone.
-    std::thread::sleep(Duration::from_millis(200));
-    match child.try_wait() {
-        Ok(Some(status)) => Error::Died { status: status.to_string(), message: last_words(child) },
-        _ => {
-            end(child);
-            error
-        }
-    }
+/// A program that ends with this process even when that is killed.
+fn with_this_process(words: &[&str]) -> Command {
+    // A tool of util-linux, which every Debian has; others do without.
+    const SETPRIV: &str = "setpriv";
+    let prefix: &[&str] = if process::find(SETPRIV).is_some() { &[SETPRIV, "--pdeathsig", "KILL", "--"] } else { &[] };
+    let all = [prefix, words].concat();
+    let mut command = Command::new(all[0]);
+    command.args(&all[1..]);
+    command
 }
 
 fn last_words(child: &mut Child) -> String {

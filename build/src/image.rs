@@ -2,7 +2,7 @@
 //! request a GRUB ISO that boots both by multiboot2 under BIOS and UEFI.
 
 use crate::bundle::{self, Bundle, ReadPartition};
-use crate::emulator::command::{LOW_MIB, SPLIT_MIB};
+use crate::emulator::machine::{LOW_MIB, SPLIT_MIB};
 use crate::manifest::{self, System};
 use crate::{build, guest, process, setup, workspace};
 use anyhow::Context;

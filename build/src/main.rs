@@ -21,7 +21,7 @@ enum Verb {
     Build(tool::build::Args),
     /// Check a system manifest and write its image (PVH ELF + bundle, GRUB ISO).
     Image(tool::image::Args),
-    /// Build a system and boot it in QEMU.
+    /// Build a system and boot it in an emulator.
     Run(tool::run::Args),
     /// Run every check: format, lints, unit tests, emulator tests, audits, budgets.
     Test(tool::test::Args),

@@ -1,4 +1,4 @@
-//! `run`: builds a system, boots it in QEMU and gives the user its guest's console. The terminal is the
+//! `run`: builds a system, boots it in an emulator and gives the user its guest's console. The terminal is the
 //! guest's; the log of core and services goes to a file.
 //!
 //! `session` is the booted system, `watch` decides when the run is over, `screen` shows it, `report` tells
@@ -18,7 +18,7 @@ mod typing;
 pub mod watch;
 
 use crate::emulator::Event;
-use crate::emulator::command::{Boot, MOST_MEMORY_MIB, Machine};
+use crate::emulator::machine::{Bios, Boot, Kind, MOST_MEMORY_MIB, Machine, Target};
 use crate::image::Image;
 use crate::logs::render::printable;
 use crate::{build, image, manifest, setup, workspace};
@@ -39,7 +39,7 @@ use watch::{End, Watch};
 pub enum By {
     /// The core's PVH note.
     Pvh,
-    /// GRUB from a CD under SeaBIOS.
+    /// GRUB from a CD under a BIOS.
     Bios,
     /// GRUB from a CD under OVMF.
     Uefi,
@@ -73,9 +73,22 @@ pub struct Args {
     /// guest or the user ends it, and where nobody can type, after ten minutes.
     #[arg(long)]
     seconds: Option<u64>,
-    /// How to boot.
-    #[arg(long, value_enum, default_value_t = By::Pvh)]
-    boot: By,
+    /// The emulator.
+    #[arg(long, value_enum, default_value_t)]
+    emulator: Kind,
+    /// Its processor: what QEMU takes as `-cpu`, or a model of Bochs's (`bochs --help cpu`); default: one with AMD-V in
+    /// QEMU, one with VT-x in Bochs.
+    #[arg(long, value_name = "MODEL")]
+    cpu: Option<String>,
+    /// The BIOS in Bochs.
+    #[arg(long, value_enum, default_value_t)]
+    bios: Bios,
+    /// Keep what Bochs reports, each exit of a guest included, in this file.
+    #[arg(long, value_name = "FILE")]
+    emulator_log: Option<PathBuf>,
+    /// How to boot; default: pvh in QEMU, bios in Bochs.
+    #[arg(long, value_enum)]
+    boot: Option<By>,
     /// Count instructions: every run takes the same course.
     #[arg(long)]
     icount: bool,
@@ -107,7 +120,10 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// Runs the verb.
 pub fn command(args: &Args) -> anyhow::Result<()> {
     let begun = Instant::now();
-    setup::ensure(&[setup::Need::Qemu])?;
+    setup::ensure(&[match args.emulator {
+        Kind::Qemu => setup::Need::Qemu,
+        Kind::Bochs => setup::Need::Bochs,
+    }])?;
     let to_terminal = args.log == Path::new("-");
     let record = if to_terminal { None } else { Some(Record::create(&args.log)?) };
     let mut screen = Screen::new(record, Report::new(args.json));
@@ -258,7 +274,11 @@ const LEAST_MIB: u32 = 256;
 
 fn machine(args: &Args, image: &Image) -> anyhow::Result<Machine> {
     let line = args.command_line.as_ref().unwrap_or(&image.system.command_line);
-    let boot = match args.boot {
+    let usual = match args.emulator {
+        Kind::Qemu => By::Pvh,
+        Kind::Bochs => By::Bios,
+    };
+    let boot = match args.boot.unwrap_or(usual) {
         By::Pvh => session::pvh(image, args.command_line.as_deref()),
         By::Bios => Boot::IsoBios(image::iso(image, line)?),
         By::Uefi => {
@@ -267,7 +287,8 @@ fn machine(args: &Args, image: &Image) -> anyhow::Result<Machine> {
         }
     };
     let memory_mib = args.machine_memory.unwrap_or_else(|| image.memory_mib(LEAST_MIB));
-    Ok(Machine { boot, memory_mib, icount: args.icount })
+    let target = Target { bios: args.bios, ..Target::new(args.emulator, args.cpu.as_deref()) };
+    Ok(Machine { boot, memory_mib, icount: args.icount, target, log: args.emulator_log.clone() })
 }
 
 #[cfg(test)]

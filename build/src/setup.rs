@@ -26,6 +26,8 @@ pub enum Need {
     Lints,
     /// QEMU.
     Qemu,
+    /// Bochs with its BIOS, a second one, and those of their video cards.
+    Bochs,
     /// OVMF, to boot by UEFI.
     Ovmf,
     /// GRUB's image maker for BIOS and UEFI.
@@ -38,8 +40,16 @@ pub enum Need {
 
 impl Need {
     /// Everything.
-    pub const ALL: [Self; 7] =
-        [Self::Toolchain, Self::Lints, Self::Qemu, Self::Ovmf, Self::Grub, Self::Graphviz, Self::FirmwareTools];
+    pub const ALL: [Self; 8] = [
+        Self::Toolchain,
+        Self::Lints,
+        Self::Qemu,
+        Self::Bochs,
+        Self::Ovmf,
+        Self::Grub,
+        Self::Graphviz,
+        Self::FirmwareTools,
+    ];
 
     /// What it is for, after "to".
     fn purpose(self) -> &'static str {
@@ -47,6 +57,7 @@ impl Need {
             Self::Toolchain => "compile core and services for bare metal",
             Self::Lints => "check format and lints in `test`",
             Self::Qemu => "run systems, with AMD-V emulated",
+            Self::Bochs => "run systems, with VT-x emulated, in `test` and by `run --emulator bochs`",
             Self::Ovmf => "boot by UEFI",
             Self::Grub => "make CD images for BIOS and UEFI",
             Self::Graphviz => "draw manifests with `graph`",
@@ -78,6 +89,13 @@ impl Need {
                 need(both("cargo-fmt"), &["rustfmt-web"]);
             }
             Self::Qemu => need(program("qemu-system-x86_64"), &["qemu-system-x86"]),
+            Self::Bochs => {
+                // Bochs wants one display library of four; this one is the smallest. None is used.
+                need(program("bochs"), &["bochs", "bochs-term"]);
+                need(file("/usr/share/bochs/BIOS-bochs-latest"), &["bochsbios"]);
+                need(file("/usr/share/vgabios/vgabios.bin"), &["vgabios"]);
+                need(file("/usr/share/seabios/bios.bin"), &["seabios"]);
+            }
             Self::Ovmf => need(file("/usr/share/OVMF/OVMF_CODE_4M.fd"), &["ovmf"]),
             Self::Grub => {
                 need(program("grub-mkrescue"), &["grub-common"]);

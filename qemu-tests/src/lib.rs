@@ -2,12 +2,13 @@
 //! machine afterwards.
 //!
 //! [`debian`] makes the systems with the Debian guest, [`directives`] reads how a system wants to be tested from its manifest, [`judge`] decides from lines
-//! alone, [`trial`] boots, [`spoil`] makes images that must be
+//! alone, [`place`] says in which emulator, [`trial`] boots, [`spoil`] makes images that must be
 //! refused, [`plant`] breaches that an audit must notice. The guests and partitions that run inside lie in `guests/` and `partitions/`.
 
 pub mod debian;
 pub mod directives;
 pub mod judge;
+pub mod place;
 pub mod plant;
 pub mod spoil;
 pub mod trial;

@@ -3,9 +3,10 @@
 
 use crate::directives::{By, Directives};
 use crate::judge::{Judge, Verdict};
+use crate::place::{self, Place};
 use anyhow::Context;
 use portcullis_build::emulator::Event;
-use portcullis_build::emulator::command::{Boot, Machine};
+use portcullis_build::emulator::machine::{Boot, Machine};
 use portcullis_build::image::Image;
 use portcullis_build::logs::render::Renderer;
 use portcullis_build::run::lines::Lines;
@@ -45,9 +46,14 @@ impl Report {
     }
 }
 
-/// Boots `image` as the directives say and judges it. An error is one of the harness, not of the system.
+/// Boots `image` in QEMU as the directives say and judges it. An error is one of the harness, not of the system.
 pub fn run(image: &Image, directives: &Directives) -> anyhow::Result<Report> {
-    let mut session = start(image, directives)?;
+    run_at(image, directives, place::QEMU)
+}
+
+/// The same at another place, which can do what the directives say.
+pub fn run_at(image: &Image, directives: &Directives, place: Place) -> anyhow::Result<Report> {
+    let mut session = start(image, directives, place)?;
     let mut listener = Listener::new(directives);
     let verdict = listener.listen(&mut session);
     if verdict != Verdict::Pass {
@@ -62,7 +68,7 @@ pub fn run(image: &Image, directives: &Directives) -> anyhow::Result<Report> {
 
 /// Boots `image` until it has passed as the directives say, and captures it for an audit.
 pub fn capture(image: &Image, directives: &Directives) -> anyhow::Result<audit::Scene> {
-    let mut session = start(image, directives)?;
+    let mut session = start(image, directives, place::QEMU)?;
     if let Verdict::Fail(why) = Listener::new(directives).listen(&mut session) {
         anyhow::bail!(why);
     }
@@ -70,9 +76,10 @@ pub fn capture(image: &Image, directives: &Directives) -> anyhow::Result<audit::
     audit::capture(session.emulator(), snapshot, image)
 }
 
-fn start(image: &Image, directives: &Directives) -> anyhow::Result<Session> {
+fn start(image: &Image, directives: &Directives, place: Place) -> anyhow::Result<Session> {
     let boot = boot(image, directives)?;
-    let machine = Machine { boot, memory_mib: image.memory_mib(directives.memory_mib), icount: directives.icount };
+    let memory_mib = image.memory_mib(directives.memory_mib);
+    let machine = Machine { icount: directives.icount, target: place.target(), ..Machine::new(boot, memory_mib) };
     Session::start(&machine, image, directives.limit)
 }
 
@@ -196,7 +203,7 @@ impl Listener {
             Event::Exit(value) => Some(self.judge.exit(*value)),
             Event::Deadline => Some(self.judge.unfinished("the trial's time was over")),
             Event::Stopped(why) => Some(self.judge.unfinished(&format!("the machine stopped ({why})"))),
-            Event::Gone => Some(self.judge.unfinished("QEMU was gone")),
+            Event::Gone => Some(self.judge.unfinished("the emulator was gone")),
             Event::Com1(_) | Event::Com2(_) | Event::Quiet => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
-use portcullis_build::emulator::command::{MEMORY_MIB, Machine};
+use portcullis_build::emulator::machine::{MEMORY_MIB, Machine};
 use portcullis_build::run::session::{self, Said, Session};
 use portcullis_build::{build, image, process, setup, workspace};
 use rustix::process::{Pid, Signal, kill_process};
@@ -218,7 +218,7 @@ fn a_person_at_com1() -> anyhow::Result<()> {
     let system = workspace::root().join("systems/tests/console.toml");
     let out = workspace::out_dir().join("tests/console/com1");
     let image = image::assemble(&system, portcullis_build::manifest::load(&system)?, Some(&out))?;
-    let machine = Machine { boot: session::pvh(&image, None), memory_mib: MEMORY_MIB, icount: false };
+    let machine = Machine::new(session::pvh(&image, None), MEMORY_MIB);
     let mut session = Session::start(&machine, &image, PATIENCE)?;
     let mut text = String::new();
     let mut typed = false;

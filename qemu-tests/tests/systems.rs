@@ -4,6 +4,7 @@
 use anyhow::Context;
 use libtest_mimic::{Arguments, Failed, Trial};
 use portcullis_build::{build, image, manifest, setup, workspace};
+use portcullis_qemu_tests::place::{self, Place};
 use portcullis_qemu_tests::{directives, trial};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,13 +30,13 @@ fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
         setup::ensure(&[setup::Need::Toolchain, setup::Need::Qemu])?;
         build::compile("info", |_| true)?;
     }
-    Ok(trials
-        .into_iter()
-        .map(|path| {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            Trial::test(name, move || system(&path).map_err(|error| Failed::from(format!("{error:#}"))))
-        })
-        .collect())
+    let trial = |path: &PathBuf, place: Place| {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let path = path.clone();
+        let run = move || system(&path, place).map_err(|error| Failed::from(format!("{error:#}")));
+        Trial::test(place.trial(&name), run).with_ignored_flag(place != place::QEMU)
+    };
+    Ok(place::ALL.into_iter().flat_map(|place| trials.iter().map(move |path| trial(path, place))).collect())
 }
 
 /// The manifests in `systems/tests`, by name.
@@ -54,13 +55,13 @@ fn manifests() -> anyhow::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn system(path: &Path) -> anyhow::Result<()> {
+fn system(path: &Path, place: Place) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(path)?;
-    let directives = directives::read(&text).with_context(|| workspace::display(path))?;
+    let directives = place.adapt(directives::read(&text).with_context(|| workspace::display(path))?);
     let system = manifest::load(path)?;
     // Two manifests may give the same name to their system.
     let name = path.file_stem().unwrap_or_default();
-    let out = workspace::out_dir().join("tests").join(name);
+    let out = workspace::out_dir().join("tests").join(place.name).join(name);
     let image = image::assemble(path, system, Some(&out))?;
-    trial::run(&image, &directives)?.outcome(&image)
+    trial::run_at(&image, &directives, place)?.outcome(&image)
 }

@@ -7,7 +7,7 @@ use super::subject::{Kind, Owner, Subject};
 use super::walk::Memory;
 use super::{platform, record};
 use crate::bundle::Bundle;
-use crate::emulator::{Emulator, Snapshot};
+use crate::emulator::{Emulator, Features, Snapshot};
 use crate::image::{CORE, Image};
 use crate::workspace;
 use anyhow::{Context, bail};
@@ -27,6 +27,8 @@ pub struct Scene {
     pub memory: Vec<u8>,
     /// Control registers of the processors, none of them inside a guest.
     pub control: Vec<Control>,
+    /// What they have.
+    pub features: Features,
     /// Roots and owners.
     pub subject: Subject,
 }
@@ -34,7 +36,7 @@ pub struct Scene {
 impl Scene {
     /// Judges it.
     pub fn judge(&self) -> Found {
-        let (breaches, extent) = rules::check(Memory(&self.memory), &self.subject, &self.control);
+        let (breaches, extent) = rules::check(Memory(&self.memory), &self.subject, &self.control, self.features);
         Found { breaches, extent }
     }
 
@@ -61,16 +63,15 @@ pub fn capture(emulator: &mut Emulator, snapshot: Snapshot, image: &Image) -> an
     let from = |snapshot: Snapshot| -> anyhow::Result<Scene> {
         let subject = record::read(&elf, Memory(&snapshot.memory), &bundle)?;
         let control = registers::parse(&snapshot.registers)?;
-        Ok(Scene { memory: snapshot.memory, control, subject })
+        Ok(Scene { memory: snapshot.memory, control, features: snapshot.features, subject })
     };
     let mut scene = from(snapshot)?;
     for _ in 0..TRIES {
-        if outside(&scene.subject, &scene.control) {
+        if outside(&scene.subject, &scene.control, scene.features) {
             return Ok(scene);
         }
-        emulator.run_for(Duration::from_micros(300))?;
-        let control = registers::parse(&emulator.monitor().human("info registers -a")?)?;
-        if outside(&scene.subject, &control) {
+        let control = registers::parse(&emulator.registers_after(Duration::from_micros(300))?)?;
+        if outside(&scene.subject, &control, scene.features) {
             scene = from(emulator.snapshot()?)?;
         }
     }
@@ -82,11 +83,12 @@ const SMAP: u64 = 1 << 21;
 
 /// True when every processor translates with one of the core's host tables. A guest's CR3 can be the same number as a
 /// host's, so the registers must look like the core's too; a core that runs without SMAP is reported as never caught
-/// outside a guest.
-fn outside(subject: &Subject, control: &[Control]) -> bool {
+/// outside a guest. Processors without SMAP are Bochs's, which never stops inside a guest.
+fn outside(subject: &Subject, control: &[Control], features: Features) -> bool {
     let is_host = |processor: &Control| {
         let mut host = subject.spaces.iter().filter(|space| !matches!(space.kind, Kind::Vm(_)));
-        processor.cr4 & SMAP != 0 && host.any(|space| space.root == processor.cr3 & !0xfff)
+        let marked = !features.smap || processor.cr4 & SMAP != 0;
+        marked && host.any(|space| space.root == processor.cr3 & !0xfff)
     };
     control.iter().all(is_host)
 }

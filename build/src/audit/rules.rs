@@ -4,6 +4,7 @@
 use super::registers::{self, Control};
 use super::subject::{Kind, Owner, Space, Subject};
 use super::walk::{Mapping, Memory, Tree, walk};
+use crate::emulator::Features;
 use portcullis_ipc::layout::USER_BASE;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -34,12 +35,13 @@ pub struct Extent {
     pub tables: usize,
 }
 
-/// Checks everything; `control` are the processors' registers while the core's own tables were in force.
-pub fn check(memory: Memory<'_>, subject: &Subject, control: &[Control]) -> (Vec<Breach>, Extent) {
+/// Checks everything; `control` are the registers of the processors, which have these features, while the core's own
+/// tables were in force.
+pub fn check(memory: Memory<'_>, subject: &Subject, control: &[Control], features: Features) -> (Vec<Breach>, Extent) {
     let trees: Vec<(&Space, Tree)> = subject.spaces.iter().map(|space| (space, walk(memory, space.root))).collect();
     let mut report = Report::default();
     for processor in control {
-        for bit in registers::clear_bits(processor, !subject.vmexit.is_empty()) {
+        for bit in registers::clear_bits(processor, features, !subject.vmexit.is_empty()) {
             report.add("control bit is clear", bit, None);
         }
     }

@@ -3,7 +3,7 @@
 
 use super::{READY, figures};
 use crate::emulator::Event;
-use crate::emulator::command::{MEMORY_MIB, Machine};
+use crate::emulator::machine::{MEMORY_MIB, Machine};
 use crate::guest::overrides::Overrides;
 use crate::logs::decode::Line;
 use crate::run::session::{self, Said, Session};
@@ -53,7 +53,7 @@ pub fn measure(limit: Duration) -> anyhow::Result<[(String, u64); 2]> {
     let mut system = manifest::load(&path)?;
     Overrides { append: Some(OFF.to_owned()), vcpus: Some(1), ..Overrides::default() }.apply(&mut system)?;
     let image = image::assemble(&path, system, Some(&workspace::out_dir().join("bench").join("debian")))?;
-    let machine = Machine { boot: session::pvh(&image, None), memory_mib: image.memory_mib(MEMORY_MIB), icount: true };
+    let machine = Machine { icount: true, ..Machine::new(session::pvh(&image, None), image.memory_mib(MEMORY_MIB)) };
     let mut session = Session::start(&machine, &image, limit)?;
     let mut seen = Seen::default();
     loop {

@@ -1,7 +1,10 @@
-//! One line of the emulator: a Unix socket, read by a thread of its own into the run's events.
+//! One line of the emulator: a Unix socket or a terminal of its own, read by a thread of its own into the run's
+//! events.
 
 use super::Event;
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::mpsc::Sender;
@@ -31,15 +34,20 @@ impl Listener {
 }
 
 /// The sending end of a line; what comes in goes to the events.
-pub struct Line(UnixStream);
+pub struct Line(File);
 
 impl Line {
     /// Starts the reader; `to_events` says what a piece of input is.
-    pub fn new(stream: UnixStream, events: Sender<Event>, to_events: fn(&[u8]) -> Vec<Event>) -> io::Result<Self> {
+    pub fn new(
+        stream: impl Into<OwnedFd>,
+        events: Sender<Event>,
+        to_events: fn(&[u8]) -> Vec<Event>,
+    ) -> io::Result<Self> {
+        let stream = File::from(stream.into());
         let mut reader = stream.try_clone()?;
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
-            // The line ends with the emulator; the monitor reports that.
+            // The line ends with the emulator; its console reports that.
             while let Ok(count @ 1..) = reader.read(&mut buffer) {
                 if to_events(&buffer[..count]).into_iter().any(|event| events.send(event).is_err()) {
                     return;

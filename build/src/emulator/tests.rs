@@ -1,7 +1,8 @@
 //! The emulator with a system of a few bytes: a PVH ELF made here, so that no build is needed.
 
 use super::*;
-use command::Boot;
+use machine::Boot;
+use qemu::command;
 
 /// A PVH ELF at 2 MiB: 32-bit code, and the note that names its entry.
 fn pvh_elf(code: &[u8]) -> Vec<u8> {
@@ -38,7 +39,7 @@ fn start(code: &[u8], icount: bool, limit: Duration) -> Option<(Emulator, tempfi
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), pvh_elf(code)).unwrap();
     let boot = Boot::Pvh { core: file.path().into(), bundle: None, command_line: String::new() };
-    let machine = Machine { boot, memory_mib: 32, icount };
+    let machine = Machine { icount, ..Machine::new(boot, 32) };
     Some((Emulator::start(&machine, limit).unwrap(), file))
 }
 
@@ -49,7 +50,7 @@ fn out(port: u16, value: u8) -> Vec<u8> {
 
 #[test]
 fn lines_the_exit_value_and_memory_arrive() {
-    let mut code = [out(0x3f8, b'A'), out(0x2f8, b'B'), out(EXIT, 0x10)].concat();
+    let mut code = [out(0x3f8, b'A'), out(0x2f8, b'B'), out(EXIT_PORT, 0x10)].concat();
     code.extend_from_slice(&[0xeb, 0xfe]);
     for icount in [false, true] {
         let Some((mut emulator, _file)) = start(&code, icount, Duration::from_secs(30)) else {
@@ -68,8 +69,6 @@ fn lines_the_exit_value_and_memory_arrive() {
         assert!(snapshot.registers.contains("CR3="), "{}", snapshot.registers);
     }
 }
-
-const EXIT: u16 = command::EXIT_PORT;
 
 #[test]
 fn a_machine_that_hangs_ends_at_its_deadline() {
@@ -101,7 +100,7 @@ fn an_emulator_that_refuses_its_arguments_is_quoted() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), b"no ELF").unwrap();
     let boot = Boot::Pvh { core: file.path().into(), bundle: None, command_line: String::new() };
-    let machine = Machine { boot, memory_mib: 32, icount: false };
+    let machine = Machine::new(boot, 32);
     let error = Emulator::start(&machine, Duration::from_secs(5)).err().unwrap();
     assert!(error.to_string().starts_with("QEMU ended at once"), "{error}");
 }

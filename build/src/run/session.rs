@@ -2,7 +2,7 @@
 //! it is the caller's: `run` shows it, the emulator tests judge it.
 
 use super::typing::Typing;
-use crate::emulator::command::{Boot, Machine};
+use crate::emulator::machine::{Boot, Machine};
 use crate::emulator::{self, Emulator, Event, Snapshot};
 use crate::logs::decode::{Decoder, Line};
 use crate::logs::records::BuildId;

@@ -22,9 +22,9 @@ pub enum End {
     Demo(bool),
     /// The system ended itself with this value.
     System(u8),
-    /// The machine stopped; QEMU's word for it.
+    /// The machine stopped; the emulator's word for it.
     Machine(String),
-    /// QEMU is gone.
+    /// The emulator is gone.
     Gone,
     /// The time of the run is over.
     Time,
@@ -50,7 +50,7 @@ impl End {
             Self::VmStopped(vm, None) => Err(format!("VM {vm} stopped; the log says why")),
             Self::Machine(why) if why == "guest-shutdown" => Ok("the machine was switched off"),
             Self::Machine(why) => Err(format!("the machine stopped: {why}")),
-            Self::Gone => Err("QEMU ended by itself".to_owned()),
+            Self::Gone => Err("the emulator ended by itself".to_owned()),
             Self::Signal(number) => Err(format!("ended by signal {number}")),
         };
         match what {

@@ -6,6 +6,7 @@ use super::super::grants::Grant;
 use super::super::subject::Owned;
 use super::*;
 
+const ALL: Features = Features { smap: true, umip: true, vmx: false };
 const SOUND: Control = Control { cr0: 0x8005_0033, cr3: 0, cr4: 0x34_0e20, efer: 0x1d01 };
 const APIC: u64 = 0xfee0_0000;
 const WINDOW: u64 = 0x3fe0_1000;
@@ -96,7 +97,7 @@ impl System {
     }
 
     fn rules_broken(&self) -> Vec<&'static str> {
-        let (breaches, _) = check(self.image.memory(), &self.subject(), &[SOUND]);
+        let (breaches, _) = check(self.image.memory(), &self.subject(), &[SOUND], ALL);
         let mut rules: Vec<_> = breaches.iter().map(|breach| breach.rule).collect();
         rules.dedup();
         rules
@@ -106,7 +107,7 @@ impl System {
 #[test]
 fn the_system_as_built_breaks_no_rule() {
     let system = system();
-    let (breaches, extent) = check(system.image.memory(), &system.subject(), &[SOUND]);
+    let (breaches, extent) = check(system.image.memory(), &system.subject(), &[SOUND], ALL);
     assert_eq!(breaches, []);
     assert_eq!((extent.spaces, extent.mappings), (3, 2 * 7 + 6));
 }
@@ -195,7 +196,7 @@ fn a_table_outside_the_pool_is_a_breach() {
     let system = system();
     let mut subject = system.subject();
     subject.spaces[1].root = STRANGER;
-    let (breaches, _) = check(system.image.memory(), &subject, &[]);
+    let (breaches, _) = check(system.image.memory(), &subject, &[], ALL);
     assert!(breaches.iter().any(|breach| breach.rule == "a page table is not in the pool"), "{breaches:?}");
 }
 
@@ -203,7 +204,7 @@ fn a_table_outside_the_pool_is_a_breach() {
 fn a_clear_control_bit_is_a_breach_by_its_name() {
     let system = system();
     let control = Control { cr4: SOUND.cr4 & !(1 << 21), ..SOUND };
-    let (breaches, _) = check(system.image.memory(), &system.subject(), &[control]);
+    let (breaches, _) = check(system.image.memory(), &system.subject(), &[control], ALL);
     let text: Vec<_> = breaches.iter().map(Breach::to_string).collect();
     assert_eq!(text, ["control bit is clear: CR4.SMAP"]);
 }

@@ -1,7 +1,7 @@
-//! The machine that a system gets, and the QEMU command line that makes it. Nothing is started here.
+//! The QEMU command line that makes a machine. Nothing is started here.
 
-use super::{Error, host};
-use crate::process;
+use crate::emulator::machine::{BUILD, Boot, Machine, present};
+use crate::emulator::{EXIT_PORT, Error, host, with_this_process};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,55 +10,6 @@ pub const QEMU: &str = "qemu-system-x86_64";
 /// UEFI firmware, and the variables that it starts with.
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
-/// Port with which a system ends itself: one byte, 0x10 for success.
-pub const EXIT_PORT: u16 = 0xf4;
-
-/// How the system is booted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Boot {
-    /// By the PVH note of the core.
-    Pvh {
-        /// The core's ELF.
-        core: PathBuf,
-        /// The image bundle; `None` boots the core alone.
-        bundle: Option<PathBuf>,
-        /// Command line.
-        command_line: String,
-    },
-    /// By GRUB and multiboot2 from a CD under SeaBIOS.
-    IsoBios(PathBuf),
-    /// By GRUB and multiboot2 from a CD under OVMF.
-    IsoUefi(PathBuf),
-}
-
-/// A machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Machine {
-    /// How it boots.
-    pub boot: Boot,
-    /// RAM, MiB.
-    pub memory_mib: u32,
-    /// Count instructions: one instruction is one tick of every clock, the same in each run.
-    pub icount: bool,
-}
-
-/// RAM of a machine when nothing else is asked for, MiB.
-pub const MEMORY_MIB: u32 = 512;
-
-/// RAM that can be asked for, MiB.
-pub const MOST_MEMORY_MIB: i64 = 32_768;
-/// RAM from which on only [`LOW_MIB`] of it lie below 4 GiB, MiB.
-pub const SPLIT_MIB: u32 = 2816;
-/// RAM below 4 GiB of such a machine, MiB.
-pub const LOW_MIB: u32 = 2048;
-
-impl Machine {
-    /// RAM that lies in one piece from address 0, MiB.
-    pub fn low_mib(&self) -> u32 {
-        if self.memory_mib < SPLIT_MIB { self.memory_mib } else { LOW_MIB }
-    }
-}
-
 /// The sockets of one run.
 pub struct Sockets {
     /// COM1.
@@ -81,9 +32,9 @@ impl Sockets {
 
 /// The command that starts `machine`, frozen. UEFI's variables are copied to `directory`.
 pub fn qemu(machine: &Machine, sockets: &Sockets, directory: &Path) -> Result<Command, Error> {
-    let mut command = program();
+    let mut command = with_this_process(&[QEMU]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-S"]);
-    command.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max,+svm,-la57"]);
+    command.args(["-machine", "q35", "-accel", "tcg", "-cpu", &machine.target.processor]);
     command.args(["-m", &format!("{}M", machine.memory_mib)]);
     // A reset or shutdown leaves the machine to be looked at.
     command.args(["-action", "reboot=shutdown,shutdown=pause,panic=pause"]);
@@ -103,21 +54,7 @@ pub fn qemu(machine: &Machine, sockets: &Sockets, directory: &Path) -> Result<Co
     Ok(command)
 }
 
-/// QEMU, so that it ends with this process even when that is killed.
-fn program() -> Command {
-    if process::find(SETPRIV).is_none() {
-        return Command::new(QEMU);
-    }
-    let mut command = Command::new(SETPRIV);
-    command.args(["--pdeathsig", "KILL", "--", QEMU]);
-    command
-}
-
-/// A tool of util-linux, which every Debian has; others do without.
-const SETPRIV: &str = "setpriv";
-
 fn boot(command: &mut Command, boot: &Boot, directory: &Path) -> Result<(), Error> {
-    const BUILD: &str = "run `cargo xtask image`";
     match boot {
         Boot::Pvh { core, bundle, command_line } => {
             present("the core", core, BUILD)?;
@@ -158,13 +95,6 @@ fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-fn present(what: &'static str, path: &Path, fix: &'static str) -> Result<(), Error> {
-    if path.is_file() {
-        return Ok(());
-    }
-    Err(Error::File { what, path: crate::workspace::display(path), fix })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,7 +111,7 @@ mod tests {
         let file = tempfile::NamedTempFile::with_suffix("a,b").unwrap();
         let core = file.path().to_path_buf();
         let boot = Boot::Pvh { core: core.clone(), bundle: Some(core), command_line: "x=1".into() };
-        let mut machine = Machine { boot, memory_mib: 64, icount: false };
+        let mut machine = Machine::new(boot, 64);
         let plain = arguments(&machine);
         assert!(!plain.contains(&"-icount".into()));
         assert!(plain.iter().any(|a| a.ends_with("a,,b")));
@@ -192,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_missing_image_is_one_line_with_the_fix() {
-        let machine = Machine { boot: Boot::IsoBios("/no/such.iso".into()), memory_mib: 64, icount: false };
+        let machine = Machine::new(Boot::IsoBios("/no/such.iso".into()), 64);
         let directory = tempfile::tempdir().unwrap();
         let error = qemu(&machine, &Sockets::in_directory(directory.path()), directory.path()).err().unwrap();
         let text = "the CD image /no/such.iso is not there: run `cargo xtask image`";

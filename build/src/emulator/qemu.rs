@@ -1,0 +1,121 @@
+//! QEMU as the emulator: it connects to sockets that this process listens on, so no byte is lost before
+//! somebody reads. [`command`] makes its command line.
+
+pub mod command;
+
+use super::line::{self, Line};
+use super::machine::Machine;
+use super::{Console, Error, Event, Features, START_LIMIT, Started, end, host, last_words};
+use crate::monitor::Monitor;
+use crate::process;
+use command::Sockets;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+const NAME: &str = "QEMU";
+
+/// Starts the machine, frozen.
+pub(super) fn start(machine: &Machine, directory: &Path, events: &Sender<Event>) -> Result<Started, Error> {
+    if process::find(command::QEMU).is_none() {
+        return Err(Error::Missing(command::QEMU, "qemu-system-x86"));
+    }
+    let sockets = Sockets::in_directory(directory);
+    let listen = |path: &PathBuf| line::listen(path).map_err(host("listen for the emulator"));
+    let listeners = [listen(&sockets.com1)?, listen(&sockets.com2)?, listen(&sockets.exit)?, listen(&sockets.monitor)?];
+    let mut child = command::qemu(machine, &sockets, directory)?
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(host("start QEMU"))?;
+    match open(&mut child, &listeners, events) {
+        Ok((com1, com2, monitor)) => {
+            let bytes = u64::from(machine.low_mib()) << 20;
+            let console = Box::new(Qemu { monitor, bytes, file: directory.join("memory") });
+            Ok(Started { child, com1, com2, console })
+        }
+        Err(error) => Err(quoted(&mut child, error)),
+    }
+}
+
+type Lines = (Line, Line, Monitor);
+
+fn open(child: &mut Child, listeners: &[line::Listener; 4], events: &Sender<Event>) -> Result<Lines, Error> {
+    let deadline = Instant::now() + START_LIMIT;
+    let mut accept = |listener: &line::Listener| {
+        while Instant::now() < deadline {
+            if let Some(stream) = listener.accept().map_err(host("take the emulator's line"))? {
+                return Ok(stream);
+            }
+            if let Some(status) = child.try_wait().map_err(host("watch QEMU"))? {
+                return Err(Error::Died { emulator: NAME, status: status.to_string(), message: last_words(child) });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Err(Error::Silent(NAME))
+    };
+    let [com1, com2, exit, control] = listeners;
+    let com1 = Line::new(accept(com1)?, events.clone(), |bytes| vec![Event::Com1(bytes.to_vec())]);
+    let com2 = Line::new(accept(com2)?, events.clone(), |bytes| vec![Event::Com2(bytes.to_vec())]);
+    let to_exits = |bytes: &[u8]| bytes.iter().copied().map(Event::Exit).collect();
+    Line::new(accept(exit)?, events.clone(), to_exits).map_err(host("read the exit port"))?;
+    let control = accept(control)?;
+    let sink = events.clone();
+    let monitor = Monitor::new(control, move |event| {
+        let _ = sink.send(event.map_or(Event::Gone, Event::Stopped));
+    })?;
+    Ok((com1.map_err(host("read COM1"))?, com2.map_err(host("read COM2"))?, monitor))
+}
+
+/// A start that failed because QEMU ended is told in QEMU's own words.
+fn quoted(child: &mut Child, error: Error) -> Error {
+    if !matches!(error, Error::Monitor(_)) {
+        end(child);
+        return error;
+    }
+    // The socket closes a moment before the process is gone.
+    std::thread::sleep(Duration::from_millis(200));
+    match child.try_wait() {
+        Ok(Some(status)) => Error::Died { emulator: NAME, status: status.to_string(), message: last_words(child) },
+        _ => {
+            end(child);
+            error
+        }
+    }
+}
+
+/// QEMU's monitor.
+struct Qemu {
+    monitor: Monitor,
+    /// RAM in one piece from 0.
+    bytes: u64,
+    /// Where memory is written to on its way here.
+    file: PathBuf,
+}
+
+impl Console for Qemu {
+    fn go(&mut self) -> Result<(), Error> {
+        Ok(self.monitor.run("cont")?)
+    }
+
+    fn stop(&mut self) -> Result<(), Error> {
+        Ok(self.monitor.run("stop")?)
+    }
+
+    fn registers(&mut self) -> Result<String, Error> {
+        Ok(self.monitor.human("info registers -a")?)
+    }
+
+    fn memory(&mut self, bytes: u64) -> Result<Vec<u8>, Error> {
+        self.monitor.save_memory(0, bytes.min(self.bytes), &self.file)?;
+        let memory = std::fs::read(&self.file).map_err(host("read the memory dump"))?;
+        std::fs::remove_file(&self.file).map_err(host("remove the memory dump"))?;
+        Ok(memory)
+    }
+
+    fn features(&self) -> Features {
+        Features { smap: true, umip: true, vmx: false }
+    }
+}
