@@ -3,7 +3,7 @@
 //! | directive | meaning |
 //! |---|---|
 //! | `icount` | count instructions, so that every run takes the same course |
-//! | `seconds N` | wall time of the whole trial, at most 600; default 60 |
+//! | `seconds N` | wall time of the whole trial, at most 600; default 240 |
 //! | `memory N` | RAM in MiB, 32 to 2048; default 256; more where the system needs more |
 //! | `boot pvh`, `bios`, `uefi` | how to boot; default pvh |
 //! | `command-line TEXT` | command line of the core, instead of the manifest's |
@@ -50,7 +50,7 @@ impl Default for Directives {
     fn default() -> Self {
         Self {
             icount: false,
-            limit: Duration::from_secs(60),
+            limit: Duration::from_secs(240),
             memory_mib: 256,
             boot: By::Pvh,
             command_line: None,
