@@ -17,6 +17,9 @@ pub struct Args {
     /// Run the steps after a failed one too.
     #[arg(long)]
     keep_going: bool,
+    /// Run what is left out otherwise because it takes minutes: the long trials of the Debian guest.
+    #[arg(long)]
+    all: bool,
 }
 
 /// A step.
@@ -69,7 +72,7 @@ impl Step {
         }
     }
 
-    fn run(self) -> anyhow::Result<()> {
+    fn run(self, all: bool) -> anyhow::Result<()> {
         match self {
             Self::Format => Ok(limited(cargo("fmt").args(["--all", "--check"]), "rustfmt", 2)?),
             Self::Dependencies => check_dependencies(),
@@ -78,7 +81,7 @@ impl Step {
             Self::ClippyMetal => clippy_metal(),
             Self::Unit => unit(),
             Self::Sizes => check_sizes(),
-            Self::Emulator => emulator(),
+            Self::Emulator => emulator(all),
             Self::Bench => check_bench(),
         }
     }
@@ -97,7 +100,7 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
         let place = format!("[{}/{}] {name}", index + 1, steps.len());
         println!("test: {place}");
         let begin = Instant::now();
-        let outcome = step.run();
+        let outcome = step.run(args.all);
         let seconds = begin.elapsed().as_secs_f64();
         match outcome {
             Ok(()) => {
@@ -118,7 +121,8 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
         println!("test: PASSED");
         return Ok(());
     }
-    bail!("the tests FAILED in {0}; repeat with `cargo xtask test {1}`", failed.join(", "), failed.join(" "))
+    let all = if args.all { " --all" } else { "" };
+    bail!("the tests FAILED in {}; repeat with `cargo xtask test{all} {}`", failed.join(", "), failed.join(" "))
 }
 
 fn or_none(text: &str) -> &str {
@@ -218,12 +222,20 @@ fn check_sizes() -> anyhow::Result<()> {
     Ok(sizes::check(&figures)?)
 }
 
-fn emulator() -> anyhow::Result<()> {
+fn emulator(all: bool) -> anyhow::Result<()> {
     image::make(&workspace::demo_manifest(), None, "info").context("the demonstration")?;
-    let mut command = cargo("test");
-    command.args(["--package", EMULATOR_TESTS, "--tests", "--quiet"]);
     // Each trial has a limit of its own; this one only ends what is stuck outside a trial.
-    Ok(limited(&mut command, "the emulator tests", 20)?)
+    Ok(limited(&mut trials(all), "the emulator tests", if all { 60 } else { 20 })?)
+}
+
+/// Runs the trials: each says its name and how it ended when it ends, since they take long.
+fn trials(all: bool) -> Command {
+    let mut command = cargo("test");
+    command.args(["--package", EMULATOR_TESTS, "--tests"]);
+    if all {
+        command.args(["--", "--include-ignored"]);
+    }
+    command
 }
 
 fn check_bench() -> anyhow::Result<()> {
@@ -231,4 +243,28 @@ fn check_bench() -> anyhow::Result<()> {
     let (text, over) = bench::figures::table(&measured);
     print!("{text}");
     if over.is_empty() { Ok(()) } else { bail!("over budget: {}", over.join("; ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn arguments(line: &[&str]) -> Vec<String> {
+        let all = Line::parse_from([&["test"], line].concat()).args.all;
+        trials(all).get_args().map(|one| one.to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn trials_that_take_minutes_run_when_all_is_wanted_and_none_is_quiet() {
+        let plain = arguments(&["emulator"]);
+        assert!(!plain.iter().any(|one| one == "--include-ignored" || one == "--quiet"), "{plain:?}");
+        assert!(arguments(&["emulator", "--all"]).ends_with(&["--".to_owned(), "--include-ignored".to_owned()]));
+    }
 }

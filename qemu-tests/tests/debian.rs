@@ -1,5 +1,6 @@
 //! The Debian guest under the whole system: an unmodified kernel, the real programs of open-vm-tools, and tests
-//! that run inside. Trials that take minutes run only with `--include-ignored`.
+//! that run inside. Trials that take minutes run only with `--include-ignored`, which is what
+//! `cargo xtask test --all` gives.
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use portcullis_build::guest::kernel::Entry;
