@@ -1,10 +1,9 @@
 //! The image format, version 1: what the image builder lays out and the core checks again at boot.
 //!
-//! An image is one module: an [`ImageHead`], then records, each an 8-byte [`RecordHead`] and a fixed
-//! body, then page-aligned data, blobs last. All integers are little endian. A record that is unknown and marked
-//! mandatory makes the core refuse the image; an unknown one without the mark is skipped. Records stand
-//! in the order partition, its segments, its capabilities, next partition, ...; then VMs, each followed
-//! by its vCPUs.
+//! An image is one module: an [`ImageHead`], the directory of its tables ([`TableHead`]), the tables, each of records of
+//! one size, then page-aligned data, blobs last. All integers are little endian. A table of an unknown kind that is marked
+//! mandatory makes the core refuse the image; without the mark it is skipped. A record is known by its position in its
+//! table, and names its partition or VM by that.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -20,10 +19,10 @@ pub struct ImageHead {
     pub checksum: u32,
     /// Bytes of the whole image, head included; a multiple of 4096.
     pub length: u64,
-    /// Bytes of the records, which start right after this head.
-    pub records_bytes: u32,
-    /// Number of records.
-    pub records: u32,
+    /// Entries of the directory of tables, which starts right after this head.
+    pub tables: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Pages of the page-table pool: enough for all partitions and for every VM wholly in 4 KiB pages.
     pub pool_pages: u32,
     /// Restarts of the supervisor that the core makes by itself...
@@ -44,33 +43,37 @@ pub const MAGIC: [u8; 8] = *b"PCULLIS\x01";
 /// Format version.
 pub const VERSION: u32 = 1;
 
-/// Head of a record, 8 bytes.
+/// Where a table stands, 16 bytes: an entry of the directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct RecordHead {
-    /// [`record`].
+pub struct TableHead {
+    /// [`table`].
     pub kind: u16,
     /// Bit 0: mandatory.
     pub flags: u16,
-    /// Bytes of the body, a multiple of 8.
-    pub length: u32,
+    /// Bytes of one record.
+    pub record_bytes: u32,
+    /// Number of records.
+    pub count: u32,
+    /// Offset of the first record in the image, a multiple of 8.
+    pub offset: u32,
 }
 
-/// Flag: a core that does not know the record must refuse the image.
+/// Flag: a core that does not know the table must refuse the image.
 pub const MANDATORY: u16 = 1;
 
-/// Record kinds.
-pub mod record {
+/// Kinds of table.
+pub mod table {
     /// [`super::PartitionRecord`].
-    pub const PARTITION: u16 = 1;
-    /// [`super::SegmentRecord`] of the partition before it.
-    pub const SEGMENT: u16 = 2;
-    /// [`super::CapabilityRecord`] of the partition before it.
-    pub const CAPABILITY: u16 = 3;
+    pub const PARTITIONS: u16 = 1;
+    /// [`super::SegmentRecord`].
+    pub const SEGMENTS: u16 = 2;
+    /// [`super::CapabilityRecord`].
+    pub const CAPABILITIES: u16 = 3;
     /// [`super::VmRecord`].
-    pub const VM: u16 = 4;
-    /// [`super::VcpuRecord`] of the VM before it.
-    pub const VCPU: u16 = 5;
+    pub const VMS: u16 = 4;
+    /// [`super::VcpuRecord`], those of a VM next to each other.
+    pub const VCPUS: u16 = 5;
 }
 
 /// A partition.
@@ -79,16 +82,14 @@ pub mod record {
 pub struct PartitionRecord {
     /// Name, padded with zeros.
     pub name: [u8; 24],
-    /// Index: position among the partition records.
-    pub index: u16,
     /// [`rank`].
     pub rank: u8,
     /// Scheduling priority, higher first; 1 to 255.
     pub priority: u8,
     /// CPU of its thread.
     pub cpu: u16,
-    /// [`flag`].
-    pub flags: u16,
+    /// Pages that the state region of a replacement may have at most.
+    pub state_limit_pages: u32,
     /// Budget for its own work, microseconds in each period.
     pub budget_us: u32,
     /// Period of the budget, microseconds.
@@ -111,16 +112,12 @@ pub struct PartitionRecord {
     pub state_reads_from: u32,
     /// Pages of the spare slot: memory kept for the replacement, which is its size limit too.
     pub spare_pages: u32,
-    /// Pages that the state region of a replacement may have at most.
-    pub state_limit_pages: u32,
-    /// Zero.
-    pub reserved: u32,
     /// Build id of the ELF (SHA-1 note).
     pub build_id: [u8; 20],
     /// SHA-256 over the partition's segments as they stand in the image.
     pub digest: [u8; 32],
     /// Zero.
-    pub reserved2: u32,
+    pub reserved: u32,
     /// Ed25519 signature over the digest, or zeros.
     pub signature: [u8; 64],
 }
@@ -139,14 +136,8 @@ pub mod rank {
     pub const MIGRATION: u8 = 4;
     /// `link`.
     pub const LINK: u8 = 5;
-    /// `supervisor`.
+    /// `supervisor`: one a system, notified of every end, restarted by the core itself.
     pub const SUPERVISOR: u8 = 6;
-}
-
-/// Partition flags.
-pub mod flag {
-    /// The supervisor: notified of every end, restarted by the core itself.
-    pub const SUPERVISOR: u16 = 1;
 }
 
 /// A segment of a partition.
@@ -165,7 +156,9 @@ pub struct SegmentRecord {
     /// without WRITE is mapped from the sealed image itself.
     pub rights: u8,
     /// Zero.
-    pub reserved: [u8; 3],
+    pub reserved: u8,
+    /// The partition.
+    pub partition: u16,
 }
 
 /// A capability of a partition.
@@ -180,12 +173,12 @@ pub struct CapabilityRecord {
     pub rights: u8,
     /// Index of the object: partition, timer, GSI or VM; 0 where the kind has none.
     pub object: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// The partition that holds it.
+    pub partition: u16,
     /// Badge that the callee sees (endpoint).
     pub badge: u32,
     /// Zero.
-    pub reserved2: u32,
+    pub reserved: u32,
     /// Notification bits that may be set (notification), that an event sets in the holder (timer,
     /// interrupt); first port or MSR.
     pub first: u64,
@@ -225,18 +218,16 @@ pub mod kind {
 pub struct VmRecord {
     /// Name, padded with zeros.
     pub name: [u8; 24],
-    /// Index: position among the VM records.
-    pub index: u16,
     /// Partition that serves its exits.
     pub vmexit: u16,
     /// Partition that serves its port, [`NO_PARTITION`] when the port is off.
     pub vmport: u16,
-    /// vCPU records that follow.
-    pub vcpus: u16,
     /// Badge of the port calls.
     pub vmport_badge: u32,
     /// [`feature`].
     pub features: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Guest memory in 4 KiB pages, from guest-physical address 0; a multiple of 512.
     pub memory_pages: u64,
     /// XCR0 bits that the guest may set; a subset of 7 (x87, SSE, AVX).
@@ -258,8 +249,8 @@ pub mod feature {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct VcpuRecord {
-    /// Index in its VM.
-    pub index: u16,
+    /// The VM.
+    pub vm: u16,
     /// CPU.
     pub cpu: u16,
     /// Scheduling priority, higher first; 1 to 255.
@@ -287,8 +278,8 @@ pub mod mitigation {
 }
 
 static_assertions::const_assert_eq!(size_of::<ImageHead>(), 64);
-static_assertions::const_assert_eq!(size_of::<RecordHead>(), 8);
-static_assertions::const_assert_eq!(size_of::<PartitionRecord>(), 216);
+static_assertions::const_assert_eq!(size_of::<TableHead>(), 16);
+static_assertions::const_assert_eq!(size_of::<PartitionRecord>(), 208);
 static_assertions::const_assert_eq!(size_of::<SegmentRecord>(), 32);
 static_assertions::const_assert_eq!(size_of::<CapabilityRecord>(), 32);
 static_assertions::const_assert_eq!(size_of::<VmRecord>(), 56);

@@ -1,7 +1,9 @@
-//! What an audit from outside needs to know: who owns which frames, and where the tables are. One static of
-//! fixed shape, found through the ELF's symbol `AUDIT`; the core itself never reads it back.
+//! What an audit from outside needs to know: who owns which frames, and where the tables are. A part of the core's
+//! state of fixed shape, found by its magic in the ELF's symbol `CORE`; the core itself never reads it back.
 
+use crate::object::Table;
 use portcullis_ipc::limits;
+use zerocopy::FromZeros;
 
 /// Who owns a run of frames, and the index of the partition, VM or vCPU where the kind has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ impl Owner {
 pub const RUNS: usize = 256;
 
 /// A run of frames.
-#[derive(Clone, Copy)]
+#[derive(FromZeros)]
 #[repr(C)]
 pub struct Run {
     /// Physical address of the first.
@@ -47,65 +49,33 @@ pub struct Run {
     pub index: u32,
 }
 
-/// All runs.
-#[derive(Clone, Copy)]
+/// What an audit finds.
+#[derive(FromZeros)]
 #[repr(C)]
-pub struct Ownership {
+pub struct Audit {
+    /// [`MAGIC`].
+    pub magic: [u8; 8],
+    /// Root of the core's own page table.
+    pub core_root: u64,
+    /// Roots of the partitions' page tables, 0 for none.
+    pub roots: Table<u64, { limits::PARTITIONS }>,
+    /// Roots of the VMs' nested tables, 0 for none.
+    pub nested: Table<u64, { limits::VMS }>,
     /// Runs noted; more than [`RUNS`] means that some are missing.
     pub count: u64,
     /// The runs.
     pub runs: [Run; RUNS],
 }
 
-impl Ownership {
-    /// Nothing owned.
-    pub const EMPTY: Self = Self { count: 0, runs: [Run { start: 0, pages: 0, owner: 0, index: 0 }; RUNS] };
+/// First bytes of the record.
+pub const MAGIC: [u8; 8] = *b"PCAUDIT2";
 
+impl Audit {
     /// Note that `owner` has these frames.
-    pub fn add(&mut self, start: u64, pages: u64, owner: Owner) {
-        let Owner(owner, index) = owner;
+    pub fn add(&mut self, start: u64, pages: u64, Owner(owner, index): Owner) {
         if let Some(run) = self.runs.get_mut(self.count as usize) {
             *run = Run { start, pages, owner, index: index.into() };
         }
         self.count = self.count.wrapping_add(1);
     }
-}
-
-/// The static.
-#[repr(C)]
-pub struct Audit {
-    /// "PCAUDIT1".
-    pub magic: [u8; 8],
-    /// First byte, end of text, end of read-only data, end of the core's image: all physical = virtual.
-    pub image: [u64; 4],
-    /// Root of the core's own page table.
-    pub core_root: u64,
-    /// Roots of the partitions' page tables, 0 for none.
-    pub roots: [u64; limits::PARTITIONS],
-    /// Roots of the VMs' nested tables, 0 for none.
-    pub nested: [u64; limits::VMS],
-    /// Partition that is the `vmexit` of each VM.
-    pub vmexit: [u32; limits::VMS],
-    /// Who owns what.
-    pub owned: Ownership,
-}
-
-/// Written once at boot, before the first partition runs; never read by the core.
-#[unsafe(no_mangle)]
-#[used]
-static mut AUDIT: Audit = Audit {
-    magic: *b"PCAUDIT1",
-    image: [0; 4],
-    core_root: 0,
-    roots: [0; limits::PARTITIONS],
-    nested: [0; limits::VMS],
-    vmexit: [0; limits::VMS],
-    owned: Ownership::EMPTY,
-};
-
-/// Publish the facts, once.
-pub fn publish(fill: impl FnOnce(&mut Audit)) {
-    let audit = &raw mut AUDIT;
-    // SAFETY: called once, at boot; nobody else refers to the static.
-    fill(unsafe { &mut *audit });
 }

@@ -29,8 +29,8 @@ impl Core {
         }
         partition.thread.message.clear();
         partition.thread.frame = Frame {
-            rip: partition.entry,
-            rsp: partition.stack_top,
+            rip: partition.plan.entry,
+            rsp: partition.plan.stack_top,
             rdi: partition.generation.into(),
             rsi: partition.record.cause.into(),
             rflags: 0x202,
@@ -89,10 +89,10 @@ impl Core {
         self.timers.disarm(index);
         self.deactivate(index);
         self.reschedule = true;
-        if index == self.supervisor {
-            self.revive_supervisor();
-        } else {
-            self.notify(self.supervisor, 1u64 << (index & 63));
+        if self.supervisor == Index::of(index) {
+            self.revive_supervisor(index);
+        } else if let Some(supervisor) = self.supervisor.get() {
+            self.notify(supervisor, 1u64 << (index & 63));
         }
     }
 
@@ -128,7 +128,7 @@ impl Core {
     }
 
     /// The supervisor has nobody above it: the core restarts it, at most so many times in so long.
-    fn revive_supervisor(&mut self) {
+    fn revive_supervisor(&mut self, index: u8) {
         let now = cpu::tsc();
         if now >= self.supervisor_window_end {
             self.supervisor_window_end = now.saturating_add(self.supervisor_window);
@@ -141,7 +141,7 @@ impl Core {
             ));
         }
         self.supervisor_left = self.supervisor_left.wrapping_sub(1);
-        self.restart(self.supervisor);
+        self.restart(index);
     }
 }
 

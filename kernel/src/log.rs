@@ -156,7 +156,7 @@ pub fn begin(tsc_hz: u64, build_id: &[u8; 20]) {
 
 /// An instance of `index` starts.
 pub fn started(index: u8, partition: &Partition) {
-    RING.lock().append(index, partition.generation, payload::START, [&partition.build_id, partition.name().as_bytes()]);
+    RING.lock().append(index, partition.generation, payload::START, [&partition.plan.build_id, &partition.plan.name]);
     let restarts = u32::from_le_bytes(partition.record.restarts);
     if restarts > 0 {
         defmt::info!(

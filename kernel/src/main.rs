@@ -42,6 +42,7 @@ use state::Core;
 /// INV-CORE: the state is taken once at boot and then at every entry from ring 3, of which there is one at a time;
 /// a reference never survives the way out.
 // SAFETY: all zeros is a Core: it is FromZeros.
+#[unsafe(no_mangle)]
 static mut CORE: Core = unsafe { core::mem::zeroed() };
 
 /// The state of the core, at boot and at each entry.

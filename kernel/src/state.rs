@@ -3,6 +3,7 @@
 
 use crate::arch::apic::Ioapic;
 use crate::arch::time::Rates;
+use crate::audit::Audit;
 use crate::mem::page::CorePage;
 use crate::mem::table::Pool;
 use crate::mem::window::Windows;
@@ -82,7 +83,7 @@ pub struct Core {
     pub platform: CorePage,
     /// Frequencies.
     pub rates: Rates,
-    /// Root of the page tables in force.
+    /// Root of the page tables in force; the core's own while it boots.
     pub root: u64,
     /// The virtualization extension.
     pub machine: Machine,
@@ -93,7 +94,7 @@ pub struct Core {
     /// Mitigations in force.
     pub mitigations: u32,
     /// The supervisor.
-    pub supervisor: u8,
+    pub supervisor: Index,
     /// Restarts of the supervisor that the core still makes in this window.
     pub supervisor_left: u32,
     /// Their limit.
@@ -102,10 +103,9 @@ pub struct Core {
     pub supervisor_window: u64,
     /// When it ends.
     pub supervisor_window_end: u64,
+    /// What an audit finds.
+    pub audit: Audit,
 }
 
 /// `payer` when nothing has work.
 pub const NOBODY: u8 = 63;
-
-/// `supervisor` before the image named one.
-pub const NO_SUPERVISOR: u8 = u8::MAX;

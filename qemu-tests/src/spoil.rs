@@ -2,7 +2,7 @@
 //! changed here; where a changed byte would be found by the checksum first, the checksum is made right.
 
 use portcullis_ipc::checksum::crc32;
-use portcullis_ipc::image::{ImageHead, MANDATORY, RecordHead};
+use portcullis_ipc::image::{ImageHead, MANDATORY, SegmentRecord, TableHead};
 use std::mem::offset_of;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -19,14 +19,14 @@ pub struct Spoiled {
 const HEAD: usize = size_of::<ImageHead>();
 
 /// All ways.
-pub const ALL: [Spoiled; 9] = [
+pub const ALL: [Spoiled; 12] = [
     Spoiled { name: "truncated", spoil: |image| image.truncate(image.len() - 4096), refusal: "image: truncated" },
     Spoiled { name: "head-only", spoil: |image| image.truncate(HEAD), refusal: "image: truncated" },
     Spoiled { name: "wrong-magic", spoil: |image| image[0] ^= 0x20, refusal: "not a Portcullis image" },
     Spoiled {
         name: "wrong-version",
         spoil: |image| image[offset_of!(ImageHead, version)] = 99,
-        refusal: "image: format version 99",
+        refusal: "image: not this core's format version; build core and image alike; version: 99",
     },
     Spoiled { name: "flipped-bit", spoil: |image| flip_last(image), refusal: "image: checksum" },
     Spoiled {
@@ -35,22 +35,41 @@ pub const ALL: [Spoiled; 9] = [
         refusal: "image: truncated",
     },
     Spoiled {
-        name: "unknown-mandatory-record",
-        spoil: |image| change_first(image, |head| RecordHead { kind: 900, flags: MANDATORY, ..head }),
-        refusal: "unknown mandatory kind 900",
+        name: "unknown-mandatory-table",
+        spoil: |image| change(image, 0, |head| TableHead { kind: 900, flags: MANDATORY, ..head }),
+        refusal: "image: unknown mandatory table; use a newer core; kind: 900",
     },
     Spoiled {
-        name: "record-over-the-end",
-        spoil: |image| change_first(image, |head| RecordHead { length: u32::MAX - 7, ..head }),
-        refusal: "image: record 0: malformed",
+        name: "table-over-the-end",
+        spoil: |image| change(image, 0, |head| TableHead { count: u32::MAX, ..head }),
+        refusal: "image: malformed table; build it anew; kind: 1",
     },
     Spoiled {
-        name: "endless-records",
+        name: "table-past-the-end",
+        spoil: |image| change(image, 2, |head| TableHead { offset: u32::MAX & !7, ..head }),
+        refusal: "image: malformed table; build it anew; kind: 3",
+    },
+    Spoiled {
+        name: "records-of-another-size",
+        spoil: |image| change(image, 1, |head| TableHead { record_bytes: 40, ..head }),
+        refusal: "image: malformed table; build it anew; kind: 2",
+    },
+    Spoiled {
+        name: "endless-tables",
         spoil: |image| {
-            image[offset_of!(ImageHead, records)..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
+            image[offset_of!(ImageHead, tables)..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
             seal(image);
         },
-        refusal: ": malformed",
+        refusal: "image: malformed table; build it anew; kind: 0",
+    },
+    Spoiled {
+        name: "segment-of-no-partition",
+        spoil: |image| {
+            let first = directory(image, 1).offset as usize + offset_of!(SegmentRecord, partition);
+            image[first..][..2].fill(0xee);
+            seal(image);
+        },
+        refusal: "image: segment 0: no such partition",
     },
 ];
 
@@ -67,12 +86,21 @@ fn checked(image: &[u8]) -> usize {
     ImageHead::read_from_prefix(image).map_or(0, |(head, _)| head.checked as usize)
 }
 
-/// Changes the head of the first record.
-fn change_first(image: &mut [u8], change: fn(RecordHead) -> RecordHead) {
-    let place = HEAD..HEAD + size_of::<RecordHead>();
-    if let Ok(head) = RecordHead::read_from_bytes(&image[place.clone()]) {
-        image[place].copy_from_slice(change(head).as_bytes());
-    }
+/// Place of entry `index` of the directory of tables.
+fn place(index: usize) -> std::ops::Range<usize> {
+    let start = HEAD + index * size_of::<TableHead>();
+    start..start + size_of::<TableHead>()
+}
+
+/// Entry `index` of the directory of tables.
+fn directory(image: &[u8], index: usize) -> TableHead {
+    TableHead::read_from_bytes(&image[place(index)]).unwrap_or_default()
+}
+
+/// Changes entry `index` of the directory of tables.
+fn change(image: &mut [u8], index: usize, change: fn(TableHead) -> TableHead) {
+    let head = change(directory(image, index));
+    image[place(index)].copy_from_slice(head.as_bytes());
     seal(image);
 }
 
@@ -91,6 +119,8 @@ mod tests {
         for spoiled in &ALL {
             let mut image = vec![7; 3 * 4096];
             image[offset_of!(ImageHead, checked)..][..8].copy_from_slice(&(3u64 * 4096).to_le_bytes());
+            let segments = TableHead { offset: 1024, ..TableHead::default() };
+            image[place(1)].copy_from_slice(segments.as_bytes());
             seal(&mut image);
             let sound = image.clone();
             (spoiled.spoil)(&mut image);

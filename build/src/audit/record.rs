@@ -1,5 +1,5 @@
-//! The core's own record for audits: the static that its ELF names `AUDIT` (`kernel/src/audit.rs`), read
-//! from captured memory. It says where the tables are and who owns which frames; which partition
+//! The core's own record for audits (`kernel/src/audit.rs`): it stands somewhere in the static that its ELF names `CORE`,
+//! and is read from captured memory. It says where the tables are and who owns which frames; which partition
 //! serves which VM comes from the system image.
 
 use super::grants;
@@ -15,7 +15,7 @@ use portcullis_ipc::limits;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The ELF has no such symbol.
-    #[error("the core's ELF has no symbol AUDIT: build it from this checkout's kernel/")]
+    #[error("the core's ELF has no symbol CORE: build it from this checkout's kernel/")]
     Symbol,
     /// The memory does not hold the record.
     #[error(
@@ -32,14 +32,14 @@ pub enum Error {
     Full(u64),
 }
 
-const MAGIC: [u8; 8] = *b"PCAUDIT1";
+const MAGIC: [u8; 8] = *b"PCAUDIT2";
 /// Runs that the core can note.
 const RUNS: u64 = 256;
-/// Offsets in the record, behind magic and the four bounds of the core's image.
-const CORE_ROOT: u64 = 8 + 4 * 8;
+/// Offsets in the record, behind its magic.
+const CORE_ROOT: u64 = 8;
 const ROOTS: u64 = CORE_ROOT + 8;
 const NESTED: u64 = ROOTS + 8 * limits::PARTITIONS as u64;
-const COUNT: u64 = NESTED + 8 * limits::VMS as u64 + 4 * limits::VMS as u64;
+const COUNT: u64 = NESTED + 8 * limits::VMS as u64;
 const RUN: u64 = COUNT + 8;
 /// Bytes of a run: start, pages, owner and index.
 const RUN_BYTES: u64 = 24;
@@ -53,7 +53,9 @@ const LOCAL_APIC: u64 = 0xfee0_0000;
 
 /// Reads the record.
 pub fn read(elf: &[u8], memory: Memory<'_>, bundle: &Bundle<'_>) -> Result<Subject, Error> {
-    let at = symbol(elf, "AUDIT").ok_or(Error::Symbol)?;
+    let (core, bytes) = symbol(elf, "CORE").ok_or(Error::Symbol)?;
+    let places = (core..core.saturating_add(bytes)).step_by(8);
+    let at = places.into_iter().find(|at| is_record(memory, *at)).ok_or(Error::Magic(core))?;
     let names: Vec<String> = bundle.partitions.iter().map(|partition| name(&partition.record.name)).collect();
     let vms: Vec<String> = bundle.vms.iter().map(|vm| name(&vm.record.name)).collect();
     let vcpus: Vec<u16> = (0..).zip(&bundle.vms).flat_map(|(index, vm)| vm.vcpus.iter().map(move |_| index)).collect();
@@ -63,9 +65,13 @@ pub fn read(elf: &[u8], memory: Memory<'_>, bundle: &Bundle<'_>) -> Result<Subje
     Ok(subject)
 }
 
+fn is_record(memory: Memory<'_>, at: u64) -> bool {
+    memory.bytes(at, MAGIC.len()) == Some(MAGIC.as_slice())
+}
+
 /// Reads the record at `at`; `vcpus` has the VM of each vCPU of the system.
 fn at_address(memory: Memory<'_>, at: u64, names: &[String], vms: &[String], vcpus: &[u16]) -> Result<Subject, Error> {
-    if memory.bytes(at, MAGIC.len()) != Some(MAGIC.as_slice()) {
+    if !is_record(memory, at) {
         return Err(Error::Magic(at));
     }
     let word = |offset: u64| memory.word(at + offset).ok_or(Error::Magic(at));
@@ -120,12 +126,12 @@ fn name(field: &[u8]) -> String {
     String::from_utf8_lossy(field).trim_end_matches('\0').to_owned()
 }
 
-/// Address of a symbol.
-fn symbol(elf: &[u8], name: &str) -> Option<u64> {
+/// Address and bytes of a symbol.
+fn symbol(elf: &[u8], name: &str) -> Option<(u64, u64)> {
     let file = ElfBytes::<LittleEndian>::minimal_parse(elf).ok()?;
     let (symbols, names) = file.symbol_table().ok()??;
     let is_it = |symbol: &elf::symbol::Symbol| names.get(symbol.st_name as usize).is_ok_and(|found| found == name);
-    symbols.iter().find(is_it).map(|symbol| symbol.st_value)
+    symbols.iter().find(is_it).map(|symbol| (symbol.st_value, symbol.st_size))
 }
 
 #[cfg(test)]
@@ -187,6 +193,6 @@ mod tests {
 
     #[test]
     fn an_elf_without_the_symbol_is_refused() {
-        assert_eq!(symbol(b"no ELF", "AUDIT"), None);
+        assert_eq!(symbol(b"no ELF", "CORE"), None);
     }
 }

@@ -3,11 +3,11 @@
 
 use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::image::{
-    self, CapabilityRecord, ImageHead, PartitionRecord, RecordHead, SegmentRecord, VcpuRecord, VmRecord, record,
+    self, CapabilityRecord, ImageHead, PartitionRecord, SegmentRecord, TableHead, VcpuRecord, VmRecord, table,
 };
 use portcullis_ipc::info::InfoPage;
 use sha2::{Digest, Sha256};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// An image, read.
 #[derive(Clone, Debug)]
@@ -69,17 +69,24 @@ pub enum ReadError {
         /// In the head.
         expected: u32,
     },
-    /// A record that is not allowed here or unknown and mandatory.
-    #[error("record {index} of the image (kind {kind}) is refused: {reason}; write it anew with `cargo xtask image`")]
-    Record {
-        /// Position.
-        index: u32,
+    /// A table that is malformed or unknown and mandatory.
+    #[error("table of kind {kind} of the image is refused: {reason}; write it anew with `cargo xtask image`")]
+    Table {
         /// Kind.
         kind: u16,
         /// Why.
         reason: &'static str,
     },
 }
+
+/// Where the directory of tables stands.
+const DIRECTORY: TableHead = TableHead {
+    kind: 0,
+    flags: 0,
+    record_bytes: size_of::<TableHead>() as u32,
+    count: 0,
+    offset: size_of::<ImageHead>() as u32,
+};
 
 impl<'a> Bundle<'a> {
     /// Reads an image.
@@ -102,9 +109,8 @@ impl<'a> Bundle<'a> {
         if found != head.checksum {
             return Err(ReadError::Checksum { found, expected: head.checksum });
         }
-        let records = body.get(..head.records_bytes as usize).ok_or(truncated(head.records_bytes.into()))?;
         let mut bundle = Self { bytes, head, partitions: Vec::new(), vms: Vec::new() };
-        bundle.read_records(records)?;
+        bundle.read_tables()?;
         bundle.check_blobs()?;
         Ok(bundle)
     }
@@ -125,42 +131,54 @@ impl<'a> Bundle<'a> {
         Ok(())
     }
 
-    fn read_records(&mut self, mut rest: &[u8]) -> Result<(), ReadError> {
-        for index in 0..self.head.records {
-            let refuse = |kind, reason| ReadError::Record { index, kind, reason };
-            let (head, after) = RecordHead::read_from_prefix(rest).map_err(|_| refuse(0, "it is cut off"))?;
-            let body = after.get(..head.length as usize).ok_or(refuse(head.kind, "it is cut off"))?;
-            rest = after.get(head.length as usize..).unwrap_or_default();
-            let order = refuse(head.kind, "it follows no record that it could belong to");
-            let size = |_| refuse(head.kind, "its body has the wrong size");
+    fn read_tables(&mut self) -> Result<(), ReadError> {
+        let head = TableHead { count: self.head.tables, ..DIRECTORY };
+        let (mut segments, mut capabilities, mut vcpus) = (Vec::new(), Vec::new(), Vec::new());
+        for head in self.table::<TableHead>(&head)? {
             match head.kind {
-                record::PARTITION => {
-                    let record = PartitionRecord::read_from_bytes(body).map_err(|_| size(()))?;
-                    self.partitions.push(ReadPartition { record, segments: Vec::new(), capabilities: Vec::new() });
+                table::PARTITIONS => {
+                    let list = |record| ReadPartition { record, segments: Vec::new(), capabilities: Vec::new() };
+                    self.partitions = self.table(&head)?.into_iter().map(list).collect();
                 }
-                record::SEGMENT => {
-                    let record = SegmentRecord::read_from_bytes(body).map_err(|_| size(()))?;
-                    self.partitions.last_mut().ok_or(order)?.segments.push(record);
+                table::SEGMENTS => segments = self.table::<SegmentRecord>(&head)?,
+                table::CAPABILITIES => capabilities = self.table::<CapabilityRecord>(&head)?,
+                table::VMS => {
+                    let list = |record| ReadVm { record, vcpus: Vec::new() };
+                    self.vms = self.table(&head)?.into_iter().map(list).collect();
                 }
-                record::CAPABILITY => {
-                    let record = CapabilityRecord::read_from_bytes(body).map_err(|_| size(()))?;
-                    self.partitions.last_mut().ok_or(order)?.capabilities.push(record);
-                }
-                record::VM => {
-                    let record = VmRecord::read_from_bytes(body).map_err(|_| size(()))?;
-                    self.vms.push(ReadVm { record, vcpus: Vec::new() });
-                }
-                record::VCPU => {
-                    let record = VcpuRecord::read_from_bytes(body).map_err(|_| size(()))?;
-                    self.vms.last_mut().ok_or(order)?.vcpus.push(record);
-                }
-                _ if head.flags & image::MANDATORY != 0 => {
-                    return Err(refuse(head.kind, "it is unknown and mandatory"));
+                table::VCPUS => vcpus = self.table::<VcpuRecord>(&head)?,
+                kind if head.flags & image::MANDATORY != 0 => {
+                    return Err(ReadError::Table { kind, reason: "it is unknown and mandatory" });
                 }
                 _ => {}
             }
         }
+        let lost = |kind| ReadError::Table { kind, reason: "a record names a partition or VM that is not there" };
+        for one in segments {
+            let partition = self.partitions.get_mut(usize::from(one.partition)).ok_or(lost(table::SEGMENTS))?;
+            partition.segments.push(one);
+        }
+        for one in capabilities {
+            let partition = self.partitions.get_mut(usize::from(one.partition)).ok_or(lost(table::CAPABILITIES))?;
+            partition.capabilities.push(one);
+        }
+        for one in vcpus {
+            self.vms.get_mut(usize::from(one.vm)).ok_or(lost(table::VCPUS))?.vcpus.push(one);
+        }
         Ok(())
+    }
+
+    /// The records of a table, which lie in the checked part of the image.
+    fn table<T: FromBytes + IntoBytes + Immutable>(&self, head: &TableHead) -> Result<Vec<T>, ReadError> {
+        let malformed =
+            ReadError::Table { kind: head.kind, reason: "it is cut off or its records have the wrong size" };
+        if head.record_bytes as usize != size_of::<T>() {
+            return Err(malformed);
+        }
+        let bytes = self.bytes.get(head.offset as usize..self.head.checked as usize);
+        let records = bytes.and_then(|bytes| bytes.get(..size_of::<T>().checked_mul(head.count as usize)?));
+        let read = |bytes| T::read_from_bytes(bytes).map_err(|_| malformed.clone());
+        records.ok_or(malformed.clone())?.chunks_exact(size_of::<T>()).map(read).collect()
     }
 
     /// Whether a partition's digest is that of its segments.

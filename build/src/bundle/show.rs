@@ -11,18 +11,17 @@ use std::fmt::Write;
 pub fn show(bundle: &Bundle) -> String {
     let head = &bundle.head;
     let mut text = format!(
-        "image format {}, {} bytes, {} records, checksum {:#010x}, {} page-table pages\n",
-        head.version, head.length, head.records, head.checksum, head.pool_pages
+        "image format {}, {} bytes, checksum {:#010x}, {} page-table pages\n",
+        head.version, head.length, head.checksum, head.pool_pages
     );
-    for partition in &bundle.partitions {
-        show_partition(bundle, partition, &mut text);
+    for (index, partition) in bundle.partitions.iter().enumerate() {
+        show_partition(bundle, index, partition, &mut text);
     }
-    for vm in &bundle.vms {
+    for (index, vm) in bundle.vms.iter().enumerate() {
         let record = &vm.record;
         let _ = writeln!(
             text,
-            "VM {} {}: {} MiB, {} vCPU, vmexit is partition {}",
-            record.index,
+            "VM {index} {}: {} MiB, {} vCPU, vmexit is partition {}",
             name(&record.name),
             (record.memory_pages * PAGE as u64) >> 20,
             vm.vcpus.len(),
@@ -32,13 +31,12 @@ pub fn show(bundle: &Bundle) -> String {
     text
 }
 
-fn show_partition(bundle: &Bundle, partition: &ReadPartition, text: &mut String) {
+fn show_partition(bundle: &Bundle, index: usize, partition: &ReadPartition, text: &mut String) {
     let record = &partition.record;
     let intact = if bundle.is_intact(partition) { "intact" } else { "DAMAGED" };
     let _ = writeln!(
         text,
-        "partition {} {}: rank {}, {} capabilities, state version {} (reads from {}), spare {} pages\n  build {}, digest {intact}",
-        record.index,
+        "partition {index} {}: rank {}, {} capabilities, state version {} (reads from {}), spare {} pages\n  build {}, digest {intact}",
         name(&record.name),
         rank_name(record.rank),
         partition.capabilities.len(),

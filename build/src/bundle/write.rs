@@ -1,21 +1,23 @@
-//! Laying out the file: head, records, page-aligned data, blobs last, so that the core's checksum can stop before them.
+//! Laying out the file: head, directory, tables, page-aligned data, blobs last, so that the core's checksum can stop before them.
 
 use super::{Inputs, Placed, Segment, info, name24, pool};
 use crate::manifest::{Capability, Object, Partition, System, Vm};
 use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::image::{
-    self, CapabilityRecord, ImageHead, PartitionRecord, RecordHead, SegmentRecord, VcpuRecord, VmRecord, feature, flag,
-    rank, record,
+    self, CapabilityRecord, ImageHead, PartitionRecord, SegmentRecord, TableHead, VcpuRecord, VmRecord, feature, table,
 };
 use portcullis_ipc::layout::PAGE;
 use portcullis_ipc::syscall::rights;
 use sha2::{Digest, Sha256};
 use zerocopy::{Immutable, IntoBytes};
 
-/// Records and data while they grow.
+/// Tables and data while they grow.
 struct Image {
-    records: Vec<u8>,
-    count: u32,
+    partitions: Vec<PartitionRecord>,
+    segments: Vec<SegmentRecord>,
+    capabilities: Vec<CapabilityRecord>,
+    vms: Vec<VmRecord>,
+    vcpus: Vec<VcpuRecord>,
     data: Pages,
     blobs: Pages,
 }
@@ -46,24 +48,44 @@ impl Pages {
 }
 
 impl Image {
-    fn record(&mut self, kind: u16, body: &(impl IntoBytes + Immutable)) {
-        let body = body.as_bytes();
-        let head = RecordHead { kind, flags: image::MANDATORY, length: body.len() as u32 };
-        self.records.extend_from_slice(head.as_bytes());
-        self.records.extend_from_slice(body);
-        self.count += 1;
+    /// The directory of tables and the tables, as they stand behind the head.
+    fn tables(&self) -> (u32, Vec<u8>) {
+        let tables: [(u16, usize, &[u8], usize); 5] = [
+            table_of(table::PARTITIONS, &self.partitions),
+            table_of(table::SEGMENTS, &self.segments),
+            table_of(table::CAPABILITIES, &self.capabilities),
+            table_of(table::VMS, &self.vms),
+            table_of(table::VCPUS, &self.vcpus),
+        ];
+        let start = size_of::<ImageHead>() + tables.len() * size_of::<TableHead>();
+        let (mut directory, mut records) = (Vec::new(), Vec::new());
+        for (kind, count, bytes, record_bytes) in tables {
+            let offset = (start + records.len()) as u32;
+            let (record_bytes, count) = (record_bytes as u32, count as u32);
+            let head = TableHead { kind, flags: image::MANDATORY, record_bytes, count, offset };
+            directory.extend_from_slice(head.as_bytes());
+            records.extend_from_slice(bytes);
+        }
+        directory.extend_from_slice(&records);
+        (tables.len() as u32, directory)
     }
+}
+
+/// Kind, number of records, bytes, and bytes of one record.
+fn table_of<T: IntoBytes + Immutable>(kind: u16, records: &[T]) -> (u16, usize, &[u8], usize) {
+    (kind, records.len(), records.as_bytes(), size_of::<T>())
 }
 
 /// Writes the bundle of a system whose partitions are placed.
 pub fn write(system: &System, inputs: &[Inputs], placed: &[Placed]) -> Vec<u8> {
-    // Offsets in records count from the start of the image, so the parts before are measured first.
+    // Offsets count from the start of the image, so the parts before are measured first.
     let measured = lay_out(system, inputs, placed, 0, 0);
-    let data_start = (size_of::<ImageHead>() + measured.records.len()).next_multiple_of(PAGE);
+    let data_start = (size_of::<ImageHead>() + measured.tables().1.len()).next_multiple_of(PAGE);
     let checked = data_start + measured.data.bytes.len();
     let image = lay_out(system, inputs, placed, data_start as u64, checked as u64);
+    let (tables, records) = image.tables();
     let mut bytes = vec![0; size_of::<ImageHead>()];
-    bytes.extend_from_slice(&image.records);
+    bytes.extend_from_slice(&records);
     bytes.resize(data_start, 0);
     bytes.extend_from_slice(&image.data.bytes);
     let head = ImageHead {
@@ -71,8 +93,8 @@ pub fn write(system: &System, inputs: &[Inputs], placed: &[Placed]) -> Vec<u8> {
         version: image::VERSION,
         checksum: crc32(0, bytes.get(size_of::<ImageHead>()..).unwrap_or_default()),
         length: image.blobs.end(),
-        records_bytes: image.records.len() as u32,
-        records: image.count,
+        tables,
+        reserved: 0,
         pool_pages: pool::pages(system, placed) as u32,
         supervisor_restarts: system.supervisor_restarts,
         supervisor_window_us: system.supervisor_window_us,
@@ -88,57 +110,58 @@ pub fn write(system: &System, inputs: &[Inputs], placed: &[Placed]) -> Vec<u8> {
 }
 
 fn lay_out(system: &System, inputs: &[Inputs], placed: &[Placed], data: u64, blobs: u64) -> Image {
-    let mut image = Image { records: Vec::new(), count: 0, data: Pages::from(data), blobs: Pages::from(blobs) };
+    let mut image = Image {
+        partitions: Vec::new(),
+        segments: Vec::new(),
+        capabilities: Vec::new(),
+        vms: system.vms.iter().map(vm_record).collect(),
+        vcpus: Vec::new(),
+        data: Pages::from(data),
+        blobs: Pages::from(blobs),
+    };
     for (index, (input, placed)) in inputs.iter().zip(placed).enumerate() {
         let Some(partition) = system.partitions.get(index) else {
             continue;
         };
         let info = info::page(system, index, input, placed);
         let info_offset = image.data.push(&info);
-        let mut record = partition_record(index, partition, input, placed);
-        record.info_offset = info_offset;
-        image.record(record::PARTITION, &record);
+        image.partitions.push(PartitionRecord { info_offset, ..partition_record(partition, input, placed) });
         for segment in &placed.segments {
             let pages = if segment.is_blob() { &mut image.blobs } else { &mut image.data };
             let offset = if segment.bytes.is_empty() { 0 } else { pages.push(&segment.bytes) };
-            let record = SegmentRecord {
+            image.segments.push(SegmentRecord {
                 address: segment.address,
                 offset,
                 file_bytes: segment.bytes.len() as u64,
                 pages: segment.pages as u32,
                 rights: segment.rights,
-                reserved: [0; 3],
-            };
-            image.record(record::SEGMENT, &record);
+                reserved: 0,
+                partition: index as u16,
+            });
         }
         for (slot, capability) in partition.capabilities.iter().enumerate() {
-            image.record(record::CAPABILITY, &capability_record(slot, capability));
+            image.capabilities.push(capability_record(index, slot, capability));
         }
     }
     for (index, vm) in system.vms.iter().enumerate() {
-        image.record(record::VM, &vm_record(index, vm));
-        for (index, vcpu) in vm.vcpus.iter().enumerate() {
-            let record = VcpuRecord {
-                index: index as u16,
-                cpu: vcpu.cpu,
-                priority: vcpu.priority.into(),
-                budget_us: vcpu.budget_us,
-                period_us: vcpu.period_us,
-            };
-            image.record(record::VCPU, &record);
-        }
+        image.vcpus.extend(vm.vcpus.iter().map(|vcpu| VcpuRecord {
+            vm: index as u16,
+            cpu: vcpu.cpu,
+            priority: vcpu.priority.into(),
+            budget_us: vcpu.budget_us,
+            period_us: vcpu.period_us,
+        }));
     }
     image
 }
 
-fn partition_record(index: usize, partition: &Partition, input: &Inputs, placed: &Placed) -> PartitionRecord {
+fn partition_record(partition: &Partition, input: &Inputs, placed: &Placed) -> PartitionRecord {
     PartitionRecord {
         name: name24(&partition.name),
-        index: index as u16,
         rank: partition.rank,
         priority: partition.priority,
         cpu: partition.cpu,
-        flags: if partition.rank == rank::SUPERVISOR { flag::SUPERVISOR } else { 0 },
+        state_limit_pages: partition.state_limit_pages,
         budget_us: partition.budget_us,
         period_us: partition.period_us,
         reserve_us: partition.reserve_us,
@@ -150,11 +173,9 @@ fn partition_record(index: usize, partition: &Partition, input: &Inputs, placed:
         state_version: partition.state_version,
         state_reads_from: partition.state_reads_from,
         spare_pages: partition.spare_pages.unwrap_or(placed.own_pages as u32),
-        state_limit_pages: partition.state_limit_pages,
-        reserved: 0,
         build_id: input.program.build_id,
         digest: digest(&placed.segments),
-        reserved2: 0,
+        reserved: 0,
         signature: [0; 64],
     }
 }
@@ -168,9 +189,13 @@ pub fn digest(segments: &[Segment]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-fn capability_record(slot: usize, capability: &Capability) -> CapabilityRecord {
-    let mut record =
-        CapabilityRecord { slot: slot as u16, kind: capability.object.kind(), ..CapabilityRecord::default() };
+fn capability_record(partition: usize, slot: usize, capability: &Capability) -> CapabilityRecord {
+    let mut record = CapabilityRecord {
+        slot: slot as u16,
+        kind: capability.object.kind(),
+        partition: partition as u16,
+        ..CapabilityRecord::default()
+    };
     match capability.object {
         Object::Endpoint { partition, badge } => (record.object, record.badge) = (partition, badge),
         Object::Notification { partition, bits } => (record.object, record.first) = (partition, bits),
@@ -189,17 +214,16 @@ fn capability_record(slot: usize, capability: &Capability) -> CapabilityRecord {
     record
 }
 
-fn vm_record(index: usize, vm: &Vm) -> VmRecord {
+fn vm_record(vm: &Vm) -> VmRecord {
     let rdtsc = if vm.intercept_rdtsc { feature::INTERCEPT_RDTSC } else { 0 };
     let pause = if vm.intercept_pause { feature::INTERCEPT_PAUSE } else { 0 };
     VmRecord {
         name: name24(&vm.name),
-        index: index as u16,
         vmexit: vm.vmexit,
         vmport: vm.port.unwrap_or(image::NO_PARTITION),
-        vcpus: vm.vcpus.len() as u16,
         vmport_badge: vm.badge,
         features: rdtsc | pause,
+        reserved: 0,
         memory_pages: vm.memory_pages,
         xcr0: vm.xcr0,
     }

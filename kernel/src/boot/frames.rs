@@ -2,58 +2,66 @@
 
 use super::error::BootError;
 use super::handover::Region;
-use crate::audit::{Owner, Ownership};
+use crate::audit::{Audit, Owner};
 use arrayvec::ArrayVec;
+use zerocopy::FromZeros;
 
 /// Frames may be asked to lie below this address: the part of the core's half where virtual and
 /// physical addresses are the same.
 pub const CORE_HALF: u64 = crate::mem::FIXED_MAPS;
 
-/// The allocator. It remembers who got what, for the audit.
+const FULL: &str = "boot: free memory is in more than 80 pieces (limit 80)";
+
+fn none(pages: u64) -> BootError {
+    BootError::Number("boot: not so many contiguous free pages left; give the machine more memory; pages", pages)
+}
+
+/// The allocator. It tells the audit who got what.
 pub struct Frames {
     free: ArrayVec<Region, 80>,
-    /// Who owns which frames.
-    pub owned: Ownership,
+    /// What an audit will find.
+    pub audit: Audit,
 }
 
 impl Frames {
-    /// All of `ram` above the first MiB, without the `taken` regions; partial pages are dropped, and so is
-    /// what an entry of `ram` says a second time.
-    pub fn new<'a>(ram: &[Region], taken: impl Iterator<Item = &'a Region>) -> Self {
-        let mut free: ArrayVec<Region, 80> = ArrayVec::new();
+    /// All of `ram` above the first MiB, without the `taken` regions; partial pages are dropped, and so is what an entry
+    /// of `ram` says a second time.
+    pub fn new<'a>(ram: &[Region], taken: impl Iterator<Item = &'a Region>) -> Result<Self, BootError> {
+        let mut frames = Self { free: ArrayVec::new(), audit: Audit::new_zeroed() };
         for region in ram {
             let start = region.start.max(1 << 20).saturating_add(0xfff) & !0xfff;
-            let end = region.end & !0xfff;
-            let fresh = free.iter().all(|known| end <= known.start || known.end <= start);
-            if start < end && fresh {
-                let _ = free.try_push(Region { start, end });
+            let region = Region { start, end: region.end & !0xfff };
+            frames.remove(region)?;
+            if region.start < region.end {
+                frames.free.try_push(region).map_err(|_| FULL)?;
             }
         }
         for hole in taken {
-            let (hole_start, hole_end) = (hole.start & !0xfff, hole.end.saturating_add(0xfff) & !0xfff);
-            let mut kept: ArrayVec<Region, 80> = ArrayVec::new();
-            for region in &free {
-                let parts = [
-                    Region { start: region.start, end: region.end.min(hole_start) },
-                    Region { start: region.start.max(hole_end), end: region.end },
-                ];
-                for part in parts {
-                    if part.start < part.end {
-                        let _ = kept.try_push(part);
-                    }
+            frames.remove(Region { start: hole.start & !0xfff, end: hole.end.saturating_add(0xfff) & !0xfff })?;
+        }
+        Ok(frames)
+    }
+
+    /// Take `hole` out of what is free.
+    fn remove(&mut self, hole: Region) -> Result<(), BootError> {
+        for region in core::mem::take(&mut self.free) {
+            let below = Region { start: region.start, end: region.end.min(hole.start) };
+            let above = Region { start: region.start.max(hole.end), end: region.end };
+            for part in [below, above] {
+                if part.start < part.end {
+                    self.free.try_push(part).map_err(|_| FULL)?;
                 }
             }
-            free = kept;
         }
-        Self { free, owned: Ownership::EMPTY }
+        Ok(())
     }
 
     /// Take `pages` contiguous frames of the core's half, the lowest. The caller zeroes them.
     pub fn take_low(&mut self, pages: u64, owner: Owner) -> Result<u64, BootError> {
         let bytes = pages.saturating_mul(4096);
-        let fits = |region: &Region| region.start.saturating_add(bytes) <= region.end.min(CORE_HALF);
-        let found = self.free.iter().filter(|region| fits(region)).map(|region| region.start).min();
-        self.cut(found.ok_or(BootError::Memory(pages))?, pages, owner)
+        let fits = |region: &&Region| region.start.saturating_add(bytes) <= region.end.min(CORE_HALF);
+        let found = self.free.iter().filter(fits).map(|region| region.start).min();
+        self.cut(found, pages, owner)
     }
 
     /// Take `pages` contiguous frames aligned to `align` bytes from anywhere, the highest, so that the core's
@@ -65,22 +73,14 @@ impl Frames {
             (start >= region.start).then_some(start)
         };
         let found = self.free.iter().filter_map(place).max();
-        self.cut(found.ok_or(BootError::Memory(pages))?, pages, owner)
+        self.cut(found, pages, owner)
     }
 
-    fn cut(&mut self, start: u64, pages: u64, owner: Owner) -> Result<u64, BootError> {
-        let end = start.saturating_add(pages.saturating_mul(4096));
-        for region in &mut self.free {
-            if region.start <= start && end <= region.end {
-                let behind = Region { start: end, end: region.end };
-                region.end = start;
-                self.free.try_push(behind).map_err(|_| BootError::Memory(pages))?;
-                self.free.retain(|region| region.start < region.end);
-                self.owned.add(start, pages, owner);
-                return Ok(start);
-            }
-        }
-        Err(BootError::Memory(pages))
+    fn cut(&mut self, start: Option<u64>, pages: u64, owner: Owner) -> Result<u64, BootError> {
+        let start = start.ok_or(none(pages))?;
+        self.remove(Region { start, end: start.saturating_add(pages.saturating_mul(4096)) })?;
+        self.audit.add(start, pages, owner);
+        Ok(start)
     }
 
     /// Pages left.
@@ -97,7 +97,7 @@ mod tests {
     fn frames_never_overlap_holes_or_each_other_and_keep_alignment_and_half() {
         let ram = [Region { start: 0, end: 0x9f000 }, Region { start: 0x10_0000, end: 0x5000_0000 }];
         let hole = [Region { start: 0x20_0000, end: 0x30_0001 }];
-        let mut frames = Frames::new(&ram, hole.iter());
+        let mut frames = Frames::new(&ram, hole.iter()).unwrap();
         let total = frames.left();
         let mut seen: Vec<(u64, u64)> = vec![(0x20_0000, 0x30_1000)];
         for (pages, align) in [(1, 0), (512, 1 << 21), (3, 4096), (1024, 1 << 21), (700, 0), (7, 4096)] {
@@ -112,7 +112,7 @@ mod tests {
             seen.push((start, end));
         }
         assert_eq!(frames.left(), total - 1 - 512 - 3 - 1024 - 700 - 7);
-        assert_eq!(frames.take(1 << 30, 4096, Owner::CORE), Err(BootError::Memory(1 << 30)));
-        assert_eq!(frames.take_low(CORE_HALF >> 12, Owner::CORE), Err(BootError::Memory(CORE_HALF >> 12)));
+        assert_eq!(frames.take(1 << 30, 4096, Owner::CORE), Err(none(1 << 30)));
+        assert_eq!(frames.take_low(CORE_HALF >> 12, Owner::CORE), Err(none(CORE_HALF >> 12)));
     }
 }

@@ -1,58 +1,75 @@
-//! The system image, checked again by the core (section 4 of the design): head, checksum, records, and
-//! every record against every limit. Pure; what the records ask for is done by `boot::system`.
+//! The system image, checked again by the core (section 4 of the design): head, checksum, tables. Pure; the records are
+//! checked where they are carried out, by `boot::system`.
 
 use super::error::BootError;
 use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::image::{
-    CapabilityRecord, ImageHead, MAGIC, MANDATORY, PartitionRecord, RecordHead, SegmentRecord, VERSION, VcpuRecord,
-    VmRecord, record,
+    CapabilityRecord, ImageHead, MAGIC, MANDATORY, PartitionRecord, SegmentRecord, TableHead, VERSION, VcpuRecord,
+    VmRecord, table,
 };
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-const MAGIC_MISSING: BootError = BootError::Line("image: module 0 is not a Portcullis image (magic)");
-const MALFORMED: &str = "malformed";
-
-/// One record.
-pub enum Record<'a> {
-    /// A partition.
-    Partition(&'a PartitionRecord),
-    /// A segment of the last partition.
-    Segment(&'a SegmentRecord),
-    /// A capability of the last partition.
-    Capability(&'a CapabilityRecord),
-    /// A VM.
-    Vm(&'a VmRecord),
-    /// A vCPU of the last VM.
-    Vcpu(&'a VcpuRecord),
-}
+const HEAD: usize = size_of::<ImageHead>();
+const NO_IMAGE: &str = "image: module 0 is not a Portcullis image (magic)";
+const OTHER_VERSION: &str = "image: not this core's format version; build core and image alike; version";
+const TRUNCATED: &str = "image: truncated; load the whole bundle; bytes needed";
+const CHECKSUM: &str = "image: checksum does not match; build it anew";
+const MALFORMED: &str = "image: malformed table; build it anew; kind";
+const UNKNOWN: &str = "image: unknown mandatory table; use a newer core; kind";
 
 /// A checked image.
 #[derive(Clone, Copy)]
 pub struct Image<'a> {
     /// Its head.
     pub head: ImageHead,
+    /// Its partitions.
+    pub partitions: &'a [PartitionRecord],
+    /// Their segments.
+    pub segments: &'a [SegmentRecord],
+    /// Their capabilities.
+    pub capabilities: &'a [CapabilityRecord],
+    /// Its VMs.
+    pub vms: &'a [VmRecord],
+    /// Their vCPUs.
+    pub vcpus: &'a [VcpuRecord],
     bytes: &'a [u8],
 }
 
 impl<'a> Image<'a> {
-    /// Check head and checksum of `module`.
+    /// Check head, checksum and tables of `module`. A table of unknown kind that is not mandatory is skipped.
     pub fn check(module: &'a [u8]) -> Result<Self, BootError> {
-        let length = module.len() as u64;
-        let (head, _) = ImageHead::read_from_prefix(module).map_err(|_| BootError::Truncated(length, 64))?;
+        let truncated = |needed| BootError::Number(TRUNCATED, needed);
+        let (head, _) = ImageHead::read_from_prefix(module).map_err(|_| truncated(HEAD as u64))?;
         if head.magic != MAGIC {
-            return Err(MAGIC_MISSING);
+            return Err(NO_IMAGE.into());
         }
         if head.version != VERSION {
-            return Err(BootError::Version(head.version));
+            return Err(BootError::Number(OTHER_VERSION, head.version.into()));
         }
-        let bytes = usize::try_from(head.length).ok().and_then(|end| module.get(..end));
-        let bytes = bytes.ok_or(BootError::Truncated(length, head.length))?;
-        let checked = usize::try_from(head.checked).ok().and_then(|end| bytes.get(size_of::<ImageHead>()..end));
-        let found = crc32(0, checked.ok_or(BootError::Truncated(head.length, head.checked))?);
-        if found != head.checksum {
-            return Err(BootError::Checksum(found, head.checksum));
+        let bytes = module.get(..head.length as usize).ok_or(truncated(head.length))?;
+        let checked = bytes.get(..head.checked as usize).ok_or(truncated(head.checked))?;
+        if crc32(0, checked.get(HEAD..).unwrap_or_default()) != head.checksum {
+            return Err(CHECKSUM.into());
         }
-        Ok(Self { head, bytes })
+        let mut image = Self { head, partitions: &[], segments: &[], capabilities: &[], vms: &[], vcpus: &[], bytes };
+        let directory = TableHead {
+            record_bytes: size_of::<TableHead>() as u32,
+            count: head.tables,
+            offset: HEAD as u32,
+            ..TableHead::default()
+        };
+        for table in records::<TableHead>(checked, &directory)? {
+            match table.kind {
+                table::PARTITIONS => image.partitions = records(checked, table)?,
+                table::SEGMENTS => image.segments = records(checked, table)?,
+                table::CAPABILITIES => image.capabilities = records(checked, table)?,
+                table::VMS => image.vms = records(checked, table)?,
+                table::VCPUS => image.vcpus = records(checked, table)?,
+                kind if table.flags & MANDATORY != 0 => return Err(BootError::Number(UNKNOWN, kind.into())),
+                _ => {}
+            }
+        }
+        Ok(image)
     }
 
     /// Whether `bytes` bytes at `offset` lie in the checked part of the image and `offset` is at a page.
@@ -69,104 +86,93 @@ impl<'a> Image<'a> {
     pub fn address(&self, offset: u64) -> u64 {
         (self.bytes.as_ptr() as u64).wrapping_add(offset)
     }
-
-    /// Call `each` with every record and its number; unknown records that are not mandatory are skipped.
-    pub fn records(&self, mut each: impl FnMut(u32, Record<'a>) -> Result<(), BootError>) -> Result<(), BootError> {
-        let start = size_of::<ImageHead>();
-        let end = start.saturating_add(self.head.records_bytes as usize);
-        let within = end as u64 <= self.head.checked;
-        let mut rest = self.bytes.get(start..end).filter(|_| within).ok_or(BootError::Record(0, MALFORMED))?;
-        for number in 0..self.head.records {
-            let malformed = BootError::Record(number, MALFORMED);
-            let (head, after) = RecordHead::read_from_prefix(rest).map_err(|_| malformed)?;
-            let (body, after) = after.split_at_checked(head.length as usize).ok_or(malformed)?;
-            rest = after;
-            let found = match head.kind {
-                record::PARTITION => Record::Partition(cast(body).ok_or(malformed)?),
-                record::SEGMENT => Record::Segment(cast(body).ok_or(malformed)?),
-                record::CAPABILITY => Record::Capability(cast(body).ok_or(malformed)?),
-                record::VM => Record::Vm(cast(body).ok_or(malformed)?),
-                record::VCPU => Record::Vcpu(cast(body).ok_or(malformed)?),
-                kind if head.flags & MANDATORY != 0 => {
-                    return Err(BootError::Unknown(number, kind));
-                }
-                _ => continue,
-            };
-            each(number, found)?;
-        }
-        if rest.is_empty() { Ok(()) } else { Err(BootError::Record(self.head.records, MALFORMED)) }
-    }
 }
 
-fn cast<T: FromBytes + zerocopy::KnownLayout + zerocopy::Immutable>(body: &[u8]) -> Option<&T> {
-    T::ref_from_bytes(body).ok()
+/// The records of `table`, if they lie in the `checked` bytes and have the size that this core knows.
+fn records<'a, T: FromBytes + KnownLayout + Immutable>(
+    checked: &'a [u8],
+    table: &TableHead,
+) -> Result<&'a [T], BootError> {
+    let known = table.record_bytes as usize == size_of::<T>();
+    let bytes = checked.get(table.offset as usize..).filter(|_| known);
+    let records = bytes.and_then(|bytes| <[T]>::ref_from_prefix_with_elems(bytes, table.count as usize).ok());
+    records.map(|(records, _)| records).ok_or(BootError::Number(MALFORMED, table.kind.into()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portcullis_ipc::image::MAGIC;
+    use std::mem::offset_of;
     use zerocopy::IntoBytes;
 
     #[repr(align(4096))]
     struct Page([u8; 4096]);
 
-    fn build(records: &[(u16, u16, &[u8])]) -> Box<Page> {
+    /// An image with these directory entries and zeros behind them.
+    fn build(tables: &[TableHead]) -> Box<Page> {
         let mut page = Box::new(Page([0; 4096]));
-        let mut at = 64;
-        for (kind, flags, body) in records {
-            let head = RecordHead { kind: *kind, flags: *flags, length: body.len() as u32 };
-            page.0[at..at + 8].copy_from_slice(head.as_bytes());
-            page.0[at + 8..at + 8 + body.len()].copy_from_slice(body);
-            at += 8 + body.len();
-        }
+        page.0[HEAD..HEAD + size_of_val(tables)].copy_from_slice(tables.as_bytes());
         let head = ImageHead {
             magic: MAGIC,
-            version: 1,
-            checksum: crc32(0, &page.0[64..]),
+            version: VERSION,
+            checksum: crc32(0, &page.0[HEAD..]),
             length: 4096,
             checked: 4096,
-            records_bytes: (at - 64) as u32,
-            records: records.len() as u32,
+            tables: tables.len() as u32,
             ..ImageHead::default()
         };
-        page.0[..64].copy_from_slice(head.as_bytes());
+        page.0[..HEAD].copy_from_slice(head.as_bytes());
         page
     }
 
     fn refusal(module: &[u8]) -> BootError {
-        match Image::check(module).and_then(|image| image.records(|_, _| Ok(()))) {
-            Err(error) => error,
-            Ok(()) => panic!("accepted"),
-        }
+        Image::check(module).err().expect("the image is accepted")
     }
+
+    const VCPUS: TableHead =
+        TableHead { kind: table::VCPUS, flags: MANDATORY, record_bytes: 16, count: 2, offset: 1024 };
 
     #[test]
     fn each_way_to_damage_an_image_is_named() {
-        let vcpu = VcpuRecord::default();
-        let good = build(&[(record::VCPU, 1, vcpu.as_bytes())]);
-        assert!(Image::check(&good.0).unwrap().records(|_, _| Ok(())).is_ok());
-        assert_eq!(refusal(&good.0[..10]), BootError::Truncated(10, 64));
-        assert_eq!(refusal(&good.0[..4000]), BootError::Truncated(4000, 4096));
-        let mut bad = build(&[(record::VCPU, 1, vcpu.as_bytes())]);
+        let good = build(&[VCPUS]);
+        assert_eq!(Image::check(&good.0).unwrap().vcpus.len(), 2);
+        assert_eq!(refusal(&good.0[..10]), BootError::Number(TRUNCATED, 64));
+        assert_eq!(refusal(&good.0[..4000]), BootError::Number(TRUNCATED, 4096));
+        let mut bad = build(&[VCPUS]);
         bad.0[0] = 0;
-        assert_eq!(refusal(&bad.0), MAGIC_MISSING);
-        let mut bad = build(&[(record::VCPU, 1, vcpu.as_bytes())]);
+        assert_eq!(refusal(&bad.0), BootError::Line(NO_IMAGE));
+        let mut bad = build(&[VCPUS]);
+        bad.0[offset_of!(ImageHead, version)] = 9;
+        assert_eq!(refusal(&bad.0), BootError::Number(OTHER_VERSION, 9));
+        let mut bad = build(&[VCPUS]);
         bad.0[4000] ^= 1;
-        assert!(matches!(refusal(&bad.0), BootError::Checksum(..)));
-        assert_eq!(refusal(&build(&[(99, MANDATORY, &[0; 8])]).0), BootError::Unknown(0, 99));
-        assert_eq!(refusal(&build(&[(record::VCPU, 1, &[0; 8])]).0), BootError::Record(0, MALFORMED));
-        assert!(Image::check(&build(&[(99, 0, &[0; 8])]).0).unwrap().records(|_, _| Ok(())).is_ok());
+        assert_eq!(refusal(&bad.0), BootError::Line(CHECKSUM));
+    }
+
+    #[test]
+    fn a_table_that_is_unknown_or_does_not_fit_is_refused() {
+        let malformed = BootError::Number(MALFORMED, table::VCPUS.into());
+        for bad in [
+            TableHead { record_bytes: 8, ..VCPUS },
+            TableHead { offset: 1020, ..VCPUS },
+            TableHead { offset: 4096 - 16, ..VCPUS },
+            TableHead { offset: u32::MAX & !7, ..VCPUS },
+            TableHead { count: u32::MAX, ..VCPUS },
+        ] {
+            assert_eq!(refusal(&build(&[bad]).0), malformed, "{bad:?}");
+        }
+        assert_eq!(refusal(&build(&[TableHead { kind: 99, ..VCPUS }]).0), BootError::Number(UNKNOWN, 99));
+        assert!(Image::check(&build(&[TableHead { kind: 99, flags: 0, ..VCPUS }]).0).is_ok());
     }
 
     proptest::proptest! {
         #[test]
-        fn no_records_make_the_reader_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300), count in 0u32..9) {
-            let mut page = Box::new(Page([0; 4096]));
-            page.0[64..64 + bytes.len()].copy_from_slice(&bytes);
-            let head = ImageHead { magic: MAGIC, version: 1, checksum: crc32(0, &page.0[64..]), length: 4096, checked: 4096, records_bytes: bytes.len() as u32, records: count, ..ImageHead::default() };
-            page.0[..64].copy_from_slice(head.as_bytes());
-            let _ = Image::check(&page.0).unwrap().records(|_, _| Ok(()));
+        fn no_tables_make_the_reader_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300), tables in 0u32..400) {
+            let mut page = build(&[]);
+            page.0[HEAD..HEAD + bytes.len()].copy_from_slice(&bytes);
+            let head = ImageHead { tables, checksum: crc32(0, &page.0[HEAD..]), ..ImageHead::read_from_prefix(&page.0).unwrap().0 };
+            page.0[..HEAD].copy_from_slice(head.as_bytes());
+            let _ = Image::check(&page.0);
         }
     }
 }

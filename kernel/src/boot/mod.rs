@@ -13,12 +13,12 @@ mod system;
 use crate::arch::{apic, cpu, entry as gate, gdt, idt, mitigation, time, uart};
 use crate::audit::{self, Owner};
 use crate::log;
+use crate::mem::LAPIC;
 use crate::mem::page::CorePage;
 use crate::mem::table::{self, Pool, PoolExhausted};
 use crate::mem::window::Windows;
-use crate::mem::{FIXED_MAPS, LAPIC};
 use crate::state::{Core, NOBODY};
-use crate::svm::{Machine, setup};
+use crate::svm::setup;
 use error::BootError;
 use frames::Frames;
 use handover::{Handover, Memory, Region};
@@ -79,7 +79,7 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
         _ => return Err(handover::PROTOCOL.into()),
     };
     if let Some(name) = cpu::missing_feature() {
-        return Err(BootError::Feature(name));
+        return Err(BootError::Name("boot: this processor lacks what the core needs", name));
     }
     let module = module(&handover)?;
     let bytes = {
@@ -100,22 +100,20 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
 
     let [start, _, _, end] = layout();
     let core_image = Region { start, end };
-    let mut frames = Frames::new(&handover.ram, handover.other.iter().chain(&[core_image, module]));
-    frames.owned.add(start, end.wrapping_sub(start) >> 12, Owner::CORE);
-    frames.owned.add(module.start, module.end.wrapping_sub(module.start).div_ceil(4096), Owner::IMAGE);
+    let mut frames = Frames::new(&handover.ram, handover.other.iter().chain(&[core_image, module]))?;
+    frames.audit.add(start, end.wrapping_sub(start) >> 12, Owner::CORE);
+    frames.audit.add(module.start, module.end.wrapping_sub(module.start).div_ceil(4096), Owner::IMAGE);
     let pool_pages = u64::from(image.head.pool_pages);
     let pool = frames.take_low(pool_pages, Owner::POOL)?;
     // SAFETY: taken below the core's half for this only; mapped by the boot tables now, by `map_core` later.
     core.pool = unsafe { Pool::new(pool, pool_pages) };
-    let root = map_core(&mut core.pool)?;
-    system::build(core, &image, root, &mut frames)?;
-    let vcpus = core.vcpus.iter().filter(|(_, vcpu)| vcpu.exists).count();
-    let machine_pages = if vcpus > 0 { Some(core_pages(core, root, &mut frames)?) } else { None };
-    publish(core, root, &frames);
-
-    let windows = core.pool.find(root, LAPIC).map(|(page, _, _)| page).ok_or(BootError::Pool(pool_pages))?;
+    core.root = map_core(&mut core.pool)?;
+    system::build(core, &image, &mut frames)?;
+    let vcpus = image.vcpus.len();
+    let machine_pages = if vcpus > 0 { Some(core_pages(core, &mut frames, Owner::CORE)?) } else { None };
+    let windows = core.pool.find(core.root, LAPIC).map(|(page, _, _)| page).ok_or(PoolExhausted(pool_pages))?;
     // SAFETY: the core's own tables map all that the core touches from here on.
-    unsafe { cpu::set_cr3(root) };
+    unsafe { cpu::set_cr3(core.root) };
     // SAFETY: the table of the fixed maps is in force.
     core.windows = unsafe { Windows::new(windows) };
     core.ioapic = apic::Ioapic(core.windows);
@@ -140,8 +138,10 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
         pool_pages,
         frames.left()
     );
+    core.audit = frames.audit;
+    (core.audit.magic, core.audit.core_root) = (audit::MAGIC, core.root);
+    uart::say(format_args!("mitigations {:#x}, {} partitions{lacks}", core.mitigations, image.partitions.len()));
     system::start(core);
-    uart::say(format_args!("mitigations {:#x}, {} partitions{lacks}", core.mitigations, system::count(core)));
     Ok(())
 }
 
@@ -153,57 +153,42 @@ fn module(handover: &Handover) -> Result<Region, BootError> {
     Ok(module)
 }
 
+/// Flags of what the core writes.
+const DATA: u64 = table::GLOBAL | table::NO_EXECUTE | table::WRITE;
+
 /// A root with the core's half: its image by section, the pool, the local APIC and the empty windows.
 fn map_core(pool: &mut Pool) -> Result<u64, PoolExhausted> {
     let root = pool.table()?;
     let [start, text, rodata, end] = layout();
-    let global = table::GLOBAL;
-    let sections = [
-        (start, text, global),
-        (text, rodata, global | table::NO_EXECUTE),
-        (rodata, end, global | table::NO_EXECUTE | table::WRITE),
-    ];
-    for (from, to, flags) in sections {
-        for page in 0..to.wrapping_sub(from) >> 12 {
-            let at = from.wrapping_add(page << 12);
-            pool.map(root, at, at, flags, table::Size::Small)?;
-        }
-    }
     let (base, pages) = pool.extent();
-    for page in 0..pages {
-        let at = base.wrapping_add(page << 12);
-        pool.map(root, at, at, global | table::NO_EXECUTE | table::WRITE, table::Size::Small)?;
+    let ranges = [
+        (start, text, table::GLOBAL),
+        (text, rodata, table::GLOBAL | table::NO_EXECUTE),
+        (rodata, end, DATA),
+        (base, base.wrapping_add(pages << 12), DATA),
+    ];
+    for (from, to, flags) in ranges {
+        pool.map_range(root, from, from, to.wrapping_sub(from) >> 12, flags)?;
     }
-    static_assertions::const_assert_eq!(LAPIC, FIXED_MAPS);
-    pool.map(
-        root,
-        LAPIC,
-        apic::LAPIC_PHYSICAL,
-        table::UNCACHED | table::WRITE | table::NO_EXECUTE,
-        table::Size::Small,
-    )?;
+    pool.map_range(root, LAPIC, apic::LAPIC_PHYSICAL, 1, table::UNCACHED | table::WRITE | table::NO_EXECUTE)?;
     Ok(root)
 }
 
-/// A page of the core's half for `owner`.
-fn core_page(core: &mut Core, root: u64, frames: &mut Frames, owner: Owner) -> Result<CorePage, BootError> {
-    let at = frames.take_low(1, owner)?;
-    let flags = table::GLOBAL | table::NO_EXECUTE | table::WRITE;
-    core.pool.map(root, at, at, flags, table::Size::Small)?;
+/// `N` contiguous pages of the core's half for `owner`, empty.
+fn core_pages<const N: usize>(core: &mut Core, frames: &mut Frames, owner: Owner) -> Result<[CorePage; N], BootError> {
+    let base = frames.take_low(N as u64, owner)?;
+    core.pool.map_range(core.root, base, base, N as u64, DATA)?;
     // SAFETY: INV-CORE-PAGE: taken once, below the fixed maps, mapped in the core's half by the line above
     // and by the boot tables until that half is in force.
-    let page = unsafe { CorePage::new(at) };
-    page.clear();
-    Ok(page)
+    let page = |number: usize| unsafe { CorePage::new(base.wrapping_add((number as u64) << 12)) };
+    let pages = core::array::from_fn(page);
+    pages.iter().for_each(|page| page.clear());
+    Ok(pages)
 }
 
-/// The contiguous pages that the virtualization extension needs.
-fn core_pages(core: &mut Core, root: u64, frames: &mut Frames) -> Result<[CorePage; setup::PAGES as usize], BootError> {
-    let base = frames.take_low(setup::PAGES, Owner::CORE)?;
-    let flags = table::GLOBAL | table::NO_EXECUTE | table::WRITE;
-    core.pool.map_range(root, base, base, setup::PAGES, flags)?;
-    // SAFETY: INV-CORE-PAGE, as in `core_page`.
-    Ok(core::array::from_fn(|number| unsafe { CorePage::new(base.wrapping_add((number as u64) << 12)) }))
+/// The same for one page.
+fn core_page(core: &mut Core, frames: &mut Frames, owner: Owner) -> Result<CorePage, BootError> {
+    core_pages(core, frames, owner).map(|[page]| page)
 }
 
 const NO_CLOCK: &str = "boot: TSC or local APIC timer could not be measured against the 8254; the core needs all three";
@@ -240,29 +225,4 @@ fn fill_platform(core: &mut Core) {
         core_build_id: build_id(),
         reserved: 0,
     });
-}
-
-fn publish(core: &Core, root: u64, frames: &Frames) {
-    audit::publish(|audit| {
-        audit.image = layout();
-        audit.core_root = root;
-        for (slot, (_, partition)) in audit.roots.iter_mut().zip(core.partitions.iter()) {
-            *slot = partition.root;
-        }
-        for ((slot, vmexit), (_, vm)) in audit.nested.iter_mut().zip(&mut audit.vmexit).zip(core.vms.iter()) {
-            *slot = vm.nested;
-            *vmexit = vm.vmexit.into();
-        }
-        audit.owned = frames.owned;
-    });
-}
-
-/// The reset state of the extension's per-VM blocks needs the extension itself.
-pub fn reset_vcpus(core: &mut Core) {
-    let machine: Machine = core.machine;
-    for (index, vcpu) in core.vcpus.iter() {
-        if vcpu.exists {
-            machine.reset(vcpu, &core.vms[vcpu.vm], index);
-        }
-    }
 }

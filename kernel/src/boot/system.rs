@@ -1,20 +1,19 @@
-//! Partitions and VMs from the image's records: every record is checked against every limit and against
-//! the others before anything of it runs.
+//! Partitions and VMs from the image's tables: every record is checked against every limit and against the others before
+//! anything of it runs.
 
 use super::frames::Frames;
-use super::image::{Image, Record};
+use super::image::Image;
 use super::{BootError, core_page};
 use crate::arch::extended;
 use crate::audit::Owner;
-
 use crate::mem::table;
+use crate::object::account::{Account, of_vcpu};
 use crate::object::capability::of_the_core;
 use crate::object::partition::{Life, Range};
-use crate::object::{Account, account};
-use crate::state::{Core, Index, Line, NO_SUPERVISOR};
+use crate::state::{Core, Index, Line};
 use crate::svm::nested;
 use portcullis_ipc::image::{
-    CapabilityRecord, NO_PARTITION, PartitionRecord, SegmentRecord, VcpuRecord, VmRecord, flag, kind,
+    CapabilityRecord, NO_PARTITION, PartitionRecord, SegmentRecord, VcpuRecord, VmRecord, kind, rank,
 };
 use portcullis_ipc::syscall::rights;
 use portcullis_ipc::{layout, limits};
@@ -22,303 +21,29 @@ use portcullis_ipc::{layout, limits};
 struct Builder<'a> {
     core: &'a mut Core,
     image: &'a Image<'a>,
-    root: u64,
     frames: &'a mut Frames,
-    /// Number of the record that is being built.
-    record: u32,
-    partitions: u8,
-    vms: u8,
-    vcpus: u8,
-    timers: u64,
 }
 
 type Step = Result<(), BootError>;
 
-/// Build everything that the image describes, below the core's own `root`.
-pub fn build(core: &mut Core, image: &Image, root: u64, frames: &mut Frames) -> Step {
-    core.platform = core_page(core, root, frames, Owner::PLATFORM)?;
-    core.clock.slice = i64::from(image.head.slice_us);
+/// Build everything that the image describes, below the core's own root.
+pub fn build(core: &mut Core, image: &Image, frames: &mut Frames) -> Step {
+    core.platform = core_page(core, frames, Owner::PLATFORM)?;
+    core.clock.slice = image.head.slice_us.into();
     core.supervisor_restarts = image.head.supervisor_restarts;
-    core.supervisor_left = image.head.supervisor_restarts;
     core.supervisor_window = image.head.supervisor_window_us;
-    core.supervisor = NO_SUPERVISOR;
-    let mut builder = Builder { core, image, root, frames, record: 0, partitions: 0, vms: 0, vcpus: 0, timers: 0 };
-    image.records(|number, record| {
-        builder.record = number;
-        match record {
-            Record::Partition(record) => builder.partition(record),
-            Record::Segment(record) => builder.segment(record),
-            Record::Capability(record) => builder.capability(record),
-            Record::Vm(record) => builder.vm(record),
-            Record::Vcpu(record) => builder.vcpu(record),
-        }
-    })?;
-    builder.check_whole()
+    let mut builder = Builder { core, image, frames };
+    builder.each("partition", image.partitions, Builder::partition)?;
+    builder.each("segment", image.segments, Builder::segment)?;
+    builder.each("partition", image.partitions, Builder::entry)?;
+    builder.each("VM", image.vms, Builder::vm)?;
+    builder.each("vCPU", image.vcpus, Builder::vcpu)?;
+    builder.each("capability", image.capabilities, Builder::capability)?;
+    Ok(require(core.supervisor != Index::NONE, "image: no supervisor; give one partition its rank")?)
 }
 
-impl Builder<'_> {
-    /// `what` is wrong with the present record unless `condition` holds.
-    fn require(&self, condition: bool, what: &'static str) -> Step {
-        if condition { Ok(()) } else { Err(BootError::Record(self.record, what)) }
-    }
-
-    fn map(&mut self, root: u64, address: u64, physical: u64, pages: u64, flags: u64) -> Step {
-        Ok(self.core.pool.map_range(root, address, physical, pages, flags | table::USER)?)
-    }
-
-    fn partition(&mut self, record: &PartitionRecord) -> Step {
-        let index = self.partitions;
-        self.require(usize::from(record.index) == usize::from(index), "partitions are not in order")?;
-        self.require(usize::from(index) < limits::PARTITIONS, "more than 32 partitions (limit 32)")?;
-        self.require(record.rank <= portcullis_ipc::image::rank::SUPERVISOR, "unknown rank")?;
-        let account = self.account(record.cpu, record.priority.into(), record.budget_us, record.period_us)?;
-        self.require(record.call_limit_us > 0, "call limit 0")?;
-        self.require(record.state_pages as usize <= limits::STATE_PAGES, "state region above its limit (1024 pages)")?;
-        self.require(self.image.holds(record.info_offset, layout::PAGE as u64), "information page outside the image")?;
-        let message = core_page(self.core, self.root, self.frames, Owner(Owner::MESSAGE, index))?;
-        let root = self.core.pool.table()?;
-        let read_only = table::NO_EXECUTE;
-        let writable = table::NO_EXECUTE | table::WRITE;
-        self.map(root, layout::INFO_PAGE, self.image.address(record.info_offset), 1, read_only)?;
-        self.map(root, layout::PLATFORM_PAGE, self.core.platform.physical(), 1, read_only)?;
-        self.map(root, layout::MESSAGE_PAGE, message.physical(), 1, writable)?;
-        self.core.pool.share_core(self.root, root)?;
-        let pages = u64::from(record.state_pages);
-        if pages > 0 {
-            let state = self.frames.take(pages, 4096, Owner(Owner::STATE, index))?;
-            self.map(root, layout::STATE_REGION, state, pages, writable)?;
-            self.add_range(index, kept(layout::STATE_REGION, state, pages))?;
-        }
-        if record.spare_pages > 0 {
-            self.frames.take(record.spare_pages.into(), 4096, Owner(Owner::SPARE, index))?;
-        }
-        if record.flags & flag::SUPERVISOR != 0 {
-            self.require(self.core.supervisor == NO_SUPERVISOR, "two supervisors")?;
-            self.core.supervisor = index;
-        }
-        let partition = &mut self.core.partitions[index];
-        partition.life = Life::Frozen;
-        partition.generation = 1;
-        partition.name = record.name;
-        partition.rank = record.rank;
-        partition.root = root;
-        partition.entry = record.entry;
-        partition.stack_top = record.stack_top;
-        partition.build_id = record.build_id;
-        partition.thread.message = message;
-        partition.thread.call_limit = record.call_limit_us.into();
-        partition.thread.reserve = record.reserve_us.into();
-        self.core.accounts[index] = account;
-        self.partitions = index.wrapping_add(1);
-        Ok(())
-    }
-
-    /// An account; its times are microseconds until the clock is known.
-    fn account(&self, cpu: u16, priority: u32, budget_us: u32, period_us: u32) -> Result<Account, BootError> {
-        self.require(cpu == 0 && (1..=255).contains(&priority), "priority 0, or a CPU that is not brought up")?;
-        self.require(budget_us > 0 && budget_us <= period_us, "budget 0 or above its period")?;
-        let (priority, budget, period) = (priority as u8, budget_us.into(), period_us.into());
-        Ok(Account { priority, budget, period, ..Account::default() })
-    }
-
-    fn last(&self) -> Result<u8, BootError> {
-        self.partitions.checked_sub(1).ok_or(BootError::Record(self.record, "it stands before the first partition"))
-    }
-
-    /// Note that partition `index` has `range`.
-    fn add_range(&mut self, index: u8, range: Range) -> Step {
-        let ranges = &self.core.partitions[index].ranges;
-        let end = range.address.saturating_add(range.bytes);
-        let apart = |known: &Range| {
-            known.bytes == 0 || end <= known.address || known.address.saturating_add(known.bytes) <= range.address
-        };
-        self.require(ranges.iter().all(apart), "ranges of a partition overlap")?;
-        let used = ranges.iter().filter(|known| known.bytes != 0).count();
-        self.require(used < limits::RANGES, "more than 16 ranges in a partition (limit 16)")?;
-        if let Some(free) = self.core.partitions[index].ranges.get_mut(used) {
-            *free = range;
-        }
-        Ok(())
-    }
-
-    fn segment(&mut self, record: &SegmentRecord) -> Step {
-        let index = self.last()?;
-        let pages = u64::from(record.pages);
-        let bytes = pages.wrapping_mul(4096);
-        let (read, write, execute) =
-            (record.rights & rights::READ, record.rights & rights::WRITE, record.rights & rights::EXECUTE);
-        self.require(record.rights <= 7 && read != 0, "segment without READ or with unknown rights")?;
-        self.require(write == 0 || execute == 0, "segment writable and executable (R7)")?;
-        let end = record.address.saturating_add(bytes);
-        let program = record.address >= layout::USER_BASE && end <= layout::SEGMENT_END;
-        let blob = record.address >= layout::BLOB_BASE && end <= layout::GUEST_BASE && record.rights == rights::READ;
-        self.require(
-            pages > 0 && record.address & 0xfff == 0 && (program || blob),
-            "segment outside the addresses for segments",
-        )?;
-        let holds = |bytes| match blob {
-            true => self.image.holds_blob(record.offset, bytes),
-            false => self.image.holds(record.offset, bytes),
-        };
-        self.require(
-            record.file_bytes <= bytes && holds(record.file_bytes),
-            "segment's bytes outside the checked part of the image",
-        )?;
-        let root = self.core.partitions[index].root;
-        let no_execute = if execute == 0 { table::NO_EXECUTE } else { 0 };
-        let source = self.image.address(record.offset);
-        if write == 0 {
-            self.require(holds(bytes) && record.file_bytes > 0, "read-only segment's pages outside the image")?;
-            self.map(root, record.address, source, pages, no_execute)?;
-            let (address, rights) = (record.address, record.rights);
-            return self.add_range(index, Range { address, physical: source, bytes, rights, source: 0, file_bytes: 0 });
-        }
-        let filled = self.core.partitions[index].ranges.iter().filter(|range| range.source != 0);
-        let total = filled.map(|range| range.bytes >> 12).sum::<u64>().saturating_add(pages);
-        self.require(
-            total <= limits::WRITABLE_PAGES as u64,
-            "writable memory of a partition above its limit (256 pages)",
-        )?;
-        let physical = self.frames.take(pages, 4096, Owner(Owner::PARTITION, index))?;
-        self.map(root, record.address, physical, pages, table::WRITE | table::NO_EXECUTE)?;
-        let (address, rights, file_bytes) = (record.address, record.rights, record.file_bytes);
-        self.add_range(index, Range { address, physical, bytes, rights, source, file_bytes })
-    }
-
-    fn capability(&mut self, record: &CapabilityRecord) -> Step {
-        let index = self.last()?;
-        let object = usize::from(record.object);
-        match record.kind {
-            kind::TIMER => {
-                self.require(
-                    object < limits::TIMERS && self.timers >> object & 1 == 0,
-                    "timer does not exist or is held twice",
-                )?;
-                self.timers |= 1 << object;
-            }
-            kind::INTERRUPT => {
-                self.require(object < limits::INTERRUPTS, "interrupt above 31 (limit 32)")?;
-                let line = object as u8;
-                self.require(self.core.lines[line].holder == Index::NONE, "interrupt held twice")?;
-                self.core.lines[line] = Line { holder: Index::of(index), bits: record.first, mode: record.rights };
-            }
-            kind::PORTS => self.require(record.first.saturating_add(record.count) <= 0x1_0000, "ports above 0xffff")?,
-            kind::MSRS => {
-                self.require(record.first.saturating_add(record.count) <= 1 << 32, "MSR number above 32 bits")?;
-                self.require(
-                    record.rights & rights::WRITE == 0 || !of_the_core(record),
-                    "MSR capability for a register of the core",
-                )?;
-            }
-            kind::ENDPOINT | kind::NOTIFICATION | kind::PARTITION | kind::VM | kind::LOG | kind::CLOCK => {}
-            _ => self.require(false, "capability of unknown kind")?,
-        }
-        let put = self.core.partitions[index].slots.put(record);
-        self.require(put, "slot used twice or above 63 (limit 64)")
-    }
-
-    fn vm(&mut self, record: &VmRecord) -> Step {
-        let index = self.vms;
-        self.require(
-            usize::from(record.index) == usize::from(index) && usize::from(index) < limits::VMS,
-            "VMs out of order or above 8 (limit 8)",
-        )?;
-        self.require(record.vmexit < u16::from(self.partitions), "VM without vmexit")?;
-        self.require(
-            record.vmport == NO_PARTITION || record.vmport < u16::from(self.partitions),
-            "VM with an unknown vmport",
-        )?;
-        let vmexit = record.vmexit as u8;
-        let rank = |index: u16| self.core.partitions[index as u8].rank;
-        self.require(
-            record.vmport == NO_PARTITION || rank(record.vmport) > rank(record.vmexit),
-            "vmport does not stand above vmexit (R11)",
-        )?;
-        self.require(self.core.vms.iter().all(|(_, vm)| !vm.exists || vm.vmexit != vmexit), "a vmexit serves two VMs")?;
-        let pages = record.memory_pages;
-        self.require(pages > 0 && pages & 511 == 0 && pages < 1 << 28, "VM memory is not a multiple of 2 MiB")?;
-        let avx_alone = record.xcr0 & 6 == 4;
-        self.require(
-            record.xcr0 & !extended::XCR0_MOST == 0 && !avx_alone,
-            "VM's XCR0 above x87, SSE and AVX, or AVX without SSE",
-        )?;
-        let physical = self.frames.take(pages, 1 << 21, Owner(Owner::GUEST, index))?;
-        let nested = nested::build(&mut self.core.pool, physical, pages)?;
-        let root = self.core.partitions[vmexit].root;
-        self.map(root, layout::GUEST_BASE, physical, pages, table::WRITE | table::NO_EXECUTE)?;
-        self.add_range(vmexit, kept(layout::GUEST_BASE, physical, pages))?;
-        let vm = &mut self.core.vms[index];
-        vm.exists = true;
-        vm.vmexit = vmexit;
-        vm.vmport = if record.vmport == NO_PARTITION { Index::NONE } else { Index::of(record.vmport as u8) };
-        vm.badge = record.vmport_badge;
-        vm.features = record.features;
-        vm.xcr0 = record.xcr0 & extended::supported() | 1;
-        vm.nested = nested;
-        (vm.pages, vm.first_vcpu) = (pages, self.vcpus);
-        self.vms = index.wrapping_add(1);
-        Ok(())
-    }
-
-    fn vcpu(&mut self, record: &VcpuRecord) -> Step {
-        let vm = self.vms.checked_sub(1).ok_or(BootError::Record(self.record, "vCPU before the first VM"))?;
-        let index = self.vcpus;
-        self.require(usize::from(index) < limits::VCPUS, "more than 16 vCPUs (limit 16)")?;
-        self.require(usize::from(record.index) == usize::from(self.core.vms[vm].vcpu_count), "vCPUs are not in order")?;
-        let account = self.account(record.cpu, record.priority, record.budget_us, record.period_us)?;
-        let control = core_page(self.core, self.root, self.frames, Owner::CORE)?;
-        let extended = core_page(self.core, self.root, self.frames, Owner::CORE)?;
-        let page = core_page(self.core, self.root, self.frames, Owner(Owner::EXIT, index))?;
-        let root = self.core.partitions[self.core.vms[vm].vmexit].root;
-        let at = layout::EXIT_PAGES.wrapping_add(u64::from(record.index).wrapping_mul(4096));
-        self.map(root, at, page.physical(), 1, table::WRITE | table::NO_EXECUTE)?;
-        self.require(usize::from(record.index) < limits::VCPUS_PER_VM, "more than 8 vCPUs in a VM (limit 8)")?;
-        self.core.vms[vm].vcpu_count = record.index.wrapping_add(1) as u8;
-        let vcpu = &mut self.core.vcpus[index];
-        vcpu.exists = true;
-        vcpu.vm = vm;
-        vcpu.index = record.index as u8;
-        (vcpu.control, vcpu.extended, vcpu.page) = (control, extended, page);
-        self.core.accounts[account::of_vcpu(index)] = account;
-        self.vcpus = index.wrapping_add(1);
-        Ok(())
-    }
-
-    /// What only the whole image shows: ranks, targets, entry points, who holds a VM.
-    fn check_whole(&self) -> Step {
-        self.require(self.core.supervisor != NO_SUPERVISOR, "image without a supervisor")?;
-        for (index, partition) in self.core.partitions.iter().take(self.partitions.into()) {
-            self.require(
-                partition.translate(partition.entry, 1, rights::EXECUTE).is_some(),
-                "entry point outside executable memory",
-            )?;
-            for slot in partition.slots.iter() {
-                let object = slot.object as u8;
-                let known = slot.object < u16::from(self.partitions);
-                match slot.kind {
-                    kind::ENDPOINT => self.require(
-                        known && self.core.partitions[object].rank > partition.rank,
-                        "call that does not go up in rank (R11)",
-                    )?,
-                    kind::NOTIFICATION | kind::PARTITION => self.require(known, "capability for no partition")?,
-                    kind::VM => {
-                        let vm = &self.core.vms[object];
-                        self.require(slot.object < self.vms.into(), "capability for no VM")?;
-                        self.require(
-                            slot.rights & rights::RUN == 0 || vm.vmexit == index,
-                            "VM run by a partition that is not its vmexit",
-                        )?;
-                        self.require(
-                            slot.rights & rights::ANSWER == 0 || vm.vmport == Index::of(index),
-                            "VM answered by a partition that is not its vmport",
-                        )?;
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
-    }
+fn require(condition: bool, what: &'static str) -> Result<(), &'static str> {
+    if condition { Ok(()) } else { Err(what) }
 }
 
 /// Memory that outlives an instance.
@@ -327,27 +52,221 @@ fn kept(address: u64, physical: u64, pages: u64) -> Range {
     Range { address, physical, bytes: pages << 12, rights, source: 0, file_bytes: 0 }
 }
 
-/// Number of partitions.
-pub fn count(core: &Core) -> usize {
-    core.partitions.iter().filter(|(_, partition)| partition.life != Life::Absent).count()
+/// An account; its times are microseconds until the clock is known.
+fn account(cpu: u16, priority: u32, budget_us: u32, period_us: u32) -> Result<Account, &'static str> {
+    require(cpu == 0 && (1..=255).contains(&priority), "priority 0, or a CPU that is not brought up")?;
+    require(budget_us > 0 && budget_us <= period_us, "budget 0 or above its period")?;
+    let (priority, budget, period) = (priority as u8, budget_us.into(), period_us.into());
+    Ok(Account { priority, budget, period, ..Account::default() })
+}
+
+impl Builder<'_> {
+    /// Take `step` for each of `records`; where it is refused, say which.
+    fn each<T>(&mut self, table: &'static str, records: &[T], step: fn(&mut Self, usize, &T) -> Step) -> Step {
+        for (number, record) in records.iter().enumerate() {
+            step(self, number, record).map_err(|error| match error {
+                BootError::Line(what) => BootError::Record(table, number, what),
+                other => other,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The partition that a record names.
+    fn known(&self, partition: u16) -> Result<u8, &'static str> {
+        require(usize::from(partition) < self.image.partitions.len(), "no such partition").map(|()| partition as u8)
+    }
+
+    fn rank(&self, index: u8) -> u8 {
+        self.core.partitions[index].plan.rank
+    }
+
+    fn map(&mut self, root: u64, address: u64, physical: u64, pages: u64, rights: u8) -> Step {
+        let write = if rights & rights::WRITE != 0 { table::WRITE } else { 0 };
+        let execute = if rights & rights::EXECUTE != 0 { 0 } else { table::NO_EXECUTE };
+        Ok(self.core.pool.map_range(root, address, physical, pages, table::USER | write | execute)?)
+    }
+
+    /// Give partition `index` the memory of `range`, which may be empty.
+    fn give(&mut self, index: u8, range: Range) -> Step {
+        let Range { address, physical, bytes, rights, .. } = range;
+        self.map(self.core.partitions[index].root, address, physical, bytes >> 12, rights)?;
+        let ranges = &mut self.core.partitions[index].ranges;
+        let end = address.saturating_add(bytes);
+        let meets = |known: &Range| address < known.address.saturating_add(known.bytes) && known.address < end;
+        require(!ranges.iter().any(meets), "ranges of a partition overlap")?;
+        let free = ranges.iter_mut().find(|known| known.bytes == 0);
+        *free.ok_or("more than 16 ranges in a partition (limit 16)")? = range;
+        Ok(())
+    }
+
+    fn partition(&mut self, number: usize, record: &PartitionRecord) -> Step {
+        require(number < limits::PARTITIONS, "more than 32 partitions (limit 32)")?;
+        require(record.rank <= rank::SUPERVISOR, "unknown rank")?;
+        require(record.call_limit_us > 0, "call limit 0")?;
+        require(record.state_pages as usize <= limits::STATE_PAGES, "state region above its limit (1024 pages)")?;
+        require(self.image.holds(record.info_offset, layout::PAGE as u64), "information page outside the image")?;
+        let index = number as u8;
+        if record.rank == rank::SUPERVISOR {
+            require(self.core.supervisor == Index::NONE, "a second supervisor")?;
+            self.core.supervisor = Index::of(index);
+        }
+        self.core.accounts[index] = account(record.cpu, record.priority.into(), record.budget_us, record.period_us)?;
+        let root = self.core.pool.table()?;
+        let message = core_page(self.core, self.frames, Owner(Owner::MESSAGE, index))?;
+        let (info, platform) = (self.image.address(record.info_offset), self.core.platform.physical());
+        self.map(root, layout::INFO_PAGE, info, 1, rights::READ)?;
+        self.map(root, layout::PLATFORM_PAGE, platform, 1, rights::READ)?;
+        self.map(root, layout::MESSAGE_PAGE, message.physical(), 1, rights::READ | rights::WRITE)?;
+        self.core.pool.share_core(self.core.root, root)?;
+        self.frames.audit.roots[index] = root;
+        let partition = &mut self.core.partitions[index];
+        (partition.life, partition.generation) = (Life::Frozen, 1);
+        (partition.plan, partition.root, partition.thread.message) = (*record, root, message);
+        let (state, spare) = (u64::from(record.state_pages), u64::from(record.spare_pages));
+        let physical = self.frames.take(state, 4096, Owner(Owner::STATE, index))?;
+        self.frames.take(spare, 4096, Owner(Owner::SPARE, index))?;
+        self.give(index, kept(layout::STATE_REGION, physical, state))
+    }
+
+    fn segment(&mut self, _: usize, record: &SegmentRecord) -> Step {
+        let SegmentRecord { address, offset, file_bytes, rights, .. } = *record;
+        let index = self.known(record.partition)?;
+        let (pages, write) = (u64::from(record.pages), rights & rights::WRITE != 0);
+        let (bytes, end) = (pages << 12, address.saturating_add(pages << 12));
+        require(rights <= 7 && rights & rights::READ != 0, "segment without READ or with unknown rights")?;
+        require(!write || rights & rights::EXECUTE == 0, "segment writable and executable (R7)")?;
+        let program = address >= layout::USER_BASE && end <= layout::SEGMENT_END;
+        let blob = address >= layout::BLOB_BASE && end <= layout::GUEST_BASE && rights == rights::READ;
+        let place = pages > 0 && address & 0xfff == 0 && (program || blob);
+        require(place, "segment outside the addresses for segments")?;
+        // What is not writable is mapped from the image, page by page.
+        let needed = if write { file_bytes } else { bytes };
+        let held = if blob { self.image.holds_blob(offset, needed) } else { self.image.holds(offset, needed) };
+        let filled = file_bytes <= bytes && (write || file_bytes > 0);
+        require(held && filled, "segment's bytes outside the checked part of the image")?;
+        let sealed = self.image.address(offset);
+        if !write {
+            let range = Range { address, physical: sealed, bytes, rights, source: 0, file_bytes: 0 };
+            return self.give(index, range);
+        }
+        let filled = self.core.partitions[index].ranges.iter().filter(|range| range.source != 0);
+        let total = filled.map(|range| range.bytes >> 12).sum::<u64>().saturating_add(pages);
+        require(total <= limits::WRITABLE_PAGES as u64, "writable memory of a partition above its limit (256 pages)")?;
+        let physical = self.frames.take(pages, 4096, Owner(Owner::PARTITION, index))?;
+        self.give(index, Range { address, physical, bytes, rights, source: sealed, file_bytes })
+    }
+
+    /// The entry point, once the segments are there.
+    fn entry(&mut self, number: usize, record: &PartitionRecord) -> Step {
+        let entry = self.core.partitions[number as u8].translate(record.entry, 1, rights::EXECUTE);
+        Ok(require(entry.is_some(), "entry point outside executable memory")?)
+    }
+
+    fn vm(&mut self, number: usize, record: &VmRecord) -> Step {
+        require(number < limits::VMS, "more than 8 VMs (limit 8)")?;
+        let index = number as u8;
+        let vmexit = self.known(record.vmexit)?;
+        let vmport = if record.vmport == NO_PARTITION { Index::NONE } else { Index::of(self.known(record.vmport)?) };
+        let above = vmport.get().is_none_or(|port| self.rank(port) > self.rank(vmexit));
+        require(above, "vmport does not stand above vmexit (R11)")?;
+        require(self.core.vms.iter().all(|(_, vm)| !vm.exists || vm.vmexit != vmexit), "a vmexit serves two VMs")?;
+        let pages = record.memory_pages;
+        require(pages > 0 && pages & 511 == 0 && pages < 1 << 28, "VM memory is not a multiple of 2 MiB")?;
+        let components = record.xcr0 & !extended::XCR0_MOST == 0 && record.xcr0 & 6 != 4;
+        require(components, "VM's XCR0 above x87, SSE and AVX, or AVX without SSE")?;
+        let physical = self.frames.take(pages, 1 << 21, Owner(Owner::GUEST, index))?;
+        self.give(vmexit, kept(layout::GUEST_BASE, physical, pages))?;
+        let nested = nested::build(&mut self.core.pool, physical, pages)?;
+        self.frames.audit.nested[index] = nested;
+        let vm = &mut self.core.vms[index];
+        vm.exists = true;
+        (vm.vmexit, vm.vmport, vm.badge) = (vmexit, vmport, record.vmport_badge);
+        (vm.nested, vm.pages, vm.features) = (nested, pages, record.features);
+        vm.xcr0 = record.xcr0 & extended::supported() | 1;
+        Ok(())
+    }
+
+    fn vcpu(&mut self, number: usize, record: &VcpuRecord) -> Step {
+        require(number < limits::VCPUS, "more than 16 vCPUs (limit 16)")?;
+        require(usize::from(record.vm) < self.image.vms.len(), "no such VM")?;
+        let (index, vm) = (number as u8, record.vm as u8);
+        self.core.accounts[of_vcpu(index)] = account(record.cpu, record.priority, record.budget_us, record.period_us)?;
+        let place = self.core.vms[vm].vcpu_count;
+        require(usize::from(place) < limits::VCPUS_PER_VM, "more than 8 vCPUs in a VM (limit 8)")?;
+        if place == 0 {
+            self.core.vms[vm].first_vcpu = index;
+        }
+        require(self.core.vms[vm].vcpus().end == index, "vCPUs of a VM do not stand together")?;
+        self.core.vms[vm].vcpu_count = place.wrapping_add(1);
+        let control = core_page(self.core, self.frames, Owner::CORE)?;
+        let extended = core_page(self.core, self.frames, Owner::CORE)?;
+        let page = core_page(self.core, self.frames, Owner(Owner::EXIT, index))?;
+        let root = self.core.partitions[self.core.vms[vm].vmexit].root;
+        let at = layout::EXIT_PAGES.wrapping_add(u64::from(place) << 12);
+        self.map(root, at, page.physical(), 1, rights::READ | rights::WRITE)?;
+        let vcpu = &mut self.core.vcpus[index];
+        (vcpu.exists, vcpu.vm, vcpu.index) = (true, vm, place);
+        (vcpu.control, vcpu.extended, vcpu.page) = (control, extended, page);
+        Ok(())
+    }
+
+    fn capability(&mut self, _: usize, record: &CapabilityRecord) -> Step {
+        let holder = self.known(record.partition)?;
+        let (object, end) = (record.object as u8, record.first.saturating_add(record.count));
+        let (line, timer) = (&mut self.core.lines[object], &mut self.core.timers.timers[object]);
+        match record.kind {
+            kind::TIMER => {
+                require(usize::from(record.object) < limits::TIMERS, "timer above 63 (limit 64)")?;
+                require(timer.holder == Index::NONE, "timer held twice")?;
+                (timer.holder, timer.bits) = (Index::of(holder), record.first);
+            }
+            kind::INTERRUPT => {
+                require(usize::from(record.object) < limits::INTERRUPTS, "interrupt above 31 (limit 32)")?;
+                require(line.holder == Index::NONE, "interrupt held twice")?;
+                *line = Line { holder: Index::of(holder), bits: record.first, mode: record.rights };
+            }
+            kind::PORTS => require(end <= 0x1_0000, "ports above 0xffff")?,
+            kind::MSRS => {
+                require(end <= 1 << 32, "MSR number above 32 bits")?;
+                let reads = record.rights & rights::WRITE == 0;
+                require(reads || !of_the_core(record), "MSR capability for a register of the core")?;
+            }
+            kind::ENDPOINT => {
+                let target = self.known(record.object)?;
+                require(self.rank(target) > self.rank(holder), "call that does not go up in rank (R11)")?;
+            }
+            kind::NOTIFICATION | kind::PARTITION => _ = self.known(record.object)?,
+            kind::VM => {
+                let vm = &self.core.vms[object];
+                require(usize::from(record.object) < self.image.vms.len(), "no such VM")?;
+                let runs = record.rights & rights::RUN != 0;
+                require(!runs || vm.vmexit == holder, "VM run by a partition that is not its vmexit")?;
+                let answers = record.rights & rights::ANSWER != 0;
+                require(!answers || vm.vmport == Index::of(holder), "VM answered by one that is not its vmport")?;
+            }
+            kind::LOG | kind::CLOCK => {}
+            _ => Err("capability of unknown kind")?,
+        }
+        let put = self.core.partitions[holder].slots.put(record);
+        Ok(require(put, "slot used twice or above 63 (limit 64)")?)
+    }
 }
 
 /// Microseconds become ticks, memory becomes zero, and every partition starts (R10).
 pub fn start(core: &mut Core) {
-    let ticks =
-        |clock: &crate::schedule::Clock, microseconds: i64| clock.ticks(microseconds.cast_unsigned()).cast_signed();
-    core.clock.slice = ticks(&core.clock, core.clock.slice);
-    core.supervisor_window = core.clock.ticks(core.supervisor_window);
+    let ticks = |microseconds: u64| core.clock.ticks(microseconds);
+    core.supervisor_window = ticks(core.supervisor_window);
+    let slice = ticks(core.clock.slice.cast_unsigned()).cast_signed();
     for (_, account) in core.accounts.iter_mut() {
-        account.budget = ticks(&core.clock, account.budget);
-        account.period = core.clock.ticks(account.period);
-        account.left = account.budget;
+        account.budget = ticks(account.budget.cast_unsigned()).cast_signed();
+        account.period = ticks(account.period);
         account.period_end = core.clock.since.wrapping_add(account.period);
-        account.slice_left = core.clock.slice;
+        (account.left, account.slice_left) = (account.budget, slice);
     }
     for (_, partition) in core.partitions.iter_mut() {
-        partition.thread.call_limit = ticks(&core.clock, partition.thread.call_limit);
-        partition.thread.reserve = ticks(&core.clock, partition.thread.reserve);
+        partition.thread.call_limit = ticks(partition.plan.call_limit_us.into()).cast_signed();
+        partition.thread.reserve = ticks(partition.plan.reserve_us.into()).cast_signed();
         for range in &partition.ranges {
             let kept = range.rights & rights::WRITE != 0 && range.source == 0;
             for offset in (0..if kept { range.bytes } else { 0 }).step_by(layout::PAGE) {
@@ -355,7 +274,12 @@ pub fn start(core: &mut Core) {
             }
         }
     }
-    super::reset_vcpus(core);
+    core.clock.slice = slice;
+    for (index, vcpu) in core.vcpus.iter() {
+        if vcpu.exists {
+            core.machine.reset(vcpu, &core.vms[vcpu.vm], index);
+        }
+    }
     for index in 0..limits::PARTITIONS as u8 {
         if core.partitions[index].life == Life::Frozen {
             core.start(index);

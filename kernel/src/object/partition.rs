@@ -4,7 +4,7 @@ use super::capability::Slots;
 use crate::arch::entry::Frame;
 use crate::mem::page::CorePage;
 use crate::state::Index;
-use portcullis_ipc::{limits, record, syscall::rights};
+use portcullis_ipc::{image, limits, record, syscall::rights};
 use zerocopy::FromZeros;
 
 /// A contiguous range of a partition's memory. Nothing else is mapped for ring 3 but fixed pages, so an
@@ -116,16 +116,10 @@ pub struct Partition {
     pub life: Life,
     /// Generation of this instance; while frozen, of the next.
     pub generation: u32,
-    /// Name, padded with zeros.
-    pub name: [u8; 24],
-    /// Rank of R11.
-    pub rank: u8,
+    /// What the image says of it.
+    pub plan: image::PartitionRecord,
     /// Root of its page tables.
     pub root: u64,
-    /// First instruction of an instance.
-    pub entry: u64,
-    /// First stack pointer of an instance.
-    pub stack_top: u64,
     /// Its memory; what is not in use has no bytes.
     pub ranges: [Range; limits::RANGES],
     /// Its capabilities.
@@ -134,8 +128,6 @@ pub struct Partition {
     pub thread: Thread,
     /// Its last end, and its counters.
     pub record: record::Status,
-    /// Build id of its ELF.
-    pub build_id: [u8; 20],
 }
 
 impl Partition {
@@ -158,12 +150,6 @@ impl Partition {
             Work::Exit(_) => record::phase::SERVING_EXIT,
         };
         if self.thread.calling != Index::NONE { base | record::phase::CALLING } else { base }
-    }
-
-    /// The name without its padding.
-    pub fn name(&self) -> &str {
-        let end = self.name.iter().position(|byte| *byte == 0).unwrap_or(self.name.len());
-        self.name.get(..end).and_then(|bytes| core::str::from_utf8(bytes).ok()).unwrap_or("?")
     }
 }
 

@@ -6,6 +6,7 @@ use zerocopy::FromZeros;
 
 /// A table of `N` entries, `N` a power of two of at most 256.
 #[derive(FromZeros)]
+#[repr(transparent)]
 pub struct Table<T, const N: usize>([T; N]);
 
 impl<T, const N: usize> Table<T, N> {

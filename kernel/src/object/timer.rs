@@ -1,16 +1,17 @@
 //! Timers: one TSC deadline each, that becomes notification bits in its holder.
 
 use super::table::Table;
+use crate::state::Index;
 use portcullis_ipc::limits;
 use zerocopy::FromZeros;
 
 /// One timer.
-#[derive(Clone, Copy, FromZeros)]
+#[derive(FromZeros)]
 pub struct Timer {
     /// Absolute TSC value; 0 while it is not armed.
-    pub deadline: u64,
+    deadline: u64,
     /// Partition that holds it.
-    pub holder: u8,
+    pub holder: Index,
     /// Bits it sets.
     pub bits: u64,
 }
@@ -18,7 +19,8 @@ pub struct Timer {
 /// All timers and the earliest deadline among them, 0 if none is armed.
 #[derive(FromZeros)]
 pub struct Timers {
-    timers: Table<Timer, { limits::TIMERS }>,
+    /// Each, by its index.
+    pub timers: Table<Timer, { limits::TIMERS }>,
     next: u64,
 }
 
@@ -33,16 +35,16 @@ impl Timers {
         self.next = armed.min().unwrap_or(0);
     }
 
-    /// Arm timer `index` for `holder`; a deadline of 0 disarms it.
-    pub fn arm(&mut self, index: u8, holder: u8, bits: u64, deadline: u64) {
-        self.timers[index] = Timer { deadline, holder, bits };
+    /// Arm timer `index`; a deadline of 0 disarms it.
+    pub fn arm(&mut self, index: u8, deadline: u64) {
+        self.timers[index].deadline = deadline;
         self.update();
     }
 
     /// Disarm all timers of `holder`.
     pub fn disarm(&mut self, holder: u8) {
         for (_, timer) in self.timers.iter_mut() {
-            if timer.holder == holder {
+            if timer.holder == Index::of(holder) {
                 timer.deadline = 0;
             }
         }
@@ -56,9 +58,9 @@ impl Timers {
         }
         let (_, timer) = self.timers.iter_mut().find(|(_, timer)| timer.deadline == self.next)?;
         timer.deadline = 0;
-        let found = (timer.holder, timer.bits);
+        let (holder, bits) = (timer.holder.get()?, timer.bits);
         self.update();
-        Some(found)
+        Some((holder, bits))
     }
 }
 
@@ -69,14 +71,16 @@ mod tests {
     #[test]
     fn a_timer_expires_once_and_not_before_its_deadline() {
         let mut timers = Timers::new_zeroed();
-        timers.arm(1, 4, 0b10, 100);
-        timers.arm(2, 5, 0b100, 50);
+        for (index, holder, bits, deadline) in [(1, 4, 0b10, 100), (2, 5, 0b100, 50)] {
+            (timers.timers[index].holder, timers.timers[index].bits) = (Index::of(holder), bits);
+            timers.arm(index, deadline);
+        }
         assert_eq!(timers.next(), 50);
         assert_eq!(timers.expired(49), None);
         assert_eq!(timers.expired(100), Some((5, 0b100)), "the earliest first");
         assert_eq!(timers.expired(100), Some((4, 0b10)));
         assert_eq!(timers.expired(u64::MAX - 1), None);
-        timers.arm(1, 4, 1, 7);
+        timers.arm(1, 7);
         timers.disarm(4);
         assert_eq!(timers.next(), u64::MAX);
     }

@@ -15,10 +15,9 @@ use zerocopy::IntoBytes;
 impl Core {
     pub(super) fn sys_timer_set(&mut self, caller: u8) -> Decoded {
         let partition = &self.partitions[caller];
-        let capability = partition.slots.get(partition.thread.frame.rdi, kind::TIMER, 0)?;
-        let (index, bits) = (capability.object as u8, capability.first);
+        let index = partition.slots.get(partition.thread.frame.rdi, kind::TIMER, 0)?.object as u8;
         let deadline = partition.thread.frame.rsi;
-        self.timers.arm(index, caller, bits, deadline);
+        self.timers.arm(index, deadline);
         self.clock_changed();
         DONE
     }
