@@ -54,9 +54,14 @@ pub struct RingHead {
     /// Epitaph: bytes of UTF-8 text in `epitaph`, 0 while the core lives.
     pub epitaph_length: u64,
     /// Why the core stopped.
-    pub epitaph: [u8; 192],
+    pub epitaph: [u8; EPITAPH],
 }
 
+/// Bytes of the epitaph, at most.
+pub const EPITAPH: usize = 192;
+/// What a core that stops writes on COM2 before the records that nobody took: a zero that ends the frame under way, and a
+/// name that no frame begins with. The bytes of the records follow as u64, then the records as they stand in the ring.
+pub const LAST_RECORDS: [u8; 17] = *b"\0PORTCULLIS-END-1";
 /// First bytes of the ring.
 pub const RING_MAGIC: [u8; 16] = *b"PORTCULLIS-LOG-1";
 

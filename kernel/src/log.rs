@@ -5,17 +5,25 @@
 //! does not silence the others.
 
 use crate::arch::cpu;
-use crate::object::Partition;
-use portcullis_ipc::limits;
+use crate::object::{Partition, Table};
+use arrayvec::ArrayVec;
 use portcullis_ipc::log::{CORE, RING_MAGIC, RecordHead, RingHead, payload};
 use spin::Mutex;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::IntoBytes;
 
 /// Bytes of the ring.
 pub const CAPACITY: usize = 32768;
-/// Bytes of the ring that one partition may hold.
+/// Bytes of the ring that one origin may hold.
 const SHARE: usize = CAPACITY / 4;
 const HEAD: usize = size_of::<RecordHead>();
+
+/// Who makes records: a partition, or the core.
+struct Origin {
+    /// Bytes of the ring that it holds.
+    held: usize,
+    /// Records that it lost since its last one.
+    dropped: u32,
+}
 
 /// The ring. `repr(C)`, so that a reader of dead memory finds it by its magic.
 #[repr(C)]
@@ -24,105 +32,89 @@ pub struct Ring {
     pub head: RingHead,
     bytes: [u8; CAPACITY],
     sequence: u64,
-    held: [usize; limits::PARTITIONS],
-    dropped: [u32; limits::PARTITIONS],
+    origins: Table<Origin, 64>,
+    /// A record of the core while it is written.
+    frame: ArrayVec<u8, 128>,
 }
 
 /// The one ring.
 pub static RING: Mutex<Ring> = Mutex::new(Ring::EMPTY);
 
 impl Ring {
-    const EMPTY: Self = Self {
-        head: RingHead {
-            magic: RING_MAGIC,
-            capacity: CAPACITY as u64,
-            written: 0,
-            taken: 0,
-            epitaph_length: 0,
-            epitaph: [0; 192],
-        },
-        bytes: [0; CAPACITY],
-        sequence: 0,
-        held: [0; limits::PARTITIONS],
-        dropped: [0; limits::PARTITIONS],
+    const EMPTY: Self = {
+        // SAFETY: all zeros is a ring without its magic: numbers, bytes, and an empty vector of bytes.
+        let mut ring: Self = unsafe { core::mem::zeroed() };
+        (ring.head.magic, ring.head.capacity) = (RING_MAGIC, CAPACITY as u64);
+        ring
     };
 
-    fn used(&self) -> usize {
+    /// Bytes that were not taken.
+    pub fn used(&self) -> usize {
         self.head.written.wrapping_sub(self.head.taken) as usize
     }
 
-    fn put(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            let place = self.head.written as usize & (CAPACITY - 1);
-            if let Some(to) = self.bytes.get_mut(place) {
-                *to = *byte;
-            }
-            self.head.written = self.head.written.wrapping_add(1);
-        }
+    /// What was not taken, from `offset` on.
+    pub fn rest(&self, offset: usize) -> impl Iterator<Item = u8> {
+        let start = (self.head.taken as usize).wrapping_add(offset);
+        let byte = |place: usize| self.bytes.get(place & (CAPACITY - 1)).copied().unwrap_or(0);
+        (start..self.head.written as usize).map(byte)
     }
 
     fn peek(&self, offset: usize, into: &mut [u8]) {
-        for (index, byte) in into.iter_mut().enumerate() {
-            let place = (self.head.taken as usize).wrapping_add(offset).wrapping_add(index) & (CAPACITY - 1);
-            *byte = self.bytes.get(place).copied().unwrap_or(0);
+        into.iter_mut().zip(self.rest(offset)).for_each(|(to, from)| *to = from);
+    }
+
+    fn put(&mut self, byte: u8) {
+        if let Some(to) = self.bytes.get_mut(self.head.written as usize & (CAPACITY - 1)) {
+            *to = byte;
         }
+        self.head.written = self.head.written.wrapping_add(1);
     }
 
     fn record(&mut self, partition: u8, generation: u32, kind: u8, parts: [&[u8]; 2]) -> bool {
         let [first, second] = parts;
         let length = first.len().wrapping_add(second.len());
         let size = HEAD.wrapping_add(length.next_multiple_of(8));
-        let share = self.held.get(partition as usize).copied().unwrap_or(0);
-        if self.used().wrapping_add(size) > CAPACITY || share.wrapping_add(size) > SHARE {
+        let held = self.origins[partition].held.wrapping_add(size);
+        if self.used().wrapping_add(size) > CAPACITY || held > SHARE {
             return false;
         }
+        self.origins[partition].held = held;
         let head =
             RecordHead { length: length as u16, partition, kind, generation, sequence: self.sequence, tsc: cpu::tsc() };
         self.sequence = self.sequence.wrapping_add(1);
-        self.put(head.as_bytes());
-        self.put(first);
-        self.put(second);
-        let padding = [0u8; 8];
-        self.put(padding.get(..length.next_multiple_of(8).wrapping_sub(length)).unwrap_or(&[]));
-        if let Some(held) = self.held.get_mut(partition as usize) {
-            *held = held.wrapping_add(size);
-        }
+        let bytes = head.as_bytes().iter().chain(first).chain(second).chain(&[0; 8]);
+        bytes.take(size).for_each(|byte| self.put(*byte));
         true
     }
 
-    fn append(&mut self, partition: u8, generation: u32, kind: u8, parts: [&[u8]; 2]) -> bool {
-        let lost = self.dropped.get(partition as usize).copied().unwrap_or(0);
+    /// Append a record of `partition`; `false` if it was dropped. The next that is not tells how many were.
+    pub fn append(&mut self, partition: u8, generation: u32, kind: u8, parts: [&[u8]; 2]) -> bool {
+        let lost = self.origins[partition].dropped;
         let told = lost == 0 || self.record(partition, generation, payload::DROPPED, [&lost.to_le_bytes(), &[]]);
         let done = told && self.record(partition, generation, kind, parts);
-        if let Some(count) = self.dropped.get_mut(partition as usize) {
-            *count = match (told, done) {
-                (true, true) => 0,
-                (true, false) => 1,
-                (false, _) => count.saturating_add(1),
-            };
-        }
+        let before = if told { 0 } else { lost };
+        self.origins[partition].dropped = before.saturating_add((!done).into());
         done
     }
 
     /// Head and size of the record at `offset` behind what was taken.
     fn at(&self, offset: usize) -> Option<(RecordHead, usize)> {
-        if self.used() < offset.wrapping_add(HEAD) {
-            return None;
-        }
-        let mut head = [0u8; HEAD];
-        self.peek(offset, &mut head);
-        let head = RecordHead::read_from_bytes(&head).ok()?;
-        Some((head, HEAD.wrapping_add((head.length as usize).next_multiple_of(8))))
+        let mut head = RecordHead::default();
+        self.peek(offset, head.as_mut_bytes());
+        let size = HEAD.wrapping_add((head.length as usize).next_multiple_of(8));
+        (offset < self.used()).then_some((head, size))
     }
 
-    fn take(&mut self, mut below: u64, into: &mut [u8]) -> (usize, u64) {
+    /// Forget the records whose sequence is below `below`, and copy whole ones behind them into `into`; returns
+    /// their bytes and the sequence below which they, too, can be forgotten.
+    pub fn take(&mut self, mut below: u64, into: &mut [u8]) -> (usize, u64) {
         while let Some((head, size)) = self.at(0)
             && head.sequence < below
         {
             self.head.taken = self.head.taken.wrapping_add(size as u64);
-            if let Some(held) = self.held.get_mut(head.partition as usize) {
-                *held = held.saturating_sub(size);
-            }
+            let held = &mut self.origins[head.partition].held;
+            *held = held.wrapping_sub(size);
         }
         let mut length = 0usize;
         while let Some((head, size)) = self.at(length)
@@ -134,17 +126,6 @@ impl Ring {
         }
         (length, below)
     }
-}
-
-/// Append a defmt frame of a partition; `false` if it was dropped.
-pub fn append(partition: u8, generation: u32, frame: &[u8]) -> bool {
-    RING.lock().append(partition, generation, payload::DEFMT, [frame, &[]])
-}
-
-/// Forget the records whose sequence is below `below`, and copy whole ones behind them into `into`; returns
-/// their bytes and the sequence below which they, too, can be forgotten.
-pub fn take(below: u64, into: &mut [u8]) -> (usize, u64) {
-    RING.lock().take(below, into)
 }
 
 /// The first records: the clock, and the core as an origin.
@@ -183,43 +164,30 @@ pub fn ended(index: u8, partition: &Partition) {
     );
 }
 
-/// A frame of the core while it is written. INV-LOGGER: the core runs on one CPU, is not preempted and does
-/// not log from NMI, #DF or #MC, so a frame has one writer.
-static mut FRAME: ([u8; 128], usize) = ([0; 128], 0);
-
 #[defmt::global_logger]
 struct Logger;
 
-// SAFETY: INV-LOGGER: acquire and release bracket one frame, never nested.
+// SAFETY: INV-LOGGER: the core runs on one CPU, is not preempted and does not log from NMI, #DF or #MC, so acquire and
+// release bracket one frame, never nested.
 unsafe impl defmt::Logger for Logger {
     fn acquire() {
-        let frame = &raw mut FRAME;
-        // SAFETY: INV-LOGGER.
-        let frame = unsafe { &mut *frame };
-        frame.1 = 0;
+        RING.lock().frame.clear();
     }
     unsafe fn flush() {}
-    unsafe fn release() {
-        let frame = &raw mut FRAME;
-        // SAFETY: INV-LOGGER.
-        let (bytes, length) = unsafe { &*frame };
-        RING.lock().append(CORE, 0, payload::DEFMT, [bytes.get(..*length).unwrap_or(&[]), &[]]);
-    }
     unsafe fn write(part: &[u8]) {
-        let frame = &raw mut FRAME;
-        // SAFETY: INV-LOGGER.
-        let (bytes, length) = unsafe { &mut *frame };
-        let end = length.wrapping_add(part.len());
-        if let Some(room) = bytes.get_mut(*length..end) {
-            room.copy_from_slice(part);
-            *length = end;
-        }
+        let _ = RING.lock().frame.try_extend_from_slice(part);
+    }
+    unsafe fn release() {
+        let mut ring = RING.lock();
+        let frame = ring.frame.clone();
+        ring.append(CORE, 0, payload::DEFMT, [&frame, &[]]);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::FromBytes;
 
     defmt::timestamp!("{=u8}", 0);
 

@@ -1,8 +1,10 @@
 //! Frames on the control line: cutting a byte stream at the delimiters, checking each piece, and
-//! encoding. What a payload means is not known here. The format is `portcullis_ipc::frame`.
+//! encoding. What a payload means is not known here. The format is `portcullis_ipc::frame`; what a core that stops writes
+//! without frames (`portcullis_ipc::log::LAST_RECORDS`) is read as one more frame of the log.
 
 use portcullis_ipc::checksum::crc32;
-use portcullis_ipc::frame::{Head, MAX_ENCODED, MAX_PAYLOAD};
+use portcullis_ipc::frame::{Head, MAX_ENCODED, MAX_PAYLOAD, channel};
+use portcullis_ipc::log::LAST_RECORDS;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Version of the framing that this code reads and writes.
@@ -51,11 +53,28 @@ pub enum Damage {
     Checksum,
 }
 
+/// Sequence of the frame that a stopping core's last records are read as: no frame of `link` gets there.
+const LAST_SEQUENCE: u32 = 1 << 31;
+/// Bytes of last records that are believed.
+const MAX_LAST: usize = 1 << 26;
+
 /// Cuts a byte stream into frames. After damage it goes on at the next delimiter.
 #[derive(Default)]
 pub struct Reader {
     pending: Vec<u8>,
-    skipping: bool,
+    mode: Mode,
+}
+
+/// What the next bytes are.
+#[derive(Default, PartialEq, Eq)]
+enum Mode {
+    /// A frame.
+    #[default]
+    Frame,
+    /// The rest of what is no frame.
+    Skip,
+    /// A core's last records, after their name.
+    Last,
 }
 
 impl Reader {
@@ -63,22 +82,42 @@ impl Reader {
     pub fn push(&mut self, bytes: &[u8]) -> Vec<Result<Frame, Damage>> {
         let mut out = Vec::new();
         for &byte in bytes {
-            if byte == 0 {
-                if !self.skipping && !self.pending.is_empty() {
-                    out.push(decode(&self.pending));
+            match self.mode {
+                Mode::Last => {
+                    self.pending.push(byte);
+                    out.extend(self.last_records());
                 }
-                self.pending.clear();
-                self.skipping = false;
-            } else if !self.skipping {
-                self.pending.push(byte);
-                if self.pending.len() >= MAX_ENCODED {
-                    out.push(Err(Damage::Oversize));
-                    self.pending.clear();
-                    self.skipping = true;
+                Mode::Frame | Mode::Skip if byte == 0 => {
+                    if self.mode == Mode::Frame && !self.pending.is_empty() {
+                        out.push(decode(&self.pending));
+                    }
+                    *self = Self::default();
                 }
+                Mode::Frame => {
+                    self.pending.push(byte);
+                    if self.pending == LAST_RECORDS[1..] {
+                        *self = Self { pending: Vec::new(), mode: Mode::Last };
+                    } else if self.pending.len() >= MAX_ENCODED {
+                        out.push(Err(Damage::Oversize));
+                        *self = Self { pending: Vec::new(), mode: Mode::Skip };
+                    }
+                }
+                Mode::Skip => {}
             }
         }
         out
+    }
+
+    /// The last records once they are complete.
+    fn last_records(&mut self) -> Option<Result<Frame, Damage>> {
+        let (length, payload) = self.pending.split_first_chunk::<8>()?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        if payload.len() < length && length <= MAX_LAST {
+            return None;
+        }
+        let frame = Frame { channel: channel::LOG, sequence: LAST_SEQUENCE, payload: payload.to_vec() };
+        *self = Self::default();
+        Some(if length <= MAX_LAST { Ok(frame) } else { Err(Damage::Oversize) })
     }
 }
 
@@ -171,6 +210,23 @@ mod tests {
             for read in Reader::default().push(&line) {
                 prop_assert!(read.is_err(), "{:?}", read);
             }
+        }
+    }
+
+    #[test]
+    fn a_stopping_cores_last_records_are_one_frame_of_the_log_however_the_frame_before_was_cut() {
+        let payload = [0, 1, 0, 0, 7];
+        let mut line = vec![9, 9];
+        line.extend_from_slice(&LAST_RECORDS);
+        line.extend_from_slice(&(payload.len() as u64).to_le_bytes());
+        line.extend_from_slice(&payload);
+        let next = Frame { channel: 1, sequence: 1, payload: vec![1, 1] };
+        line.extend_from_slice(&encode(&next).unwrap());
+        let last = Frame { channel: channel::LOG, sequence: LAST_SEQUENCE, payload: payload.to_vec() };
+        for cut in 1..line.len() {
+            let mut reader = Reader::default();
+            let read: Vec<_> = line.chunks(cut).flat_map(|piece| reader.push(piece)).collect();
+            assert_eq!(read, [Err(Damage::Encoding), Ok(last.clone()), Ok(next.clone())]);
         }
     }
 

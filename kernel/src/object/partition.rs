@@ -99,14 +99,12 @@ static_assertions::const_assert!(limits::PARTITIONS <= 32 && limits::VCPUS <= 16
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromZeros)]
 #[repr(u8)]
 pub enum Life {
-    /// The slot of the table is empty.
-    Absent,
+    /// It was given up, or never was.
+    Gone,
     /// Its thread runs or waits.
     Alive,
     /// It stopped; its record is kept until a restart.
     Frozen,
-    /// It was given up.
-    Gone,
 }
 
 /// A partition; all zeros is an empty slot of the table.

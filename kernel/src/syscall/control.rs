@@ -2,10 +2,11 @@
 
 use super::{DONE, Decoded, Outcome};
 use crate::fault::Misuse;
-use crate::log;
+use crate::log::RING;
 use crate::object::partition::Life;
 use crate::state::Core;
 use portcullis_ipc::image::kind;
+use portcullis_ipc::log::payload;
 use portcullis_ipc::platform::PlatformPage;
 use portcullis_ipc::record::{cause, misuse};
 use portcullis_ipc::syscall::{Id, Status, control, rights};
@@ -65,7 +66,8 @@ impl Core {
         let length = thread.frame.rdi as usize;
         let frame = thread.message.read::<[u8; limits::LOG_FRAME], { layout::LOG_OUT }>();
         let part = frame.get(..length).ok_or(Misuse(misuse::ARGUMENT))?;
-        let taken = log::append(caller, self.partitions[caller].generation, part);
+        let generation = self.partitions[caller].generation;
+        let taken = RING.lock().append(caller, generation, payload::DEFMT, [part, &[]]);
         Ok(Outcome::Value(if taken { Status::Ok } else { Status::Full }, 0))
     }
 
@@ -73,7 +75,7 @@ impl Core {
         let partition = &self.partitions[caller];
         partition.slots.get(partition.thread.frame.rdi, kind::LOG, 0)?;
         let mut bytes = [0u8; limits::LOG_READ];
-        let (length, _) = log::take(partition.thread.frame.rsi, &mut bytes);
+        let (length, _) = RING.lock().take(partition.thread.frame.rsi, &mut bytes);
         partition.thread.message.write::<[u8; limits::LOG_READ], { layout::LOG_IN }>(&bytes);
         Ok(Outcome::Value(Status::Ok, length as u64))
     }

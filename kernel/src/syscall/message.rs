@@ -46,7 +46,7 @@ impl Core {
         if partition.generation != id.generation() {
             return Some(Outcome::Value(Status::Dead, partition.generation.into()));
         }
-        matches!(partition.life, Life::Gone | Life::Absent).then_some(Outcome::Value(Status::Gone, 0))
+        (partition.life == Life::Gone).then_some(Outcome::Value(Status::Gone, 0))
     }
 
     pub(super) fn sys_reply_wait(&mut self, caller: u8) -> Decoded {
