@@ -51,6 +51,8 @@ impl Core {
                 self.ioapic.route(slot.object, slot.rights, false);
             }
         }
+        // The resume loads the data segments, which the instance before or an exit may have left otherwise.
+        self.root = 0;
         self.activate(index);
     }
 

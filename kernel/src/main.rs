@@ -10,7 +10,7 @@
 //!    `dispatch` chose. Nothing blocks in the core, nothing is allocated, no stack is kept.
 //! 2. Decode checks everything and may fail; what follows cannot (R5).
 //! 3. An input of a service or a guest can fault its author, never the core (R6).
-//! 4. `unsafe` stands in `arch`, `mem`, `boot`, `svm` and this file, and in three places besides that
+//! 4. `unsafe` stands in `arch`, `mem`, `boot`, `svm`, `vmx` and this file, and in three places besides that
 //!    `docs/decisions/0010-where-unsafe-stands.md` names; each block names its invariant (R8).
 #![cfg_attr(not(test), no_std, no_main)]
 #![cfg_attr(test, allow(dead_code))]
@@ -31,6 +31,7 @@ mod state;
 mod svm;
 mod syscall;
 mod vcpu;
+mod vmx;
 
 use arch::entry::{self, Cause};
 use arch::vector::Source;

@@ -11,7 +11,7 @@ use crate::object::account::ACCOUNTS;
 use crate::object::timer::Timers;
 use crate::object::{Account, Partition, Table, Vcpu, Vm};
 use crate::schedule::{Clock, Runner};
-use crate::svm::Machine;
+use crate::vcpu::Machine;
 use core::num::NonZeroU8;
 use portcullis_ipc::limits;
 use zerocopy::FromZeros;

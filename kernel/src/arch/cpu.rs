@@ -57,7 +57,10 @@ macro_rules! write {
 }
 read!(cr0, "cr0");
 read!(cr2, "cr2");
+read!(cr3, "cr3");
+read!(cr4, "cr4");
 write!(set_cr0, "cr0");
+write!(set_cr2, "cr2");
 write!(set_cr3, "cr3");
 write!(set_cr4, "cr4");
 

@@ -15,7 +15,8 @@ pub const SYSRET_BASE: u16 = 0x18;
 pub const USER_DATA: u16 = 0x23;
 /// Selector of ring-3 code, with RPL 3.
 pub const USER_CODE: u16 = 0x2b;
-const TASK: u16 = 0x30;
+/// Selector of the task state.
+pub const TASK: u16 = 0x30;
 
 const STACK: usize = 16384;
 const FAULT_STACK: usize = 4096;
@@ -50,6 +51,13 @@ static mut TABLES: Tables = Tables {
     stack: Stack([0; STACK]),
     fault_stacks: [const { Stack([0; FAULT_STACK]) }; 3],
 };
+
+/// Addresses of the descriptor table and of the task state.
+pub fn bases() -> [u64; 2] {
+    let tables = &raw const TABLES;
+    // SAFETY: INV-CPU-LOCAL: only addresses are taken.
+    unsafe { [&raw const (*tables).gdt as u64, &raw const (*tables).task as u64] }
+}
 
 /// Load the tables; returns the top of the core's stack.
 pub fn load() -> u64 {

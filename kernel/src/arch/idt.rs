@@ -16,6 +16,11 @@ pub const SPURIOUS: u8 = 0xff;
 /// Written once at boot, before it is loaded (INV-IDT).
 static mut TABLE: [[u64; 2]; 256] = [[0; 2]; 256];
 
+/// Address of the table.
+pub fn base() -> u64 {
+    &raw const TABLE as u64
+}
+
 /// Fill and load the table.
 pub fn load() {
     let table = &raw mut TABLE;
@@ -36,7 +41,7 @@ pub fn load() {
             | (target >> 16 & 0xffff) << 48;
         *gate = [low, target >> 32];
     }
-    let base = table as u64;
+    let base = base();
     let pointer: [u16; 5] = [4095, base as u16, (base >> 16) as u16, (base >> 32) as u16, (base >> 48) as u16];
     // SAFETY: INV-IDT; the table is static and complete.
     unsafe { asm!("lidt [{}]", in(reg) &pointer, options(readonly, nostack, preserves_flags)) };

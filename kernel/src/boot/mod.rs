@@ -18,7 +18,7 @@ use crate::mem::page::CorePage;
 use crate::mem::table::{self, Pool, PoolExhausted};
 use crate::mem::window::Windows;
 use crate::state::{Core, NOBODY};
-use crate::svm::setup;
+use crate::vcpu::{Vendor, machine};
 use error::BootError;
 use frames::Frames;
 use handover::{Handover, Memory, Region};
@@ -108,6 +108,8 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     // SAFETY: taken below the core's half for this only; mapped by the boot tables now, by `map_core` later.
     core.pool = unsafe { Pool::new(pool, pool_pages) };
     core.root = map_core(&mut core.pool)?;
+    let vendor = |vcpus| machine::choose(vcpus, |leaf| cpu::cpuid(leaf, 0), gate::try_msr);
+    core.machine.vendor = vendor(0).unwrap_or(Vendor::Svm);
     system::build(core, &image, &mut frames)?;
     let vcpus = image.vcpus.len();
     let machine_pages = if vcpus > 0 { Some(core_pages(core, &mut frames, Owner::CORE)?) } else { None };
@@ -119,7 +121,8 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     core.ioapic = apic::Ioapic(core.windows);
     start_clock(core)?;
     if let Some(pages) = machine_pages {
-        core.machine = setup::enable(pages, vcpus)?;
+        vendor(vcpus)?;
+        machine::enable(&mut core.machine, pages);
     }
     core.mitigations = mitigation::choose(&mitigation::facts(image.head.mitigations_off));
     mitigation::install(core.mitigations);
@@ -220,7 +223,7 @@ fn fill_platform(core: &mut Core) {
         core_version: part(env!("CARGO_PKG_VERSION_MAJOR")) << 32
             | part(env!("CARGO_PKG_VERSION_MINOR")) << 16
             | part(env!("CARGO_PKG_VERSION_PATCH")),
-        vendor: portcullis_ipc::exit::vendor::SVM,
+        vendor: core.machine.vendor.number(),
         mitigations: core.mitigations,
         core_build_id: build_id(),
         reserved: 0,

@@ -11,7 +11,7 @@ use crate::object::account::{Account, of_vcpu};
 use crate::object::capability::of_the_core;
 use crate::object::partition::{Life, Range};
 use crate::state::{Core, Index, Line};
-use crate::svm::nested;
+use crate::vcpu::{Vendor, nested};
 use portcullis_ipc::image::{
     CapabilityRecord, NO_PARTITION, PartitionRecord, SegmentRecord, VcpuRecord, VmRecord, kind, rank,
 };
@@ -177,7 +177,7 @@ impl Builder<'_> {
         require(components, "VM's XCR0 above x87, SSE and AVX, or AVX without SSE")?;
         let physical = self.frames.take(pages, 1 << 21, Owner(Owner::GUEST, index))?;
         self.give(vmexit, kept(layout::GUEST_BASE, physical, pages))?;
-        let nested = nested::build(&mut self.core.pool, physical, pages)?;
+        let nested = nested::build(&mut self.core.pool, self.core.machine.vendor, physical, pages)?;
         self.frames.audit.nested[index] = nested;
         let vm = &mut self.core.vms[index];
         vm.exists = true;
@@ -201,6 +201,9 @@ impl Builder<'_> {
         self.core.vms[vm].vcpu_count = place.wrapping_add(1);
         let control = core_page(self.core, self.frames, Owner::CORE)?;
         let extended = core_page(self.core, self.frames, Owner::CORE)?;
+        if self.core.machine.vendor == Vendor::Vmx {
+            self.core.vcpus[index].vmcs = core_page(self.core, self.frames, Owner::CORE)?;
+        }
         let page = core_page(self.core, self.frames, Owner(Owner::EXIT, index))?;
         let root = self.core.partitions[self.core.vms[vm].vmexit].root;
         let at = layout::EXIT_PAGES.wrapping_add(u64::from(place) << 12);
@@ -275,9 +278,9 @@ pub fn start(core: &mut Core) {
         }
     }
     core.clock.slice = slice;
-    for (index, vcpu) in core.vcpus.iter() {
-        if vcpu.exists {
-            core.machine.reset(vcpu, &core.vms[vcpu.vm], index);
+    for index in 0..limits::VCPUS as u8 {
+        if core.vcpus[index].exists {
+            core.reset_vcpu(index);
         }
     }
     for index in 0..limits::PARTITIONS as u8 {

@@ -1,4 +1,5 @@
-//! VMs and vCPUs as the core keeps them: bookkeeping only; the processor's own structures are in `svm`.
+//! VMs and vCPUs as the core keeps them: bookkeeping only; the processor's own structures are in `vcpu::block` and
+//! `vmx`.
 
 use crate::mem::page::CorePage;
 use crate::state::Index;
@@ -88,8 +89,16 @@ pub struct Vcpu {
     pub index: u8,
     /// What it is at.
     pub state: VcpuState,
-    /// Its control block.
+    /// Its control block ([`crate::vcpu::block`]).
     pub control: CorePage,
+    /// VMX: its VMCS.
+    pub vmcs: CorePage,
+    /// VMX: the VMCS was entered since it was built.
+    pub launched: bool,
+    /// VMX: groups whose words the VMCS has newer than the control block.
+    pub stale: u32,
+    /// VMX: groups whose words the control block has newer than the VMCS.
+    pub changed: u32,
     /// Its extended registers ([`crate::arch::extended`]); those of the one that is loaded are in the processor.
     pub extended: CorePage,
     /// Its exit page.

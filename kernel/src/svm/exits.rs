@@ -1,17 +1,12 @@
 //! Run a guest until its next exit, and say what the exit was in the terms of the exit page.
 
-use super::control::{Machine, at};
 use super::world;
-use crate::arch::mitigation;
 use crate::epitaph;
-use crate::object::Work;
-use crate::object::account::of_vcpu;
-use crate::object::partition::queue;
 use crate::object::vm::{Access, Exit};
-use crate::state::{Core, Index};
+use crate::state::Core;
+use crate::vcpu::block::at;
 use portcullis_ipc::exit::{Reason, event, io, window};
 use portcullis_ipc::port::PORT;
-use portcullis_ipc::record::cause;
 
 /// Exit codes (APM volume 2, appendix C); compared in 32 bits, because one emulator stores no more.
 mod code {
@@ -64,49 +59,20 @@ fn translate(number: u32, info1: u64, info2: u64, error: u64) -> (Reason, [u64; 
     }
 }
 
-/// The interrupted event without what its word leaves undefined.
-fn defined(word: u64) -> u64 {
-    let low = event::VECTOR | event::TYPE << event::TYPE_SHIFT | event::ERROR_VALID | event::VALID;
-    if word & event::ERROR_VALID != 0 { word & (low | !0xffff_ffff) } else { word & low }
-}
-
-/// Whether the event that the exit interrupted must be delivered again. One that an instruction of the
-/// guest raised (INT n, INT3, INTO) is not: RIP still points at the instruction, which raises it anew.
-fn must_redeliver(interrupted: u64, injected: u64) -> bool {
-    let vector = interrupted & event::VECTOR;
-    let raised = match interrupted >> event::TYPE_SHIFT & event::TYPE {
-        event::SOFTWARE => true,
-        event::EXCEPTION => vector == 3 || vector == 4,
-        _ => false,
-    };
-    !raised || interrupted == injected
-}
-
 impl Core {
-    /// Run the guest of `vcpu` until an exit that the core does not answer at once.
-    #[inline(never)]
-    pub fn run_guest(&mut self, vcpu: u8) {
-        if self.take_recall(vcpu) {
-            return;
-        }
-        self.load_extended(vcpu);
-        self.cross(of_vcpu(vcpu));
-        while self.enter_guest(vcpu) {}
-    }
-
     /// Enter the guest and deal with its next exit. `true` if it was answered here and the guest goes on.
     #[inline(always)]
-    fn enter_guest(&mut self, vcpu: u8) -> bool {
+    pub fn enter_svm(&mut self, vcpu: u8) -> bool {
         let injected = self.load_event(vcpu);
         let host = self.machine.host;
         let state = &mut self.vcpus[vcpu];
         let block = state.control;
-        // SAFETY: INV-WORLD: the block was built by `Machine::reset` and changed only through `commit`.
+        // SAFETY: INV-WORLD: the block was built by `svm::control` and changed only through `commit`.
         unsafe { world::enter(block, &mut state.registers, host) };
         block.set_word(at::ASID, block.word(at::ASID) & 0xffff_ffff);
         let interrupted = block.word(at::EXIT_EVENT);
         if interrupted & event::VALID != 0 {
-            self.keep_event(vcpu, defined(interrupted), injected);
+            self.keep_event(vcpu, interrupted, injected);
         }
         let number = block.word(at::EXIT_CODE) as u32;
         if number == code::IOIO {
@@ -114,13 +80,6 @@ impl Core {
         }
         self.other_exit(vcpu, number);
         false
-    }
-
-    #[inline(never)]
-    fn keep_event(&mut self, vcpu: u8, interrupted: u64, injected: u64) {
-        if must_redeliver(interrupted, injected) {
-            self.vcpus[vcpu].event = interrupted;
-        }
     }
 
     #[inline(always)]
@@ -146,8 +105,6 @@ impl Core {
             }
             code::NMI => {}
             code::VINTR => {
-                self.vcpus[vcpu].windows &= !window::INTERRUPT;
-                self.set_windows(vcpu);
                 self.window_opened(vcpu, window::INTERRUPT);
             }
             code::IRET => self.iret(vcpu),
@@ -173,48 +130,6 @@ impl Core {
             self.window_opened(vcpu, window::NMI);
         }
     }
-
-    /// The processor refused the state: the service that wrote it is to blame, and its VM stops. The
-    /// control block may hold anything now, the host's state among it, so it is made anew.
-    fn refused(&mut self, vcpu: u8) {
-        let vm = self.vcpus[vcpu].vm;
-        let vmexit = self.vms[vm].vmexit;
-        for index in self.vms[vm].vcpus() {
-            self.stop(index);
-            if self.loaded == Index::of(index) {
-                self.loaded = Index::NONE;
-            }
-            let state = &mut self.vcpus[index];
-            state.exit = Exit { reason: Reason::BadState, qualification: [0; 3], next_rip: 0 };
-            (state.registers, state.event, state.windows, state.nmi_held) = ([0; 16], 0, 0, false);
-            let machine: Machine = self.machine;
-            machine.reset(&self.vcpus[index], &self.vms[vm], index);
-        }
-        self.freeze(vmexit, cause::BAD_GUEST_STATE, vcpu, 0);
-        // What was asked for a VM that is stopped now is not asked any more.
-        let owners = [Some(vmexit), self.vms[vm].vmport.get()];
-        for index in self.vms[vm].vcpus() {
-            for owner in owners.into_iter().flatten() {
-                let thread = &mut self.partitions[owner].thread;
-                thread.queue &= !(queue::exit(index) | queue::port(index));
-                if thread.work == Work::Port(index) {
-                    thread.work = Work::Orphan;
-                    self.activate(owner);
-                }
-            }
-        }
-    }
-
-    /// Apply the mitigations when another domain runs than before.
-    #[inline]
-    pub fn cross(&mut self, domain: u8) {
-        if self.domain != domain {
-            self.domain = domain;
-            if self.mitigations != 0 {
-                mitigation::cross(self.mitigations);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -238,17 +153,6 @@ mod tests {
         for (number, reason, qualification) in table {
             assert_eq!(translate(number, 5, 6, 5), (reason, qualification), "{number:#x}");
         }
-    }
-
-    #[test]
-    fn an_event_is_delivered_again_unless_its_instruction_raises_it_anew() {
-        let software = event::VALID | event::SOFTWARE << event::TYPE_SHIFT | 0x80;
-        assert_eq!(defined(event::interrupt(0x30) | 7 << 32 | 1 << 13), event::interrupt(0x30));
-        assert_eq!(defined(event::exception(14, Some(2))), event::exception(14, Some(2)));
-        assert!(must_redeliver(event::exception(14, Some(2)), 0));
-        assert!(must_redeliver(event::interrupt(0x30), event::interrupt(0x30)));
-        assert!(!must_redeliver(software, 0) && must_redeliver(software, software));
-        assert!(!must_redeliver(event::exception(3, None), 0));
     }
 
     #[test]

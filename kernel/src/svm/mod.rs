@@ -1,12 +1,9 @@
-//! AMD SVM: what the processor keeps of a VM (control block, nested table, bitmaps), the world switch, and
-//! the translation of its exits (AMD64 APM volume 2, chapter 15). Nothing here decides what an exit means.
+//! AMD SVM: intercepts, bitmaps, the world switch, and the translation of its exits (AMD64 APM volume 2, chapter 15).
+//! Nothing here decides what an exit means.
 
-mod check;
-mod control;
+pub mod control;
 mod exits;
-pub mod nested;
-pub mod setup;
-mod state;
+mod setup;
 mod world;
 
-pub use control::Machine;
+pub use setup::{VM_CR, enable, refusal};

@@ -336,10 +336,13 @@ pub fn straddling(report: &mut Report, place: Place) {
 pub fn other_faults(report: &mut Report, place: Place) {
     let mut expect = |what: &str, code: Code, vector: u64, error: u64, set: &dyn Fn(&mut State)| {
         let after = code.run(place, set);
+        let external = if what.contains("broken gate is #GP") { error | 1 } else { error };
         // QEMU counts a gate's error code in 16-byte steps in long mode, processors in 8-byte steps.
         let doubled = place.mode.is_long() && error & 2 != 0 && after.error == (error & !7) * 2 + 2;
+        // Bit 0 tells that an exception was in delivery, on Intel's processors and not on QEMU's.
+        let known = [error, external].contains(&after.error) || doubled;
         report.check(
-            after.vector == vector && (after.error == error || doubled) && (vector == 8 || after.rip == CODE),
+            after.vector == vector && known && (vector == 8 || after.rip == CODE),
             what,
             format_args!("{place} vector {} error {:#x} rip {:x}", after.vector, after.error, after.rip),
         );

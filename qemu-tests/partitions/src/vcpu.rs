@@ -3,7 +3,7 @@
 //! Capability: VM `vm` with run; the partition is the VM's vmexit.
 
 use core::mem::offset_of;
-use portcullis_ipc::exit::{ExitPage, Segment, group, segment};
+use portcullis_ipc::exit::{ExitPage, Segment, group, segment, vendor};
 use portcullis_ipc::image::kind;
 use portcullis_ipc::layout::{EXIT_PAGES, GUEST_BASE};
 use portcullis_ipc::syscall::{Resume, Status, VcpuId};
@@ -61,6 +61,11 @@ impl Vcpu {
     /// Reason of the last exit.
     pub fn reason(self) -> u32 {
         self.get(field!(reason)) as u32
+    }
+
+    /// The processor is Intel's.
+    pub fn is_vmx(self) -> bool {
+        self.get(field!(version)) >> 32 == u64::from(vendor::VMX)
     }
 
     /// Names the groups to be taken over.

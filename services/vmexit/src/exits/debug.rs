@@ -1,4 +1,4 @@
-//! Writes of debug registers. Reads do not exit.
+//! Accesses to debug registers. Reads exit on VMX only.
 //!
 //! No guest writes a debug register by itself: an emulated processor that forgets to take a guest's breakpoints away at the
 //! exit would raise them in the core.
@@ -42,13 +42,35 @@ fn write(number: usize, value: u64, extensions: bool) -> Write {
     }
 }
 
+/// What a read of the register `number` gives; `None` where it raises #UD.
+fn read(page: &ExitPage, number: usize) -> Option<u64> {
+    match number {
+        4 | 5 if page.cr4 & CR4_DE != 0 => None,
+        4 | 6 => Some(page.dr6),
+        5 | 7 => Some(page.dr7),
+        other => page.dr.get(other).copied(),
+    }
+}
+
 impl<H: Host> Machine<H> {
     pub(crate) fn debug_register(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
         let bytes = self.bytes(vcpu, page, group::DEBUG)?;
         let instruction = bytes.decode(page.rip).ok_or(Resume::ENTER)?;
         let (to, from): (Register, Register) = (instruction.op0_register(), instruction.op1_register());
-        if instruction.mnemonic() != Mnemonic::Mov || !to.is_dr() {
+        if instruction.mnemonic() != Mnemonic::Mov || to.is_dr() == from.is_dr() {
             return Err(Resume::ENTER);
+        }
+        let next = after(page, instruction.len(), bytes.bits);
+        if from.is_dr() {
+            let value = read(page, from.number());
+            let (Some(value), Some(place)) = (value, page.registers.get_mut(to.full_register().number())) else {
+                raise(page, vector::UNDEFINED, None);
+                return Ok(Resume::ENTER);
+            };
+            *place = value;
+            page.dirty |= group::GENERAL;
+            finish(page, next);
+            return Ok(Resume::ENTER);
         }
         let place = page.registers.get(from.full_register().number()).copied();
         let place = place.ok_or(Resume::ENTER)?;
@@ -68,7 +90,6 @@ impl<H: Host> Machine<H> {
             }
         }
         page.dirty |= group::DEBUG;
-        let next = after(page, instruction.len(), bytes.bits);
         finish(page, next);
         Ok(Resume::ENTER)
     }
@@ -77,6 +98,17 @@ impl<H: Host> Machine<H> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::FromZeros;
+
+    #[test]
+    fn a_read_gives_what_the_register_holds_under_either_of_its_names() {
+        let mut page = ExitPage::new_zeroed();
+        (page.dr, page.dr6, page.dr7) = ([10, 11, 12, 13], 6, 7);
+        let reads = |page: &ExitPage| [0, 3, 4, 5, 6, 7, 8].map(|number| read(page, number));
+        assert_eq!(reads(&page), [Some(10), Some(13), Some(6), Some(7), Some(6), Some(7), None]);
+        page.cr4 = CR4_DE;
+        assert_eq!(reads(&page), [Some(10), Some(13), None, None, Some(6), Some(7), None]);
+    }
 
     #[test]
     fn a_write_goes_where_the_architecture_says_with_its_fixed_bits() {

@@ -1,4 +1,4 @@
-//! Exits that read or write the processor itself: CPUID, MSRs, counters, CR4 and CR8, XCR0.
+//! Exits that read or write the processor itself: CPUID, MSRs, counters, CR0, CR4 and CR8, XCR0.
 
 use crate::apic::lapic::Lapic;
 use crate::cpuid::Asker;
@@ -13,7 +13,17 @@ use portcullis_ipc::syscall::Resume;
 
 const CR4_PAE: u64 = 1 << 5;
 const CR4_OSXSAVE: u64 = 1 << 18;
+const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
+const CR0_PE: u64 = 1;
+const CR0_ET: u64 = 1 << 4;
+const CR0_NW: u64 = 1 << 29;
+const CR0_CD: u64 = 1 << 30;
+const CR0_PG: u64 = 1 << 31;
+/// PE, MP, EM, TS, ET, NE, WP, AM, NW, CD, PG; a write leaves the others 0.
+const CR0_KNOWN: u64 = 0x3f | 1 << 16 | 1 << 18 | CR0_NW | CR0_CD | CR0_PG;
+/// Segment attribute L.
+const ATTRIBUTE_LONG: u16 = 1 << 9;
 /// x87 cannot be turned off; AVX needs SSE.
 const XCR0_X87: u64 = 1;
 const XCR0_SSE: u64 = 2;
@@ -27,6 +37,28 @@ fn set_pair(page: &mut ExitPage, value: u64) {
     page.registers[gpr::RAX] = value & 0xffff_ffff;
     page.registers[gpr::RDX] = value >> 32;
     page.dirty |= group::GENERAL;
+}
+
+/// CR0 and EFER after a write of `value` to CR0 by code of `code_bits` (SDM volume 2, MOV to control registers); `None`
+/// where it raises #GP(0). VMX makes such a write exit when it changes NE.
+fn cr0_after(page: &ExitPage, value: u64, code_bits: u32) -> Option<(u64, u64)> {
+    let (paging, was_paging) = (value & CR0_PG != 0, page.cr0 & CR0_PG != 0);
+    let turns_on_long_mode = paging && !was_paging && page.efer & EFER_LME != 0;
+    let [_, cs, ..] = page.segments;
+    let refused = value >> 32 != 0
+        || paging && value & CR0_PE == 0
+        || value & CR0_NW != 0 && value & CR0_CD == 0
+        || turns_on_long_mode && (page.cr4 & CR4_PAE == 0 || cs.attributes & ATTRIBUTE_LONG != 0)
+        || !paging && was_paging && code_bits == 64;
+    if refused {
+        return None;
+    }
+    let efer = match (turns_on_long_mode, paging) {
+        (true, _) => page.efer | EFER_LMA,
+        (false, true) => page.efer,
+        (false, false) => page.efer & !EFER_LMA,
+    };
+    Some((value & CR0_KNOWN | CR0_ET, efer))
 }
 
 impl<H: Host> Machine<H> {
@@ -129,6 +161,13 @@ impl<H: Host> Machine<H> {
         let value = if bytes.bits == 64 { place } else { place & 0xffff_ffff };
         let next = after(page, instruction.len(), bytes.bits);
         match (control, write) {
+            (Register::CR0, true) => {
+                let Some((cr0, efer)) = cr0_after(page, value, bytes.bits) else {
+                    return self.refuse(page);
+                };
+                (page.cr0, page.efer) = (cr0, efer);
+                page.dirty |= group::CONTROL;
+            }
             (Register::CR4, true) => {
                 let leaves_long_mode = page.efer & EFER_LMA != 0 && value & CR4_PAE == 0;
                 if value & !self.cr4_allowed != 0 || leaves_long_mode {
@@ -157,5 +196,34 @@ impl<H: Host> Machine<H> {
         }
         finish(page, next);
         Ok(Resume::ENTER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros;
+
+    #[test]
+    fn a_write_of_cr0_switches_long_mode_and_is_refused_where_the_architecture_says() {
+        const ON: u64 = CR0_PG | CR0_PE | CR0_ET;
+        let table = [
+            // CR0, CR4, EFER before; value; width of the code; CR0 and EFER after.
+            (0x10, 0, 0, 0x21, 16, Some((0x31, 0))),
+            (0x11, 0, 0, 1 << 10 | 1, 32, Some((0x11, 0))),
+            (0x11, CR4_PAE, EFER_LME, ON, 32, Some((ON, EFER_LME | EFER_LMA))),
+            (ON, CR4_PAE, EFER_LME | EFER_LMA, ON | 2, 64, Some((ON | 2, EFER_LME | EFER_LMA))),
+            (ON, CR4_PAE, EFER_LME | EFER_LMA, CR0_PE, 32, Some((CR0_PE | CR0_ET, EFER_LME))),
+            (ON, CR4_PAE, EFER_LME | EFER_LMA, CR0_PE, 64, None),
+            (0x11, 0, EFER_LME, ON, 32, None),
+            (0x11, 0, 0, CR0_PG, 32, None),
+            (0x11, 0, 0, CR0_NW | 1, 32, None),
+            (0x11, 0, 0, 1 << 32 | 1, 64, None),
+        ];
+        for (cr0, cr4, efer, value, code_bits, expected) in table {
+            let mut page = ExitPage::new_zeroed();
+            (page.cr0, page.cr4, page.efer) = (cr0, cr4, efer);
+            assert_eq!(cr0_after(&page, value, code_bits), expected, "{cr0:#x} {value:#x}");
+        }
     }
 }

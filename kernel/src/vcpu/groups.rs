@@ -1,11 +1,12 @@
 //! State groups between control block and exit page: out on demand, back after every check passed (R5).
 
+use super::block::at;
 use super::check::{self, Allowed, Control};
-use super::control::{EFER_SVME, INTERCEPT_IRET, INTERCEPT_VINTR, MASKING, WINDOW, at};
 use crate::arch::extended;
 use crate::fault::Misuse;
 use crate::object::VcpuState;
 use crate::state::{Core, Index};
+use crate::svm::control::{EFER_SVME, INTERCEPT_IRET, INTERCEPT_VINTR, MASKING, WINDOW};
 use core::mem::offset_of;
 use portcullis_ipc::exit::{ExitPage, Segment, XSAVE_BYTES, event, group, shadow, window};
 use portcullis_ipc::record::misuse;
@@ -96,14 +97,19 @@ impl Core {
     /// End a port access: RAX, the next instruction, no interrupt shadow any more.
     #[inline]
     pub fn finish_port(&mut self, vcpu: u8, rax: u64, next_rip: u64) {
-        let block = self.vcpus[vcpu].control;
+        let state = &mut self.vcpus[vcpu];
+        let block = state.control;
         block.set_word(at::RAX, rax);
         block.set_word(at::RIP, next_rip);
-        block.set_word(at::SHADOW, 0);
+        if block.word(at::SHADOW) != 0 {
+            block.set_word(at::SHADOW, 0);
+            state.changed |= group::EVENT;
+        }
     }
 
     /// The groups that every exit carries.
-    pub fn fill_always(&self, vcpu: u8) {
+    pub fn fill_always(&mut self, vcpu: u8) {
+        self.pull(vcpu, group::ALWAYS);
         let state = &self.vcpus[vcpu];
         let (block, page) = (state.control, state.page);
         page.write::<[u64; 16], REGISTERS>(&state.registers);
@@ -122,6 +128,7 @@ impl Core {
             self.unload_extended(vcpu);
         }
         self.keep_xcr0(vcpu);
+        self.pull(vcpu, groups);
         if self.vcpus[vcpu].state != VcpuState::Exited {
             self.fill_always(vcpu);
         }
@@ -162,6 +169,8 @@ impl Core {
         }
         let state = &mut self.vcpus[vcpu];
         let block = state.control;
+        state.stale &= !dirty;
+        state.changed |= dirty & !group::EXTENDED;
         if dirty & group::GENERAL != 0 {
             state.registers = page.read::<[u64; 16], REGISTERS>();
             let [rax, _, _, _, rsp, ..] = state.registers;
@@ -243,9 +252,10 @@ impl Core {
         Ok(())
     }
 
-    /// Make the intercepts follow the windows asked for and the NMI in progress.
+    /// Make SVM's intercepts follow the windows asked for and the NMI in progress; VMX follows at the next entry.
     pub fn set_windows(&mut self, vcpu: u8) {
-        let state = &self.vcpus[vcpu];
+        let state = &mut self.vcpus[vcpu];
+        state.changed |= group::EVENT;
         let block = state.control;
         let interrupt = state.windows & window::INTERRUPT != 0;
         let nmi = state.nmi_held;

@@ -1,11 +1,10 @@
-//! What happens to a vCPU between two entries: its exits, their delivery, park, recall. The same for both
-//! vendors; what the processor keeps of a vCPU is read and written by `svm`.
+//! What happens to a vCPU between two entries: its exits, their delivery, park, recall.
 
 use crate::object::VcpuState;
 use crate::object::account::of_vcpu;
 use crate::object::vm::Exit;
 use crate::state::Core;
-use portcullis_ipc::exit::{ExitPage, Reason, VERSION, group, vendor, window};
+use portcullis_ipc::exit::{ExitPage, Reason, VERSION, group, window};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Head of the exit page, up to the general registers.
@@ -46,7 +45,7 @@ impl Core {
         let state = &self.vcpus[vcpu];
         let head = Head {
             version: VERSION,
-            vendor: vendor::SVM,
+            vendor: self.machine.vendor.number(),
             sequence: state.sequence,
             reason: state.exit.reason as u32,
             valid: group::ALWAYS | group::EVENT,
@@ -104,6 +103,7 @@ impl Core {
     /// An interrupt or NMI window that was asked for has opened.
     pub fn window_opened(&mut self, vcpu: u8, which: u32) {
         self.vcpus[vcpu].windows &= !which;
+        self.set_windows(vcpu);
         let reason = if which == window::INTERRUPT { Reason::InterruptWindow } else { Reason::NmiWindow };
         self.exit_for(vcpu, reason);
     }

@@ -1,0 +1,149 @@
+//! The virtualization extension that was found: which vendor's, and what both keep of it. The choice is a pure function
+//! of CPUID and MSR values.
+
+use crate::arch::cpu::{self, CpuidResult};
+use crate::mem::page::CorePage;
+use crate::state::Core;
+use crate::vcpu::block;
+use crate::{svm, vmx};
+use portcullis_ipc::exit::{group, vendor};
+use zerocopy::FromZeros;
+
+/// Whose extension it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromZeros)]
+#[repr(u8)]
+pub enum Vendor {
+    /// AMD SVM.
+    Svm,
+    /// Intel VMX.
+    Vmx,
+}
+
+impl Vendor {
+    /// Its number in exit pages and in the platform page.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Svm => vendor::SVM,
+            Self::Vmx => vendor::VMX,
+        }
+    }
+}
+
+/// The extension as found at boot.
+#[derive(Clone, Copy, FromZeros)]
+pub struct Machine {
+    /// Whose it is.
+    pub vendor: Vendor,
+    /// Contiguous pages with a set bit for every port, all of which exit.
+    pub io_bitmap: u64,
+    /// Contiguous pages with a set bit for every MSR that exits.
+    pub msr_bitmap: u64,
+    /// SVM: control block that keeps the host's own state for VMLOAD.
+    pub host: CorePage,
+    /// CR4 bits that a guest may set.
+    pub cr4: u64,
+    /// Physical address bits.
+    pub physical_bits: u32,
+    /// SVM: the processor stores the next RIP.
+    pub next_rip: bool,
+    /// SVM: TLB control value that flushes one guest: 3 with FlushByASID, else 1 (all). VMX: 1.
+    pub flush: u64,
+    /// What only VMX has.
+    pub vmx: vmx::Extension,
+}
+
+const NEITHER: &str =
+    "vm: this processor has neither SVM (CPUID 0x80000001 ECX bit 2) nor VMX (CPUID 1 ECX bit 5); VMs need one";
+
+/// The extension to use for `vcpus` vCPUs, by CPUID leaf and by MSR; an MSR that raises #GP is `None`.
+///
+/// # Errors
+/// The line that names what is missing.
+pub fn choose(
+    vcpus: usize,
+    cpuid: impl Fn(u32) -> CpuidResult,
+    msr: impl Fn(u32) -> Option<u64>,
+) -> Result<Vendor, &'static str> {
+    let (vendor, refusal) = if cpuid(0x8000_0001).ecx >> 2 & 1 != 0 {
+        (Vendor::Svm, svm::refusal(vcpus, cpuid(0x8000_000a), msr(svm::VM_CR)))
+    } else if cpuid(1).ecx >> 5 & 1 != 0 {
+        (Vendor::Vmx, vmx::refusal(msr))
+    } else {
+        return Err(NEITHER);
+    };
+    refusal.map_or(Ok(vendor), Err)
+}
+
+/// MSRs that a guest reads and writes by itself: SYSENTER_*, STAR, LSTAR, CSTAR, SFMASK, and the three bases.
+pub const OPEN_MSRS: [u32; 10] =
+    [0x174, 0x175, 0x176, 0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0100, 0xc000_0101, 0xc000_0102];
+
+/// Turn on the extension whose vendor `machine` names, with contiguous empty pages, which are its own from here on: I/O
+/// map 3, MSR map 2, host block, the processor's own.
+pub fn enable(machine: &mut Machine, pages: [CorePage; 7]) {
+    let [io @ .., msr_low, msr_high, host, own] = pages;
+    for page in io.iter().chain([&msr_low, &msr_high]) {
+        for word in 0..512usize {
+            page.set_word(word << 3, u64::MAX);
+        }
+    }
+    let [first_io, ..] = io;
+    machine.io_bitmap = first_io.physical();
+    machine.msr_bitmap = msr_low.physical();
+    machine.cr4 = guest_cr4();
+    machine.physical_bits = cpu::cpuid(0x8000_0008, 0).eax & 0xff;
+    match machine.vendor {
+        Vendor::Svm => svm::enable(machine, [msr_low, msr_high], host, own),
+        Vendor::Vmx => vmx::enable(machine, msr_low, own),
+    }
+}
+
+impl Core {
+    /// Put vCPU `index` into its reset state.
+    pub fn reset_vcpu(&mut self, index: u8) {
+        let vcpu = &mut self.vcpus[index];
+        block::reset(vcpu, index);
+        (vcpu.stale, vcpu.changed) = (0, group::ALL);
+        match self.machine.vendor {
+            Vendor::Svm => svm::control::complete(&self.machine, vcpu, &self.vms[vcpu.vm]),
+            Vendor::Vmx => self.build_vmcs(index),
+        }
+    }
+}
+
+/// CR4 bits of a guest: those of the host's features that the core keeps apart.
+pub fn guest_cr4() -> u64 {
+    let leaf1 = cpu::cpuid(1, 0);
+    let leaf7 = cpu::cpuid(7, 0);
+    let mut bits = 0x7f | 1 << 7 | 1 << 9 | 1 << 10 | 1 << 18;
+    for (register, from, bit) in [(leaf7.ebx, 0, 16), (leaf7.ebx, 7, 20), (leaf7.ebx, 20, 21), (leaf7.ecx, 2, 11)] {
+        bits |= u64::from(register >> from & 1) << bit;
+    }
+    if leaf1.edx >> 7 & 1 == 0 { bits & !(1 << 6) } else { bits }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: CpuidResult = CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+
+    /// What a processor with SVM answers, one piece at a time taken away.
+    fn svm(extended_ecx: u32, svm_edx: u32, ids: u32, vm_cr: Option<u64>) -> Result<Vendor, &'static str> {
+        let cpuid = |leaf| match leaf {
+            0x8000_0001 => CpuidResult { ecx: extended_ecx, ..NOTHING },
+            0x8000_000a => CpuidResult { ebx: ids, edx: svm_edx, ..NOTHING },
+            _ => NOTHING,
+        };
+        choose(15, cpuid, |_| vm_cr)
+    }
+
+    #[test]
+    fn each_missing_piece_of_svm_is_named() {
+        assert!(svm(0, 1, 16, None).unwrap_err().contains("neither SVM"));
+        assert!(svm(4, 1, 16, Some(1 << 4)).unwrap_err().contains("SVMDIS"));
+        assert!(svm(4, 0, 16, Some(0)).unwrap_err().contains("nested paging"));
+        assert!(svm(4, 1, 15, Some(0)).unwrap_err().contains("address-space ids"));
+        assert_eq!(svm(4, 1, 16, None), Ok(Vendor::Svm), "a VM_CR that cannot be read counts as not locked");
+    }
+}

@@ -1,0 +1,241 @@
+//! The way of a control block's words into the VMCS and back. What the guest may have changed is carried back when it
+//! is asked for, group by group; what was changed meanwhile is carried in at the next entry. RIP, CR2, EFER, the interrupt
+//! shadow, CPL and the code segment's attributes are carried back at every exit ([`super::exits`]), RIP in at every entry.
+
+use super::capability::{INTERRUPT_WINDOW, LONG_MODE, NMI_WINDOW, PAUSE_EXITS, RDTSC_EXITS};
+use super::instruction::{load, read, write};
+use crate::mem::page::CorePage;
+use crate::state::{Core, Index};
+use crate::svm::control::EFER_SVME;
+use crate::vcpu::Vendor;
+use crate::vcpu::block::at;
+use portcullis_ipc::exit::{event, group, window};
+use portcullis_ipc::image::feature;
+use portcullis_ipc::layout;
+use portcullis_ipc::syscall::rights;
+use x86::vmx::vmcs::{control, guest};
+
+/// Words that both hold alike: group, offset in the control block, field.
+const WORDS: [(u32, usize, u32); 9] = [
+    (group::GENERAL, at::RSP, guest::RSP),
+    (group::FLOW, at::RFLAGS, guest::RFLAGS),
+    (group::CONTROL, at::CR3, guest::CR3),
+    (group::DEBUG, at::DR7, guest::DR7),
+    (group::SYSCALL, at::SYSENTER, guest::IA32_SYSENTER_CS),
+    (group::SYSCALL, at::SYSENTER + 8, guest::IA32_SYSENTER_ESP),
+    (group::SYSCALL, at::SYSENTER + 16, guest::IA32_SYSENTER_EIP),
+    (group::SYSCALL, at::PAT, guest::IA32_PAT_FULL),
+    (group::TIME, at::TSC_OFFSET, control::TSC_OFFSET_FULL),
+];
+
+/// The VMCS's number of each segment in the control block's order; from [`TABLES`] on there are limit and base only.
+const PLACES: [u32; 10] = [0, 1, 2, 3, 4, 5, TABLES, 6, TABLES + 1, TASK];
+const TASK: u32 = 7;
+const TABLES: u32 = 8;
+
+/// MSRs that the processor swaps by lists: STAR, LSTAR, CSTAR, SFMASK, KernelGsBase, in the control block's order.
+pub const SWAPPED: [u32; 5] = [0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0102];
+
+const UNUSABLE: u64 = 1 << 16;
+const TRAP: u64 = 1 << 8;
+const INTERRUPTS: u64 = 1 << 9;
+
+/// Access rights of the segment `place` from attributes of the control block's form. The entry wants the accessed bit of
+/// code and data set, and a busy task; one that is absent there is taken for a busy one.
+fn access_rights(attributes: u64, place: u32) -> u64 {
+    let (present, memory) = (attributes & 1 << 7 != 0, attributes & 1 << 4 != 0);
+    let spread = attributes & 0xff | (attributes & 0xf00) << 4;
+    match (place, present) {
+        (TASK, true) => spread | 2,
+        (TASK, false) => 0x8b,
+        (_, false) => spread | UNUSABLE,
+        (_, true) => spread | u64::from(memory),
+    }
+}
+
+/// Attributes of the control block's form; a segment that cannot be used keeps its privilege level alone.
+pub fn attributes(access_rights: u64) -> u64 {
+    if access_rights & UNUSABLE != 0 { access_rights & 0x60 } else { access_rights & 0xff | access_rights >> 4 & 0xf00 }
+}
+
+/// Bits 0 and 1 of the interruptibility state: held by STI where interrupts are on, else by MOV SS.
+fn blocking(shadow: u64, flags: u64) -> u64 {
+    match (shadow & 1 != 0, flags & INTERRUPTS != 0) {
+        (false, _) => 0,
+        (true, true) => 1,
+        (true, false) => 2,
+    }
+}
+
+impl Core {
+    /// Make the VMCS of `vcpu` the current one.
+    #[inline]
+    pub fn select(&mut self, vcpu: u8) {
+        if self.machine.vmx.current != Index::of(vcpu) {
+            self.machine.vmx.current = Index::of(vcpu);
+            load(self.vcpus[vcpu].vmcs);
+        }
+    }
+
+    /// Bring `groups` of the control block up to date.
+    #[inline]
+    pub fn pull(&mut self, vcpu: u8, groups: u32) {
+        let wanted = self.vcpus[vcpu].stale & groups;
+        if self.machine.vendor == Vendor::Vmx && wanted != 0 {
+            self.carry_back(vcpu, wanted);
+        }
+    }
+
+    #[inline(never)]
+    fn carry_back(&mut self, vcpu: u8, wanted: u32) {
+        self.select(vcpu);
+        self.vcpus[vcpu].stale &= !wanted;
+        let (block, vmx) = (self.vcpus[vcpu].control, &self.machine.vmx);
+        for (_, offset, field) in WORDS.iter().filter(|row| row.0 & wanted != 0) {
+            block.set_word(*offset, read(*field));
+        }
+        if wanted & group::CONTROL != 0 {
+            block.set_word(at::CR0, read(guest::CR0) & !vmx.cr0 | read(control::CR0_READ_SHADOW) & vmx.cr0);
+            block.set_word(at::CR4, read(guest::CR4) & !vmx.cr4 | read(control::CR4_READ_SHADOW) & vmx.cr4);
+        }
+        if wanted & group::SEGMENTS != 0 {
+            for (place, number) in PLACES.into_iter().zip(0usize..) {
+                let step = place << 1;
+                let mut word = read(guest::ES_LIMIT.wrapping_add(step)) << 32;
+                if place < TABLES {
+                    let rights = read(guest::ES_ACCESS_RIGHTS.wrapping_add(step));
+                    word |= read(guest::ES_SELECTOR.wrapping_add(step)) | attributes(rights) << 16;
+                }
+                let at = at::SEGMENTS.wrapping_add(number << 4);
+                block.set_word(at, word);
+                block.set_word(at.wrapping_add(8), read(guest::ES_BASE.wrapping_add(step)));
+            }
+        }
+        if wanted & group::SYSCALL != 0 {
+            for number in 0..SWAPPED.len() {
+                block.set_word(at::SYSCALL.wrapping_add(number << 3), block.word(msr_place(number)));
+            }
+        }
+    }
+
+    /// Carry what was changed into the VMCS, which is current, before an entry that delivers `event`.
+    #[inline(never)]
+    pub fn carry_in(&mut self, vcpu: u8, event: u64) {
+        let changed = core::mem::take(&mut self.vcpus[vcpu].changed);
+        let (block, vmx) = (self.vcpus[vcpu].control, self.machine.vmx);
+        for (_, offset, field) in WORDS.iter().filter(|row| row.0 & changed != 0) {
+            write(*field, block.word(*offset));
+        }
+        if changed & group::CONTROL != 0 {
+            let (cr0, cr4, efer) = (block.word(at::CR0), block.word(at::CR4), block.word(at::EFER) & !EFER_SVME);
+            let long = efer >> 10 & 1 != 0;
+            let [.., entry] = vmx.words;
+            let fields = [
+                (guest::CR0, cr0 | vmx.cr0),
+                (control::CR0_READ_SHADOW, cr0),
+                (guest::CR4, cr4 | vmx.cr4),
+                (control::CR4_READ_SHADOW, cr4),
+                (guest::IA32_EFER_FULL, efer),
+                (control::VMENTRY_CONTROLS, u64::from(if long { entry | LONG_MODE } else { entry })),
+            ];
+            fields.into_iter().for_each(|(field, value)| write(field, value));
+            if cr0 >> 31 & 1 != 0 && cr4 >> 5 & 1 != 0 && !long {
+                self.carry_pdptes(vcpu);
+            }
+        }
+        if changed & group::SEGMENTS != 0 {
+            for (place, number) in PLACES.into_iter().zip(0usize..) {
+                let step = place << 1;
+                let at = at::SEGMENTS.wrapping_add(number << 4);
+                let word = block.word(at);
+                if place < TABLES {
+                    write(guest::ES_SELECTOR.wrapping_add(step), word & 0xffff);
+                    write(guest::ES_ACCESS_RIGHTS.wrapping_add(step), access_rights(word >> 16 & 0xfff, place));
+                }
+                write(guest::ES_LIMIT.wrapping_add(step), word >> 32);
+                write(guest::ES_BASE.wrapping_add(step), block.word(at.wrapping_add(8)));
+            }
+        }
+        if changed & group::SYSCALL != 0 {
+            for number in 0..SWAPPED.len() {
+                block.set_word(msr_place(number), block.word(at::SYSCALL.wrapping_add(number << 3)));
+            }
+        }
+        if changed & (group::FLOW | group::EVENT) != 0 {
+            self.carry_event(vcpu, block, event);
+        }
+    }
+
+    /// Interrupt shadow, NMIs held, windows asked for.
+    fn carry_event(&mut self, vcpu: u8, block: CorePage, event: u64) {
+        self.pull(vcpu, group::FLOW);
+        let state = &self.vcpus[vcpu];
+        let flags = block.word(at::RFLAGS);
+        let held = blocking(block.word(at::SHADOW), flags);
+        // The NMI that is delivered now holds the next ones by itself.
+        let delivers_nmi = event >> event::TYPE_SHIFT & event::TYPE == event::NMI && event != 0;
+        let nmi = u64::from(state.nmi_held && !delivers_nmi) << 3;
+        write(guest::INTERRUPTIBILITY_STATE, held | nmi);
+        // The step of a trap that the shadow holds back.
+        write(guest::PENDING_DBG_EXCEPTIONS, if held != 0 && flags & TRAP != 0 { 1 << 14 } else { 0 });
+        let [_, primary, ..] = self.machine.vmx.words;
+        let when = |condition, bit| if condition { bit } else { 0 };
+        let features = self.vms[state.vm].features;
+        let asked = when(state.windows & window::INTERRUPT != 0, INTERRUPT_WINDOW)
+            | when(state.windows & window::NMI != 0, NMI_WINDOW)
+            | when(features & feature::INTERCEPT_RDTSC != 0, RDTSC_EXITS)
+            | when(features & feature::INTERCEPT_PAUSE != 0, PAUSE_EXITS);
+        write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, u64::from(primary | asked));
+    }
+
+    /// The entry takes the four entries of a PAE guest's first table from the VMCS: four words of guest memory, copied
+    /// as they are.
+    fn carry_pdptes(&mut self, vcpu: u8) {
+        let state = &self.vcpus[vcpu];
+        let owner = &self.partitions[self.vms[state.vm].vmexit];
+        let address = layout::GUEST_BASE.wrapping_add(state.control.word(at::CR3) & 0xffff_ffe0);
+        let Some(table) = owner.translate(address, 32, rights::READ) else { return };
+        self.windows.copy(table, state.control.physical().wrapping_add(at::PDPTES as u64), 32);
+        for number in 0..4u32 {
+            let word = state.control.word(at::PDPTES.wrapping_add((number as usize) << 3));
+            write(guest::PDPTE0_FULL.wrapping_add(number << 1), word);
+        }
+    }
+}
+
+/// Offset of the value of the guest's swapped MSR `number` in the control block.
+fn msr_place(number: usize) -> usize {
+    at::GUEST_MSRS.wrapping_add(number << 4).wrapping_add(8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_become_access_rights_that_an_entry_takes_and_come_back() {
+        for (attributes_in, place, rights) in [
+            (0xc9b, 1, 0xc09b),
+            (0xc93, 3, 0xc093),
+            (0xc92, 3, 0xc093),
+            (0x0f3, 0, 0xf3),
+            (0xa9b, 1, 0xa09b),
+            (0x82, 6, 0x82),
+            (0x8b, TASK, 0x8b),
+            (0x89, TASK, 0x8b),
+            (0, TASK, 0x8b),
+            (0, 3, UNUSABLE),
+            (0x60, 2, UNUSABLE | 0x60),
+        ] {
+            assert_eq!(access_rights(attributes_in, place), rights, "{attributes_in:#x}");
+            let back = attributes(rights);
+            assert_eq!(access_rights(back, place), rights, "{attributes_in:#x}");
+        }
+        assert_eq!(attributes(UNUSABLE | 0xc0f3), 0x60);
+    }
+
+    #[test]
+    fn a_shadow_is_one_that_the_flags_allow() {
+        assert_eq!((blocking(0, 2), blocking(1, INTERRUPTS | 2), blocking(1, 2)), (0, 1, 2));
+    }
+}

@@ -1,0 +1,290 @@
+//! Run a guest until its next exit, and say what the exit was in the terms of the exit page.
+
+use super::carry::attributes;
+use super::instruction::{flush, read, write};
+use super::world;
+use crate::arch::{cpu, entry};
+use crate::epitaph;
+use crate::object::vm::{Access, Exit};
+use crate::state::Core;
+use crate::svm::control::EFER_SVME;
+use crate::vcpu::block::at;
+use portcullis_ipc::exit::{Reason, access, event, group, io, window};
+use portcullis_ipc::port::PORT;
+use x86::vmx::vmcs::{control, guest, host, ro};
+
+/// Basic exit reasons (SDM volume 3, appendix C).
+mod code {
+    pub const EXCEPTION: u32 = 0;
+    pub const INTERRUPT: u32 = 1;
+    pub const INTERRUPT_WINDOW: u32 = 7;
+    pub const NMI_WINDOW: u32 = 8;
+    pub const IO: u32 = 30;
+    pub const NESTED_FAULT: u32 = 48;
+    pub const TIMER: u32 = 52;
+    /// The entry failed.
+    pub const REFUSED: u32 = 1 << 31;
+}
+
+const DEBUG_EXCEPTION: u64 = 1;
+const PAGE_FAULT: u64 = 14;
+const MACHINE_CHECK: u64 = 18;
+/// Bit of an interruption information and of a nested fault's qualification: an IRET had opened NMIs and did not end.
+const IRET_UNDONE: u64 = 1 << 12;
+/// DR6 bits that the qualification of a #DB carries.
+const DR6_CAUSES: u64 = 0x600f;
+/// Groups that an exit leaves in the VMCS alone.
+const LEFT: u32 = group::ALL & !(group::EVENT | group::EXTENDED);
+
+/// The port I/O word of a qualification.
+fn io_word(qualification: u64) -> u64 {
+    let flag = |bit: u32, out: u64| if qualification >> bit & 1 != 0 { out } else { 0 };
+    let width = (qualification & 7).wrapping_add(1);
+    let flags = flag(3, io::INPUT) | flag(4, io::STRING) | flag(5, io::REPEAT);
+    qualification >> 16 & io::PORT | width << io::WIDTH_SHIFT | flags
+}
+
+/// The access word of a nested fault's qualification.
+fn access_word(qualification: u64) -> u64 {
+    let when = |condition, word| if condition { word } else { 0 };
+    when(qualification & 0x38 != 0, access::PRESENT)
+        | when(qualification & 2 != 0, access::WRITE)
+        | when(qualification & 4 != 0, access::FETCH)
+        | when(qualification & 0x180 == 0x80, access::GUEST_WALK)
+}
+
+/// Reason and qualification of an exit that `vmexit` serves, but exceptions and nested faults.
+fn translate(number: u32, qualification: u64) -> (Reason, [u64; 3]) {
+    let plain = |reason| (reason, [u64::from(number), 0, 0]);
+    match number {
+        2 => plain(Reason::Shutdown),
+        3..=6 => plain(Reason::SystemSignal),
+        9 => (Reason::TaskSwitch, [qualification & 0xffff, qualification, 0]),
+        10 => plain(Reason::Cpuid),
+        12 => plain(Reason::Hlt),
+        13 | 54 => plain(Reason::Wbinvd),
+        14 => plain(Reason::Invlpg),
+        15 => plain(Reason::Rdpmc),
+        16 => plain(Reason::Rdtsc),
+        18 => plain(Reason::Hypercall),
+        11 | 19..=27 | 50 | 53 => plain(Reason::Virtualization),
+        // MOV to and from; CLTS and LMSW write CR0.
+        28 => (Reason::ControlRegister, [qualification & 0xf, u64::from(qualification & 0x30 != 0x10), 0]),
+        29 => (Reason::DebugRegister, [qualification & 7, u64::from(qualification & 0x10 == 0), 0]),
+        code::IO => (Reason::Io, [io_word(qualification), 0, 0]),
+        31 | 32 => (Reason::Msr, [u64::from(number & 1 == 0), 0, 0]),
+        36 => plain(Reason::Mwait),
+        39 => plain(Reason::Monitor),
+        40 => plain(Reason::Pause),
+        51 => plain(Reason::Rdtscp),
+        55 => plain(Reason::Xsetbv),
+        _ => plain(Reason::Other),
+    }
+}
+
+/// The event word of an IDT-vectoring information: what privileged and software exceptions raise, their instruction
+/// raises anew.
+fn vectored(info: u64, error: u64) -> u64 {
+    match info >> event::TYPE_SHIFT & event::TYPE {
+        5 | 6 => 0,
+        _ => info | error << 32,
+    }
+}
+
+impl Core {
+    /// Enter the guest and deal with its next exit. `true` if it was answered here and the guest goes on.
+    #[inline(always)]
+    pub fn enter_vmx(&mut self, vcpu: u8) -> bool {
+        self.select(vcpu);
+        let injected = self.load_event(vcpu);
+        if self.vcpus[vcpu].changed != 0 {
+            self.carry_in(vcpu, injected);
+        }
+        if injected != 0 {
+            // In real mode nothing has an error code.
+            let error = if read(guest::CR0) & 1 == 0 { event::ERROR_VALID } else { 0 };
+            write(control::VMENTRY_INTERRUPTION_INFO_FIELD, injected & 0xffff_ffff & !error);
+            write(control::VMENTRY_EXCEPTION_ERR_CODE, injected >> 32);
+            write(control::VMENTRY_INSTRUCTION_LEN, 1);
+        }
+        let (block, launched) = (self.vcpus[vcpu].control, self.vcpus[vcpu].launched);
+        let asid = block.word(at::ASID);
+        if asid >> 32 != 0 {
+            block.set_word(at::ASID, asid & 0xffff_ffff);
+            flush(self.vms[self.vcpus[vcpu].vm].nested | self.machine.vmx.eptp, asid & 0xffff);
+        }
+        if cpu::cr2() != block.word(at::CR2) {
+            // SAFETY: the core reads it only after a page fault of its own, which sets it.
+            unsafe { cpu::set_cr2(block.word(at::CR2)) };
+        }
+        let left = self.clock.armed.saturating_sub(cpu::tsc()) >> (self.machine.vmx.timer_shift & 31);
+        write(guest::VMX_PREEMPTION_TIMER_VALUE, left.saturating_add(1).min(u64::from(u32::MAX)));
+        write(guest::RIP, block.word(at::RIP));
+        write(host::CR3, cpu::cr3());
+        let registers = &mut self.vcpus[vcpu].registers;
+        let [rax, ..] = registers;
+        *rax = block.word(at::RAX);
+        // SAFETY: INV-WORLD: the VMCS was selected above and is changed only through `carry`.
+        if unsafe { world::enter(registers, launched) } {
+            self.refused(vcpu);
+            return false;
+        }
+        let [rax, ..] = *registers;
+        block.set_word(at::RAX, rax);
+        let number = read(ro::EXIT_REASON) as u32;
+        if number & code::REFUSED != 0 {
+            self.refused(vcpu);
+            return false;
+        }
+        self.take_back(vcpu, injected);
+        if number == code::IO { self.vmx_io(vcpu) } else { self.vmx_exit(vcpu, number) }
+    }
+
+    /// Carry back what every exit needs.
+    #[inline(always)]
+    fn take_back(&mut self, vcpu: u8, injected: u64) {
+        let state = &mut self.vcpus[vcpu];
+        let block = state.control;
+        state.launched = true;
+        state.stale = LEFT;
+        block.set_word(at::RIP, read(guest::RIP));
+        block.set_word(at::CR2, cpu::cr2());
+        block.set_word(at::EFER, read(guest::IA32_EFER_FULL) | EFER_SVME);
+        block.set_word(at::CPL, (read(guest::SS_ACCESS_RIGHTS) >> 5 & 3) << 24);
+        block.set_word(at::SEGMENTS + 0x10, attributes(read(guest::CS_ACCESS_RIGHTS)) << 16);
+        let held = read(guest::INTERRUPTIBILITY_STATE);
+        block.set_word(at::SHADOW, u64::from(held & 3 != 0));
+        state.nmi_held = held >> 3 & 1 != 0;
+        let vectoring = read(ro::IDT_VECTORING_INFO);
+        if vectoring & event::VALID != 0 {
+            let error = if vectoring & event::ERROR_VALID != 0 { read(ro::IDT_VECTORING_ERR_CODE) } else { 0 };
+            self.keep_event(vcpu, vectored(vectoring, error), injected);
+        }
+    }
+
+    /// The address behind the instruction that exited.
+    #[inline(always)]
+    fn next_instruction(&self, vcpu: u8) -> u64 {
+        self.instruction_after(vcpu, read(ro::VMEXIT_INSTRUCTION_LEN) as u8)
+    }
+
+    #[inline(always)]
+    fn vmx_io(&mut self, vcpu: u8) -> bool {
+        let qualification = read(ro::EXIT_QUALIFICATION);
+        let next_rip = self.next_instruction(vcpu);
+        // Exact port, neither string nor REP; then the magic decides.
+        if qualification & 0xffff_0030 == u64::from(PORT) << 16 && self.is_backdoor(vcpu, PORT) {
+            let width = (qualification & 7).wrapping_add(1) as u8;
+            return self.port_exit(vcpu, Access { width, input: qualification & 8 != 0, next_rip });
+        }
+        self.exit(vcpu, Exit { reason: Reason::Io, qualification: [io_word(qualification), 0, 0], next_rip });
+        false
+    }
+
+    #[inline(never)]
+    fn vmx_exit(&mut self, vcpu: u8, number: u32) -> bool {
+        let qualification = read(ro::EXIT_QUALIFICATION);
+        match number {
+            code::EXCEPTION => self.vmx_exception(vcpu, qualification),
+            code::INTERRUPT | code::TIMER => {
+                let vector = entry::interrupt_window(false);
+                self.interrupt(vector);
+            }
+            code::INTERRUPT_WINDOW => self.window_opened(vcpu, window::INTERRUPT),
+            code::NMI_WINDOW => self.window_opened(vcpu, window::NMI),
+            code::NESTED_FAULT => {
+                self.hold_nmis(vcpu, qualification);
+                let words = [read(ro::GUEST_PHYSICAL_ADDR_FULL), access_word(qualification), 0];
+                self.exit(vcpu, Exit { reason: Reason::NestedFault, qualification: words, next_rip: 0 });
+            }
+            _ => {
+                let (reason, words) = translate(number, qualification);
+                let gives =
+                    !matches!(reason, Reason::Shutdown | Reason::SystemSignal | Reason::TaskSwitch | Reason::Other);
+                let next_rip = if gives { self.next_instruction(vcpu) } else { 0 };
+                self.exit(vcpu, Exit { reason, qualification: words, next_rip });
+            }
+        }
+        false
+    }
+
+    fn vmx_exception(&mut self, vcpu: u8, qualification: u64) {
+        let info = read(ro::VMEXIT_INTERRUPTION_INFO);
+        if info >> event::TYPE_SHIFT & event::TYPE == event::NMI {
+            // It is the host's, and held until an IRET.
+            entry::nmi();
+            return;
+        }
+        self.hold_nmis(vcpu, info);
+        let vector = info & event::VECTOR;
+        match vector {
+            MACHINE_CHECK => epitaph::stop(format_args!("machine check in a guest")),
+            DEBUG_EXCEPTION => {
+                let block = self.vcpus[vcpu].control;
+                block.set_word(at::DR6, block.word(at::DR6) & !DR6_CAUSES | qualification & DR6_CAUSES);
+            }
+            _ => {}
+        }
+        let error = if info & event::ERROR_VALID != 0 { read(ro::VMEXIT_INTERRUPTION_ERR_CODE) } else { 0 };
+        let address = if vector == PAGE_FAULT { qualification } else { 0 };
+        self.exit(vcpu, Exit { reason: Reason::Exception, qualification: [vector, error, address], next_rip: 0 });
+    }
+
+    /// An IRET that faulted has opened NMIs already: hold them again.
+    fn hold_nmis(&mut self, vcpu: u8, word: u64) {
+        if word & IRET_UNDONE != 0 && self.vcpus[vcpu].event == 0 {
+            self.vcpus[vcpu].nmi_held = true;
+            self.vcpus[vcpu].changed |= group::EVENT;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_exit_reason_has_its_reason() {
+        let table = [
+            (2, 0, Reason::Shutdown, [2, 0, 0]),
+            (9, 0x8000_0028, Reason::TaskSwitch, [0x28, 0x8000_0028, 0]),
+            (10, 0, Reason::Cpuid, [10, 0, 0]),
+            (18, 0, Reason::Hypercall, [18, 0, 0]),
+            (20, 0, Reason::Virtualization, [20, 0, 0]),
+            (28, 0x304, Reason::ControlRegister, [4, 1, 0]),
+            (28, 0x18, Reason::ControlRegister, [8, 0, 0]),
+            (28, 0x20, Reason::ControlRegister, [0, 1, 0]),
+            (29, 0x17, Reason::DebugRegister, [7, 0, 0]),
+            (29, 0x306, Reason::DebugRegister, [6, 1, 0]),
+            (31, 0, Reason::Msr, [0, 0, 0]),
+            (32, 0, Reason::Msr, [1, 0, 0]),
+            (49, 0, Reason::Other, [49, 0, 0]),
+        ];
+        for (number, qualification, reason, words) in table {
+            assert_eq!(translate(number, qualification), (reason, words), "{number}");
+        }
+    }
+
+    #[test]
+    fn the_port_word_is_read_from_the_qualification() {
+        assert_eq!(io_word(0x5658_000b), 0x5658 | 4 << 16 | io::INPUT);
+        assert_eq!(io_word(0x03f8_0000), 0x3f8 | 1 << 16);
+        assert_eq!(io_word(0x5659_0038), 0x5659 | 1 << 16 | io::INPUT | io::STRING | io::REPEAT);
+    }
+
+    #[test]
+    fn the_access_word_tells_what_was_refused_to_whom() {
+        assert_eq!(access_word(0x181), 0);
+        assert_eq!(access_word(0x18a), access::PRESENT | access::WRITE);
+        assert_eq!(access_word(0x18c), access::PRESENT | access::FETCH);
+        assert_eq!(access_word(0x081), access::GUEST_WALK);
+        assert_eq!(access_word(0x001), 0, "without a linear address it is no walk of one");
+    }
+
+    #[test]
+    fn an_event_that_its_instruction_raises_anew_is_not_kept() {
+        assert_eq!(vectored(0x8000_0b0e, 2), event::exception(14, Some(2)));
+        assert_eq!(vectored(0x8000_0603, 0), 0);
+        assert_eq!(vectored(0x8000_0501, 0), 0);
+    }
+}
