@@ -71,8 +71,11 @@ pub struct Audit {
 pub const MAGIC: [u8; 8] = *b"PCAUDIT2";
 
 impl Audit {
-    /// Note that `owner` has these frames.
+    /// Note that `owner` has these frames, if there are any.
     pub fn add(&mut self, start: u64, pages: u64, Owner(owner, index): Owner) {
+        if pages == 0 {
+            return;
+        }
         if let Some(run) = self.runs.get_mut(self.count as usize) {
             *run = Run { start, pages, owner, index: index.into() };
         }
