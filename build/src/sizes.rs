@@ -13,9 +13,8 @@ use portcullis_ipc::syscall::rights;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Code lines of the core with one vendor's virtualization extension: what it may not grow beyond. The goal
-/// is 4,800; `docs/decisions/0008-core-lines.md` says what stands between and in what order it goes.
-pub const CODE_LINES: u64 = 5_800;
+/// Code lines of the core with both vendors' virtualization extensions.
+pub const CODE_LINES: u64 = 6_500;
 /// Bytes of the core's text.
 pub const TEXT_BYTES: u64 = 64 << 10;
 /// Lines with `unsafe` in 1,000 lines of the core.

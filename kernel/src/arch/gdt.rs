@@ -54,9 +54,9 @@ static mut TABLES: Tables = Tables {
 
 /// Addresses of the descriptor table and of the task state.
 pub fn bases() -> [u64; 2] {
-    let tables = &raw const TABLES;
-    // SAFETY: INV-CPU-LOCAL: only addresses are taken.
-    unsafe { [&raw const (*tables).gdt as u64, &raw const (*tables).task as u64] }
+    let tables = &raw const TABLES as u64;
+    let at = |offset: usize| tables.wrapping_add(offset as u64);
+    [at(core::mem::offset_of!(Tables, gdt)), at(core::mem::offset_of!(Tables, task))]
 }
 
 /// Load the tables; returns the top of the core's stack.
