@@ -66,7 +66,7 @@ impl Core {
     }
 
     /// The access that `vmexit` found behind a #GP; `None` if the registers do not make it one.
-    pub fn port_access(&self, vcpu: u8, word: Resume) -> Option<Access> {
+    pub fn port_access(&mut self, vcpu: u8, word: Resume) -> Option<Access> {
         let [_, _, rdx, ..] = self.vcpus[vcpu].registers;
         let length = word.length();
         let legal = matches!(word.width(), 1 | 2 | 4) && (1..=15).contains(&length);

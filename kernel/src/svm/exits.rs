@@ -63,10 +63,11 @@ impl Core {
     /// Enter the guest and deal with its next exit. `true` if it was answered here and the guest goes on.
     #[inline(always)]
     pub fn enter_svm(&mut self, vcpu: u8) -> bool {
-        let injected = self.load_event(vcpu);
+        let injected = self.take_event(vcpu);
         let host = self.machine.host;
         let state = &mut self.vcpus[vcpu];
         let block = state.control;
+        block.set_word(at::EVENT, injected);
         // SAFETY: INV-WORLD: the block was built by `svm::control` and changed only through `commit`.
         unsafe { world::enter(block, &mut state.registers, host) };
         block.set_word(at::ASID, block.word(at::ASID) & 0xffff_ffff);

@@ -82,9 +82,18 @@ impl Core {
     }
 
     /// Address of the instruction that follows the one of `length` bytes at RIP.
-    pub fn instruction_after(&self, vcpu: u8, length: u8) -> u64 {
+    #[inline]
+    pub fn instruction_after(&mut self, vcpu: u8, length: u8) -> u64 {
+        let rip = self.vcpus[vcpu].control.word(at::RIP);
+        let next = rip.wrapping_add(length.into());
+        // Only a carry out of the low half word tells the modes apart.
+        if (rip ^ next) >> 16 == 0 { next } else { self.wrapped(vcpu, next) }
+    }
+
+    #[inline(never)]
+    fn wrapped(&mut self, vcpu: u8, next: u64) -> u64 {
+        self.pull(vcpu, group::CONTROL | group::SEGMENTS);
         let block = self.vcpus[vcpu].control;
-        let next = block.word(at::RIP).wrapping_add(length.into());
         let code = block.word(at::SEGMENTS + 0x10) >> 16;
         let long = block.word(at::EFER) >> 10 & 1 != 0 && code >> 9 & 1 != 0;
         match (long, code >> 10 & 1 != 0) {
@@ -171,6 +180,9 @@ impl Core {
         let block = state.control;
         state.stale &= !dirty;
         state.changed |= dirty & !group::EXTENDED;
+        if block.word(at::SHADOW) != 0 {
+            state.changed |= group::EVENT;
+        }
         if dirty & group::GENERAL != 0 {
             state.registers = page.read::<[u64; 16], REGISTERS>();
             let [rax, _, _, _, rsp, ..] = state.registers;
@@ -270,16 +282,23 @@ impl Core {
         block.set_word(at::VIRTUAL_INTERRUPT, if interrupt { MASKING | WINDOW } else { MASKING });
     }
 
-    /// Put the event to deliver into the control block, and return it.
-    #[inline]
-    pub fn load_event(&mut self, vcpu: u8) -> u64 {
+    /// The event to deliver at this entry, 0 for none.
+    #[inline(always)]
+    pub fn take_event(&mut self, vcpu: u8) -> u64 {
         let word = core::mem::take(&mut self.vcpus[vcpu].event);
-        self.vcpus[vcpu].control.set_word(at::EVENT, word);
-        if word & event::VALID != 0 && word >> event::TYPE_SHIFT & event::TYPE == event::NMI {
+        if word != 0 {
+            self.hold_after(vcpu, word);
+        }
+        word
+    }
+
+    /// The delivery of an NMI holds the next ones.
+    #[inline(never)]
+    fn hold_after(&mut self, vcpu: u8, word: u64) {
+        if word >> event::TYPE_SHIFT & event::TYPE == event::NMI {
             self.vcpus[vcpu].nmi_held = true;
             self.set_windows(vcpu);
         }
-        word
     }
 
     /// Make the vCPU's own extended registers the ones that are loaded.

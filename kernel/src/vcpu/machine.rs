@@ -146,4 +146,45 @@ mod tests {
         assert!(svm(4, 1, 15, Some(0)).unwrap_err().contains("address-space ids"));
         assert_eq!(svm(4, 1, 16, None), Ok(Vendor::Svm), "a VM_CR that cannot be read counts as not locked");
     }
+
+    /// What a processor with VMX answers: every control may be 1 and may be 0; `changed` names an MSR and its value.
+    fn vmx(changed: Option<(u32, u64)>) -> Result<Vendor, &'static str> {
+        let cpuid = |leaf| if leaf == 1 { CpuidResult { ecx: 1 << 5, ..NOTHING } } else { NOTHING };
+        let msr = |number| match (number, changed) {
+            (_, Some((other, value))) if other == number => Some(value),
+            (0x3a, _) => Some(5),
+            (0x480, _) => Some(1 << 55),
+            (0x48c, _) => Some(0x0f01_0633_4141),
+            _ => Some(0xffff_ffff_0000_0000),
+        };
+        choose(1, cpuid, msr)
+    }
+
+    #[test]
+    fn each_missing_piece_of_vmx_is_named() {
+        let without = |bit: u32| 0xffff_ffff_0000_0000 & !(1u64 << 32 << bit);
+        assert_eq!(vmx(None), Ok(Vendor::Vmx));
+        for (msr, value, part) in [
+            (0x3a, 1, "locked off"),
+            (0x480, 0, "TRUE"),
+            (0x48e, without(31), "secondary"),
+            (0x48b, without(1), "no EPT"),
+            (0x48b, without(7), "unrestricted"),
+            (0x48b, without(5), "VPID"),
+            (0x48d, without(5), "pin-based"),
+            (0x48e, without(22), "primary"),
+            (0x48e, 0xffff_ffff_0001_8000, "CR3"),
+            (0x48f, without(22), "exit control"),
+            (0x490, without(9), "entry control"),
+            (0x48c, 0x0f01_0633_4141 & !(1 << 14), "lacks a part"),
+        ] {
+            let line = vmx(Some((msr, value))).unwrap_err();
+            assert!(line.contains(part), "{msr:#x} {value:#x}: {line}");
+        }
+    }
+
+    #[test]
+    fn what_the_firmware_left_open_or_turned_on_is_taken() {
+        assert_eq!((vmx(Some((0x3a, 0))), vmx(Some((0x3a, 5)))), (Ok(Vendor::Vmx), Ok(Vendor::Vmx)));
+    }
 }

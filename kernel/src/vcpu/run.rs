@@ -40,7 +40,7 @@ impl Core {
         self.cross(of_vcpu(vcpu));
         match self.machine.vendor {
             Vendor::Svm => while self.enter_svm(vcpu) {},
-            Vendor::Vmx => while self.enter_vmx(vcpu) {},
+            Vendor::Vmx => self.run_vmx(vcpu),
         }
     }
 

@@ -51,8 +51,8 @@ const OTHERS: u32 = 1 << 5 | 1 << 6;
 pub const SECONDARY_BITS: u32 = EPT | UNRESTRICTED | OTHERS;
 /// RDTSCP does not raise #UD; only where the processor has it.
 pub const RDTSCP: u32 = 1 << 3;
-/// Debug controls saved; the core runs in 64-bit mode; PAT and EFER saved and loaded.
-pub const EXIT_BITS: u32 = 1 << 2 | 1 << 9 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 21;
+/// Debug controls saved; the core runs in 64-bit mode; PAT and EFER saved and loaded; preemption timer saved.
+pub const EXIT_BITS: u32 = 1 << 2 | 1 << 9 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 21 | 1 << 22;
 /// Debug controls, PAT and EFER loaded.
 pub const ENTRY_BITS: u32 = 1 << 2 | 1 << 14 | 1 << 15;
 /// The guest is in long mode.
@@ -117,7 +117,7 @@ pub fn refusal(msr: impl Fn(u32) -> Option<u64>) -> Option<&'static str> {
             value(PRIMARY) as u32 & UNWANTED != 0,
             "vm: this processor cannot turn exits of CR3 off (MSR 0x48E bits 15, 16); VMs need it",
         ),
-        (lacks(EXIT, EXIT_BITS), "vm: this processor lacks a VMX exit control (MSR 0x48F: 0x3C0204); VMs need them"),
+        (lacks(EXIT, EXIT_BITS), "vm: this processor lacks a VMX exit control (MSR 0x48F: 0x7C0204); VMs need them"),
         (
             lacks(ENTRY, ENTRY_BITS | LONG_MODE),
             "vm: this processor lacks a VMX entry control (MSR 0x490: 0xC204); VMs need them",
@@ -133,4 +133,20 @@ pub fn refusal(msr: impl Fn(u32) -> Option<u64>) -> Option<&'static str> {
 /// The value to write to IA32_FEATURE_CONTROL, where the firmware left it open.
 pub fn unlock(value: u64) -> Option<u64> {
     (value & LOCKED == 0).then_some(value | LOCKED | ENABLED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_word_has_what_is_wanted_and_can_be_and_what_must_be() {
+        assert_eq!(word(0x0000_00ff_0000_0016, 0x49), 0x5f);
+        assert_eq!(word(0x0000_000f_0000_0000, 0x19), 0x09);
+    }
+
+    #[test]
+    fn an_open_feature_control_is_locked_with_vmx_on_and_a_locked_one_is_left() {
+        assert_eq!((unlock(0), unlock(5), unlock(1)), (Some(5), None, None));
+    }
 }

@@ -1,13 +1,12 @@
 //! The way of a control block's words into the VMCS and back. What the guest may have changed is carried back when it
-//! is asked for, group by group; what was changed meanwhile is carried in at the next entry. RIP, CR2, EFER, the interrupt
-//! shadow, CPL and the code segment's attributes are carried back at every exit ([`super::exits`]), RIP in at every entry.
+//! is asked for, group by group; what was changed meanwhile is carried in at the next entry. RIP, CR2, CPL and the
+//! interrupt shadow are carried back at every exit ([`super::exits`]), RIP and CR2 in at every entry.
 
 use super::capability::{INTERRUPT_WINDOW, LONG_MODE, NMI_WINDOW, PAUSE_EXITS, RDTSC_EXITS};
 use super::instruction::{load, read, write};
 use crate::mem::page::CorePage;
 use crate::state::{Core, Index};
 use crate::svm::control::EFER_SVME;
-use crate::vcpu::Vendor;
 use crate::vcpu::block::at;
 use portcullis_ipc::exit::{event, group, window};
 use portcullis_ipc::image::feature;
@@ -16,9 +15,7 @@ use portcullis_ipc::syscall::rights;
 use x86::vmx::vmcs::{control, guest};
 
 /// Words that both hold alike: group, offset in the control block, field.
-const WORDS: [(u32, usize, u32); 9] = [
-    (group::GENERAL, at::RSP, guest::RSP),
-    (group::FLOW, at::RFLAGS, guest::RFLAGS),
+const WORDS: [(u32, usize, u32); 7] = [
     (group::CONTROL, at::CR3, guest::CR3),
     (group::DEBUG, at::DR7, guest::DR7),
     (group::SYSCALL, at::SYSENTER, guest::IA32_SYSENTER_CS),
@@ -54,7 +51,7 @@ fn access_rights(attributes: u64, place: u32) -> u64 {
 }
 
 /// Attributes of the control block's form; a segment that cannot be used keeps its privilege level alone.
-pub fn attributes(access_rights: u64) -> u64 {
+fn attributes(access_rights: u64) -> u64 {
     if access_rights & UNUSABLE != 0 { access_rights & 0x60 } else { access_rights & 0xff | access_rights >> 4 & 0xf00 }
 }
 
@@ -80,21 +77,33 @@ impl Core {
     /// Bring `groups` of the control block up to date.
     #[inline]
     pub fn pull(&mut self, vcpu: u8, groups: u32) {
+        // On SVM nothing is ever stale.
         let wanted = self.vcpus[vcpu].stale & groups;
-        if self.machine.vendor == Vendor::Vmx && wanted != 0 {
-            self.carry_back(vcpu, wanted);
+        if wanted == 0 {
+            return;
+        }
+        self.select(vcpu);
+        let state = &mut self.vcpus[vcpu];
+        state.stale &= !wanted;
+        if wanted & group::GENERAL != 0 {
+            state.control.set_word(at::RSP, read(guest::RSP));
+        }
+        if wanted & group::FLOW != 0 {
+            state.control.set_word(at::RFLAGS, read(guest::RFLAGS));
+        }
+        if wanted & !group::ALWAYS != 0 {
+            self.pull_rest(vcpu, wanted);
         }
     }
 
     #[inline(never)]
-    fn carry_back(&mut self, vcpu: u8, wanted: u32) {
-        self.select(vcpu);
-        self.vcpus[vcpu].stale &= !wanted;
+    fn pull_rest(&mut self, vcpu: u8, wanted: u32) {
         let (block, vmx) = (self.vcpus[vcpu].control, &self.machine.vmx);
         for (_, offset, field) in WORDS.iter().filter(|row| row.0 & wanted != 0) {
             block.set_word(*offset, read(*field));
         }
         if wanted & group::CONTROL != 0 {
+            block.set_word(at::EFER, read(guest::IA32_EFER_FULL) | EFER_SVME);
             block.set_word(at::CR0, read(guest::CR0) & !vmx.cr0 | read(control::CR0_READ_SHADOW) & vmx.cr0);
             block.set_word(at::CR4, read(guest::CR4) & !vmx.cr4 | read(control::CR4_READ_SHADOW) & vmx.cr4);
         }
@@ -119,9 +128,24 @@ impl Core {
     }
 
     /// Carry what was changed into the VMCS, which is current, before an entry that delivers `event`.
+    #[inline(always)]
+    pub fn push(&mut self, vcpu: u8, event: u64) {
+        let state = &mut self.vcpus[vcpu];
+        let (block, changed) = (state.control, core::mem::take(&mut state.changed));
+        if changed & group::GENERAL != 0 {
+            write(guest::RSP, block.word(at::RSP));
+        }
+        if changed & group::FLOW != 0 {
+            write(guest::RFLAGS, block.word(at::RFLAGS));
+            write(guest::PENDING_DBG_EXCEPTIONS, 0);
+        }
+        if changed & !group::ALWAYS != 0 {
+            self.push_rest(vcpu, changed, event);
+        }
+    }
+
     #[inline(never)]
-    pub fn carry_in(&mut self, vcpu: u8, event: u64) {
-        let changed = core::mem::take(&mut self.vcpus[vcpu].changed);
+    fn push_rest(&mut self, vcpu: u8, changed: u32, event: u64) {
         let (block, vmx) = (self.vcpus[vcpu].control, self.machine.vmx);
         for (_, offset, field) in WORDS.iter().filter(|row| row.0 & changed != 0) {
             write(*field, block.word(*offset));
@@ -140,7 +164,7 @@ impl Core {
             ];
             fields.into_iter().for_each(|(field, value)| write(field, value));
             if cr0 >> 31 & 1 != 0 && cr4 >> 5 & 1 != 0 && !long {
-                self.carry_pdptes(vcpu);
+                self.push_pdptes(vcpu);
             }
         }
         if changed & group::SEGMENTS != 0 {
@@ -161,13 +185,13 @@ impl Core {
                 block.set_word(msr_place(number), block.word(at::SYSCALL.wrapping_add(number << 3)));
             }
         }
-        if changed & (group::FLOW | group::EVENT) != 0 {
-            self.carry_event(vcpu, block, event);
+        if changed & group::EVENT != 0 {
+            self.push_event(vcpu, block, event);
         }
     }
 
     /// Interrupt shadow, NMIs held, windows asked for.
-    fn carry_event(&mut self, vcpu: u8, block: CorePage, event: u64) {
+    fn push_event(&mut self, vcpu: u8, block: CorePage, event: u64) {
         self.pull(vcpu, group::FLOW);
         let state = &self.vcpus[vcpu];
         let flags = block.word(at::RFLAGS);
@@ -190,7 +214,7 @@ impl Core {
 
     /// The entry takes the four entries of a PAE guest's first table from the VMCS: four words of guest memory, copied
     /// as they are.
-    fn carry_pdptes(&mut self, vcpu: u8) {
+    fn push_pdptes(&mut self, vcpu: u8) {
         let state = &self.vcpus[vcpu];
         let owner = &self.partitions[self.vms[state.vm].vmexit];
         let address = layout::GUEST_BASE.wrapping_add(state.control.word(at::CR3) & 0xffff_ffe0);

@@ -1,13 +1,11 @@
 //! Run a guest until its next exit, and say what the exit was in the terms of the exit page.
 
-use super::carry::attributes;
 use super::instruction::{flush, read, write};
 use super::world;
 use crate::arch::{cpu, entry};
 use crate::epitaph;
 use crate::object::vm::{Access, Exit};
 use crate::state::Core;
-use crate::svm::control::EFER_SVME;
 use crate::vcpu::block::at;
 use portcullis_ipc::exit::{Reason, access, event, group, io, window};
 use portcullis_ipc::port::PORT;
@@ -92,13 +90,29 @@ fn vectored(info: u64, error: u64) -> u64 {
 }
 
 impl Core {
+    /// Run the guest of `vcpu` until an exit that the core does not answer at once. The preemption timer bounds the
+    /// guest's time, whatever becomes of the local APIC's interrupt; it goes on from exit to entry.
+    pub fn run_vmx(&mut self, vcpu: u8) {
+        self.select(vcpu);
+        let left = self.clock.armed.saturating_sub(cpu::tsc()) >> (self.machine.vmx.timer_shift & 31);
+        write(guest::VMX_PREEMPTION_TIMER_VALUE, left.saturating_add(1).min(u64::from(u32::MAX)));
+        write(host::CR3, cpu::cr3());
+        let block = self.vcpus[vcpu].control;
+        // SAFETY: the core reads it only after a page fault of its own, which sets it.
+        unsafe { cpu::set_cr2(block.word(at::CR2)) };
+        while self.enter_vmx(vcpu) {}
+        // After a refused state the control block is made anew.
+        if self.vcpus[vcpu].launched {
+            block.set_word(at::CR2, cpu::cr2());
+        }
+    }
+
     /// Enter the guest and deal with its next exit. `true` if it was answered here and the guest goes on.
     #[inline(always)]
-    pub fn enter_vmx(&mut self, vcpu: u8) -> bool {
-        self.select(vcpu);
-        let injected = self.load_event(vcpu);
+    fn enter_vmx(&mut self, vcpu: u8) -> bool {
+        let injected = self.take_event(vcpu);
         if self.vcpus[vcpu].changed != 0 {
-            self.carry_in(vcpu, injected);
+            self.push(vcpu, injected);
         }
         if injected != 0 {
             // In real mode nothing has an error code.
@@ -113,14 +127,7 @@ impl Core {
             block.set_word(at::ASID, asid & 0xffff_ffff);
             flush(self.vms[self.vcpus[vcpu].vm].nested | self.machine.vmx.eptp, asid & 0xffff);
         }
-        if cpu::cr2() != block.word(at::CR2) {
-            // SAFETY: the core reads it only after a page fault of its own, which sets it.
-            unsafe { cpu::set_cr2(block.word(at::CR2)) };
-        }
-        let left = self.clock.armed.saturating_sub(cpu::tsc()) >> (self.machine.vmx.timer_shift & 31);
-        write(guest::VMX_PREEMPTION_TIMER_VALUE, left.saturating_add(1).min(u64::from(u32::MAX)));
         write(guest::RIP, block.word(at::RIP));
-        write(host::CR3, cpu::cr3());
         let registers = &mut self.vcpus[vcpu].registers;
         let [rax, ..] = registers;
         *rax = block.word(at::RAX);
@@ -148,10 +155,7 @@ impl Core {
         state.launched = true;
         state.stale = LEFT;
         block.set_word(at::RIP, read(guest::RIP));
-        block.set_word(at::CR2, cpu::cr2());
-        block.set_word(at::EFER, read(guest::IA32_EFER_FULL) | EFER_SVME);
         block.set_word(at::CPL, (read(guest::SS_ACCESS_RIGHTS) >> 5 & 3) << 24);
-        block.set_word(at::SEGMENTS + 0x10, attributes(read(guest::CS_ACCESS_RIGHTS)) << 16);
         let held = read(guest::INTERRUPTIBILITY_STATE);
         block.set_word(at::SHADOW, u64::from(held & 3 != 0));
         state.nmi_held = held >> 3 & 1 != 0;
@@ -164,7 +168,7 @@ impl Core {
 
     /// The address behind the instruction that exited.
     #[inline(always)]
-    fn next_instruction(&self, vcpu: u8) -> u64 {
+    fn next_instruction(&mut self, vcpu: u8) -> u64 {
         self.instruction_after(vcpu, read(ro::VMEXIT_INSTRUCTION_LEN) as u8)
     }
 
