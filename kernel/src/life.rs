@@ -1,7 +1,7 @@
 //! Birth, end and rebirth of a partition's instance. Cold boot and restart are one path (R10).
 
-use crate::arch::cpu;
 use crate::arch::entry::Frame;
+use crate::arch::{cpu, gdt};
 use crate::epitaph;
 use crate::log;
 use crate::object::Work;
@@ -34,7 +34,8 @@ impl Core {
             rdi: partition.generation.into(),
             rsi: partition.record.cause.into(),
             rflags: 0x202,
-            interrupted: 1,
+            cs: gdt::USER_CODE.into(),
+            ss: gdt::USER_DATA.into(),
             ..Frame::default()
         };
         partition.life = Life::Alive;

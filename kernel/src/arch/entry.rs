@@ -1,53 +1,65 @@
 //! Into the core and out of it: system call, exception and interrupt entry from ring 3, and the return.
 //!
-//! INV-ENTRY: every entry from ring 3 stores all registers of the thread in the [`Frame`] that per-CPU
-//! state points to, takes the CPU's one stack from its top, and calls [`crate::entry`] with interrupts
-//! off, the direction and alignment-check flags clear. The core returns only through [`resume`].
+//! INV-ENTRY: every entry from ring 3 stores all registers of the thread in the [`Frame`] whose end the task state names
+//! (the processor itself stores the last five), takes the CPU's one stack from its top, and calls [`crate::entry`] with
+//! interrupts off, the direction and alignment-check flags clear. The core returns only through [`resume`].
 
+use super::gdt::TaskState;
 use super::{cpu, gdt};
+use core::mem::offset_of;
 use zerocopy::FromZeros;
 
-/// All registers of a thread in ring 3.
+/// All registers of a thread in ring 3. The processor aligns the end to 16 bytes.
 #[derive(Clone, Copy, Debug, Default, FromZeros)]
-#[repr(C)]
+#[repr(C, align(16))]
 pub struct Frame {
     /// RAX.
     pub rax: u64,
-    /// RBX.
-    pub rbx: u64,
-    /// RCX.
-    pub rcx: u64,
     /// RDX.
     pub rdx: u64,
     /// RSI.
     pub rsi: u64,
+    /// R10.
+    pub r10: u64,
+    /// RBX, RBP, R8, R9, R12 to R15.
+    pub others: [u64; 8],
     /// RDI.
     pub rdi: u64,
-    /// RBP.
-    pub rbp: u64,
-    /// R8 to R15.
-    pub high: [u64; 8],
+    /// RCX and R11, which SYSCALL leaves as they were.
+    pub clobbered: [u64; 2],
+    /// Vector and error code of an exception or interrupt.
+    pub event: [u64; 2],
     /// Instruction pointer.
     pub rip: u64,
+    /// Code segment. 0: entered by SYSCALL, leave by SYSRET; else leave by IRET.
+    pub cs: u64,
     /// Flags.
     pub rflags: u64,
     /// Stack pointer.
     pub rsp: u64,
-    /// 0: entered by SYSCALL, leave by SYSRET; 1: leave by IRET.
-    pub interrupted: u64,
+    /// Stack segment.
+    pub ss: u64,
 }
 
 impl Frame {
     /// R10, the fourth argument of a system call.
     pub const fn r10(&self) -> u64 {
-        let [_, _, r10, ..] = self.high;
-        r10
+        self.r10
     }
 }
 
-static_assertions::const_assert_eq!(core::mem::offset_of!(Frame, high), 56);
-static_assertions::const_assert_eq!(core::mem::offset_of!(Frame, rip), 120);
-static_assertions::const_assert_eq!(core::mem::offset_of!(Frame, interrupted), 144);
+static_assertions::const_assert_eq!(size_of::<Frame>(), 176);
+
+/// An instruction for each register that SYSCALL keeps; `at` is its place, counted from the frame's end.
+macro_rules! each_register {
+    ($instruction:literal) => {
+        concat!(
+            ".set at, -176\n.irp register, rax, rdx, rsi, r10, rbx, rbp, r8, r9, r12, r13, r14, r15, rdi\n",
+            $instruction,
+            "\n.set at, at + 8\n.endr"
+        )
+    };
+}
 
 /// Why the core was entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,18 +72,17 @@ pub enum Cause {
     Interrupt(u8),
 }
 
+/// What a CPU has for itself, its task state first; GS points to it while the core runs.
 #[repr(C)]
-struct PerCpu {
-    own: u64,
+pub struct PerCpu {
+    task: TaskState,
     scratch: u64,
-    frame: u64,
     stack: u64,
     pending: u64,
-    nmis: u64,
 }
 
 /// Written at boot and by the owning CPU's entry code only (INV-ENTRY).
-static mut PER_CPU: PerCpu = PerCpu { own: 0, scratch: 0, frame: 0, stack: 0, pending: 0, nmis: 0 };
+pub static mut PER_CPU: PerCpu = PerCpu { task: TaskState::EMPTY, scratch: 0, stack: 0, pending: 0 };
 
 /// First of the 256 entry stubs, 16 bytes each.
 pub fn stubs() -> u64 {
@@ -81,11 +92,12 @@ pub fn stubs() -> u64 {
     &raw const entry_stubs as u64
 }
 
-/// Program the entry points; `stack` is the top of the CPU's stack.
-pub fn install(stack: u64) {
+/// Load the task state and program the entry points.
+pub fn install() {
     let per_cpu = &raw mut PER_CPU;
     // SAFETY: INV-ENTRY: nothing enters the core yet.
-    unsafe { (*per_cpu).stack = stack };
+    let PerCpu { task, stack, .. } = unsafe { &mut *per_cpu };
+    *stack = gdt::load(task);
     let star = u64::from(gdt::SYSRET_BASE) << 48 | u64::from(gdt::KERNEL_CODE) << 32;
     unsafe extern "C" {
         fn entry_call();
@@ -114,41 +126,24 @@ pub unsafe fn resume(frame: *mut Frame) -> ! {
     // SAFETY: by the caller's promise; GS points to PER_CPU (INV-ENTRY).
     unsafe {
         core::arch::asm!(
-            "mov gs:[16], rdi",
-            "mov rax, [rdi]",
-            "mov rbx, [rdi + 8]",
-            "mov rdx, [rdi + 24]",
-            "mov rsi, [rdi + 32]",
-            "mov rbp, [rdi + 48]",
-            "mov r8, [rdi + 56]",
-            "mov r9, [rdi + 64]",
-            "mov r10, [rdi + 72]",
-            "mov r12, [rdi + 88]",
-            "mov r13, [rdi + 96]",
-            "mov r14, [rdi + 104]",
-            "mov r15, [rdi + 112]",
-            "cmp qword ptr [rdi + 144], 0",
+            "mov gs:[{frame_end}], rdi",
+            "cmp qword ptr [rdi - 32], 0",
             "jne 2f",
-            "mov rcx, [rdi + 120]",
-            "mov r11, [rdi + 128]",
-            "mov rsp, [rdi + 136]",
-            "mov rdi, [rdi + 40]",
+            "mov rcx, [rdi - 40]",
+            "mov r11, [rdi - 24]",
+            "mov rsp, [rdi - 16]",
+            each_register!("mov \\register, [rdi + at]"),
             "swapgs",
             "sysretq",
             "2:",
-            "mov rcx, [rdi + 16]",
-            "mov r11, [rdi + 80]",
-            "push {data}",
-            "push qword ptr [rdi + 136]",
-            "push qword ptr [rdi + 128]",
-            "push {code}",
-            "push qword ptr [rdi + 120]",
-            "mov rdi, [rdi + 40]",
+            "mov rcx, [rdi - 72]",
+            "mov r11, [rdi - 64]",
+            "lea rsp, [rdi - 40]",
+            each_register!("mov \\register, [rdi + at]"),
             "swapgs",
             "iretq",
-            in("rdi") frame,
-            data = const gdt::USER_DATA,
-            code = const gdt::USER_CODE,
+            in("rdi") frame.wrapping_add(1),
+            frame_end = const offset_of!(PerCpu, task) + offset_of!(TaskState, frame_end),
             options(noreturn),
         )
     }
@@ -181,7 +176,7 @@ pub fn interrupt_window(idle: bool) -> u8 {
     // SAFETY: INV-ENTRY: the handler in ring 0 stores the vector, clears IF and returns.
     unsafe {
         core::arch::asm!(
-            "mov qword ptr gs:[32], 0",
+            "mov qword ptr gs:[{pending}], 0",
             "test {idle:e}, {idle:e}",
             "jnz 2f",
             "sti",
@@ -193,9 +188,10 @@ pub fn interrupt_window(idle: bool) -> u8 {
             "hlt",
             "cli",
             "3:",
-            "mov {vector}, gs:[32]",
+            "mov {vector}, gs:[{pending}]",
             idle = in(reg) u32::from(idle),
             vector = out(reg) vector,
+            pending = const offset_of!(PerCpu, pending),
         );
     }
     vector as u8
@@ -203,7 +199,7 @@ pub fn interrupt_window(idle: bool) -> u8 {
 
 /// Take an NMI whose exit holds the next ones back: only an IRET opens them again.
 pub fn nmi() {
-    // SAFETY: INV-IDT: the gate of vector 2 counts and returns.
+    // SAFETY: INV-IDT: the gate of vector 2 does nothing but return.
     unsafe { core::arch::asm!("int 2") };
 }
 
@@ -249,64 +245,34 @@ core::arch::global_asm!(
     .global entry_call
 entry_call:
     swapgs
-    mov gs:[8], rsp
-    mov rsp, gs:[16]
-    mov [rsp], rax
-    mov [rsp + 8], rbx
-    mov [rsp + 24], rdx
-    mov [rsp + 32], rsi
-    mov [rsp + 40], rdi
-    mov [rsp + 48], rbp
-    mov [rsp + 56], r8
-    mov [rsp + 64], r9
-    mov [rsp + 72], r10
-    mov [rsp + 88], r12
-    mov [rsp + 96], r13
-    mov [rsp + 104], r14
-    mov [rsp + 112], r15
-    mov [rsp + 120], rcx
-    mov [rsp + 128], r11
-    mov rax, gs:[8]
-    mov [rsp + 136], rax
-    mov qword ptr [rsp + 144], 0
-    mov rsp, gs:[24]
+    mov gs:[{scratch}], rsp
+    mov rsp, gs:[{frame_end}]
+    "#,
+    each_register!("mov [rsp + at], \\register"),
+    r#"
+    mov rax, gs:[{scratch}]
+    mov [rsp - 16], rax
+    mov [rsp - 24], r11
+    mov qword ptr [rsp - 32], 0
+    mov [rsp - 40], rcx
+    mov rsp, gs:[{stack}]
     call {enter_call}
     ud2
 
-entry_interrupt:                    // vector, error, rip, cs, rflags, rsp, ss
+entry_interrupt:                    // vector, error, rip, cs, rflags, rsp, ss: from ring 3 the end of the frame
     test qword ptr [rsp + 24], 3
     jz 2f
     swapgs
     push 2                          // DF and AC off; CLAC exists only where SMAP does
     popfq
-    mov gs:[8], rax
-    mov rax, gs:[16]
-    mov [rax + 8], rbx
-    mov [rax + 16], rcx
-    mov [rax + 24], rdx
-    mov [rax + 32], rsi
-    mov [rax + 40], rdi
-    mov [rax + 48], rbp
-    mov [rax + 56], r8
-    mov [rax + 64], r9
-    mov [rax + 72], r10
-    mov [rax + 80], r11
-    mov [rax + 88], r12
-    mov [rax + 96], r13
-    mov [rax + 104], r14
-    mov [rax + 112], r15
-    mov rbx, gs:[8]
-    mov [rax], rbx
-    mov rbx, [rsp + 16]
-    mov [rax + 120], rbx
-    mov rbx, [rsp + 32]
-    mov [rax + 128], rbx
-    mov rbx, [rsp + 40]
-    mov [rax + 136], rbx
-    mov qword ptr [rax + 144], 1
+    "#,
+    each_register!("mov [rsp + 56 + at], \\register"),
+    r#"
+    mov [rsp - 16], rcx
+    mov [rsp - 8], r11
     mov rdi, [rsp]
     mov rsi, [rsp + 8]
-    mov rsp, gs:[24]
+    mov rsp, gs:[{stack}]
     call {enter_interrupt}
     ud2
 2:  cmp qword ptr [rsp], 32
@@ -323,7 +289,7 @@ entry_interrupt:                    // vector, error, rip, cs, rflags, rsp, ss
 3:
     push rax                        // an interrupt in the window
     mov rax, [rsp + 8]
-    mov gs:[32], rax
+    mov gs:[{pending}], rax
     pop rax
     add rsp, 16
     and qword ptr [rsp + 16], 0xfffffffffffffdff
@@ -352,7 +318,6 @@ entry_msr_failed:
     ret
 
 entry_nmi:
-    add qword ptr [rip + {per_cpu} + 40], 1
     add rsp, 16
     iretq
 
@@ -381,5 +346,8 @@ entry_stubs:
     enter_call = sym enter_call,
     enter_interrupt = sym enter_interrupt,
     trap = sym trap,
-    per_cpu = sym PER_CPU,
+    frame_end = const offset_of!(PerCpu, task) + offset_of!(TaskState, frame_end),
+    scratch = const offset_of!(PerCpu, scratch),
+    stack = const offset_of!(PerCpu, stack),
+    pending = const offset_of!(PerCpu, pending),
 );

@@ -1,6 +1,8 @@
 //! The first instructions: PVH and multiboot2 entry in 32-bit mode, the switch to long mode, and the
 //! jump into [`super::start`]. The temporary tables identity-map the first 4 GiB; the core's own
-//! tables replace them before the first partition runs.
+//! tables replace them before the first partition runs. Descriptor table, stack and CR0 are those that stay.
+
+use crate::arch::{cpu, gdt};
 
 core::arch::global_asm!(
     r#"
@@ -28,19 +30,14 @@ mb2_end:
     .code32
     .global boot_multiboot
 boot_multiboot:
-    cld
-    mov edi, 1
-    cmp eax, 0x36d76289
-    je 1f
-    xor edi, edi
+    mov edi, eax
     jmp 1f
     .global boot_pvh
 boot_pvh:
-    cld
-    mov edi, 2
-1:  cli
+    xor edi, edi
+1:  cld
+    cli
     mov esi, ebx
-    mov esp, offset boot_stack_end
 
     mov eax, 0x80000000             // long mode there?
     cpuid
@@ -50,30 +47,8 @@ boot_pvh:
     cpuid
     bt edx, 29
     jnc 9f
-    // CPUID clobbered EBX only; EDI and ESI still hold protocol and hand-over address.
 
-    mov eax, offset boot_pdpt
-    or eax, 3
-    mov [boot_pml4], eax
-    mov ecx, 0
-2:  mov eax, ecx
-    shl eax, 12
-    add eax, offset boot_pd
-    or eax, 3
-    mov [boot_pdpt + ecx * 8], eax
-    inc ecx
-    cmp ecx, 4
-    jb 2b
-    xor ecx, ecx
-3:  mov eax, ecx
-    shl eax, 21
-    or eax, 0x83
-    mov [boot_pd + ecx * 8], eax
-    inc ecx
-    cmp ecx, 2048
-    jb 3b
-
-    mov eax, offset boot_pml4
+    mov eax, offset boot_pml4       // EDI and ESI still hold protocol and hand-over address
     mov cr3, eax
     mov eax, cr4
     or eax, 0x20                    // PAE
@@ -82,14 +57,12 @@ boot_pvh:
     rdmsr
     or eax, 0x900                   // LME, NXE
     wrmsr
-    mov eax, cr0
-    or eax, 0x80010001              // PG, WP, PE
-    and eax, 0x9fffffff             // CD, NW off
+    mov eax, {cr0}
     mov cr0, eax
     lgdt [boot_gdtr]
     .byte 0xea                      // far jump to the 64-bit segment
     .long boot64
-    .short 8
+    .short {code}
 
 9:  mov esi, offset no_long_mode
     mov edx, 0x3f8
@@ -103,37 +76,40 @@ boot_pvh:
 
     .code64
 boot64:
-    mov eax, 16
-    mov ds, eax
-    mov es, eax
+    mov eax, {data}
     mov ss, eax
-    xor eax, eax
-    mov fs, eax
-    mov gs, eax
-    mov rsp, offset boot_stack_end
-    xor ebp, ebp
+    mov esp, offset {stacks} + {stack}
     call {start}
-6:  hlt
-    jmp 6b
+    ud2
 
     .section .rodata.boot, "a"
-    .balign 8
-boot_gdt:
-    .quad 0, 0x00af9a000000ffff, 0x00cf92000000ffff
 boot_gdtr:
-    .short 23
-    .long boot_gdt
+    .short 63
+    .long {gdt}
 no_long_mode:
     .asciz "portcullis: boot: this processor has no long mode\r\n"
 
-    .section .bss.boot, "aw", @nobits
+    .section .data.boot, "aw"
     .balign 4096
-boot_pml4: .skip 4096
-boot_pdpt: .skip 4096
-boot_pd:   .skip 4096 * 4
-boot_stack: .skip 16384
-boot_stack_end:
+boot_pml4:
+    .quad boot_pdpt + 3
+    .fill 511, 8, 0
+boot_pdpt:
+    .quad boot_pd + 3, boot_pd + 0x1003, boot_pd + 0x2003, boot_pd + 0x3003
+    .fill 508, 8, 0
+boot_pd:
+    .set page, 0x83
+    .rept 2048
+    .quad page
+    .set page, page + 0x200000
+    .endr
     .text
     "#,
     start = sym super::start,
+    gdt = sym gdt::GDT,
+    stacks = sym gdt::STACKS,
+    stack = const gdt::STACK,
+    code = const gdt::KERNEL_CODE,
+    data = const gdt::KERNEL_DATA,
+    cr0 = const cpu::CR0,
 );

@@ -2,9 +2,7 @@
 
 use super::error::BootError;
 use super::handover::Region;
-use crate::audit::{Audit, Owner};
 use arrayvec::ArrayVec;
-use zerocopy::FromZeros;
 
 /// Frames may be asked to lie below this address: the part of the core's half where virtual and
 /// physical addresses are the same.
@@ -16,24 +14,20 @@ fn none(pages: u64) -> BootError {
     BootError::Number("boot: not so many contiguous free pages left; give the machine more memory; pages", pages)
 }
 
-/// The allocator. It tells the audit who got what.
-pub struct Frames {
-    free: ArrayVec<Region, 80>,
-    /// What an audit will find.
-    pub audit: Audit,
-}
+/// The allocator: what is free.
+pub struct Frames(ArrayVec<Region, 80>);
 
 impl Frames {
     /// All of `ram` above the first MiB, without the `taken` regions; partial pages are dropped, and so is what an entry
     /// of `ram` says a second time.
     pub fn new<'a>(ram: &[Region], taken: impl Iterator<Item = &'a Region>) -> Result<Self, BootError> {
-        let mut frames = Self { free: ArrayVec::new(), audit: Audit::new_zeroed() };
+        let mut frames = Self(ArrayVec::new());
         for region in ram {
             let start = region.start.max(1 << 20).saturating_add(0xfff) & !0xfff;
             let region = Region { start, end: region.end & !0xfff };
-            frames.remove(region)?;
             if region.start < region.end {
-                frames.free.try_push(region).map_err(|_| FULL)?;
+                frames.remove(region)?;
+                frames.0.try_push(region).map_err(|_| FULL)?;
             }
         }
         for hole in taken {
@@ -44,12 +38,12 @@ impl Frames {
 
     /// Take `hole` out of what is free.
     fn remove(&mut self, hole: Region) -> Result<(), BootError> {
-        for region in core::mem::take(&mut self.free) {
+        for region in core::mem::take(&mut self.0) {
             let below = Region { start: region.start, end: region.end.min(hole.start) };
             let above = Region { start: region.start.max(hole.end), end: region.end };
             for part in [below, above] {
                 if part.start < part.end {
-                    self.free.try_push(part).map_err(|_| FULL)?;
+                    self.0.try_push(part).map_err(|_| FULL)?;
                 }
             }
         }
@@ -57,35 +51,34 @@ impl Frames {
     }
 
     /// Take `pages` contiguous frames of the core's half, the lowest. The caller zeroes them.
-    pub fn take_low(&mut self, pages: u64, owner: Owner) -> Result<u64, BootError> {
+    pub fn take_low(&mut self, pages: u64) -> Result<u64, BootError> {
         let bytes = pages.saturating_mul(4096);
         let fits = |region: &&Region| region.start.saturating_add(bytes) <= region.end.min(CORE_HALF);
-        let found = self.free.iter().filter(fits).map(|region| region.start).min();
-        self.cut(found, pages, owner)
+        let found = self.0.iter().filter(fits).map(|region| region.start).min();
+        self.cut(found, pages)
     }
 
     /// Take `pages` contiguous frames aligned to `align` bytes from anywhere, the highest, so that the core's
     /// half is left to the core. The caller zeroes them.
-    pub fn take(&mut self, pages: u64, align: u64, owner: Owner) -> Result<u64, BootError> {
+    pub fn take(&mut self, pages: u64, align: u64) -> Result<u64, BootError> {
         let bytes = pages.saturating_mul(4096);
         let place = |region: &Region| {
             let start = region.end.checked_sub(bytes)? & !align.wrapping_sub(1);
             (start >= region.start).then_some(start)
         };
-        let found = self.free.iter().filter_map(place).max();
-        self.cut(found, pages, owner)
+        let found = self.0.iter().filter_map(place).max();
+        self.cut(found, pages)
     }
 
-    fn cut(&mut self, start: Option<u64>, pages: u64, owner: Owner) -> Result<u64, BootError> {
+    fn cut(&mut self, start: Option<u64>, pages: u64) -> Result<u64, BootError> {
         let start = start.ok_or(none(pages))?;
         self.remove(Region { start, end: start.saturating_add(pages.saturating_mul(4096)) })?;
-        self.audit.add(start, pages, owner);
         Ok(start)
     }
 
     /// Pages left.
     pub fn left(&self) -> u64 {
-        self.free.iter().map(|region| region.end.wrapping_sub(region.start) >> 12).sum()
+        self.0.iter().map(|region| region.end.wrapping_sub(region.start) >> 12).sum()
     }
 }
 
@@ -102,7 +95,7 @@ mod tests {
         let mut seen: Vec<(u64, u64)> = vec![(0x20_0000, 0x30_1000)];
         for (pages, align) in [(1, 0), (512, 1 << 21), (3, 4096), (1024, 1 << 21), (700, 0), (7, 4096)] {
             let low = align == 0;
-            let taken = if low { frames.take_low(pages, Owner::CORE) } else { frames.take(pages, align, Owner::CORE) };
+            let taken = if low { frames.take_low(pages) } else { frames.take(pages, align) };
             let start = taken.unwrap();
             let end = start + pages * 4096;
             assert!(start >= 0x10_0000 && end <= if low { CORE_HALF } else { 0x5000_0000 });
@@ -112,7 +105,7 @@ mod tests {
             seen.push((start, end));
         }
         assert_eq!(frames.left(), total - 1 - 512 - 3 - 1024 - 700 - 7);
-        assert_eq!(frames.take(1 << 30, 4096, Owner::CORE), Err(none(1 << 30)));
-        assert_eq!(frames.take_low(CORE_HALF >> 12, Owner::CORE), Err(none(CORE_HALF >> 12)));
+        assert_eq!(frames.take(1 << 30, 4096), Err(none(1 << 30)));
+        assert_eq!(frames.take_low(CORE_HALF >> 12), Err(none(CORE_HALF >> 12)));
     }
 }

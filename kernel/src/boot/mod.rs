@@ -10,7 +10,7 @@ pub mod handover;
 mod image;
 mod system;
 
-use crate::arch::{apic, cpu, entry as gate, gdt, idt, mitigation, time, uart};
+use crate::arch::{apic, cpu, entry as gate, idt, mitigation, time, uart};
 use crate::audit::{self, Owner};
 use crate::log;
 use crate::mem::LAPIC;
@@ -58,7 +58,7 @@ fn build_id() -> [u8; 20] {
     unsafe { *note }
 }
 
-/// First Rust function: `protocol` 1 multiboot2, 2 PVH; `address` of the hand-over.
+/// First Rust function: `protocol` is the magic of multiboot2, 0 for PVH; `address` that of the hand-over.
 extern "sysv64" fn start(protocol: u32, address: u32) -> ! {
     uart::Line(uart::COM1).init();
     uart::say(format_args!("core {}", env!("CARGO_PKG_VERSION")));
@@ -74,8 +74,8 @@ extern "sysv64" fn start(protocol: u32, address: u32) -> ! {
 
 fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     let handover = match protocol {
-        1 => handover::multiboot2(&Physical, address.into())?,
-        2 => handover::pvh(&Physical, address.into())?,
+        0x36d7_6289 => handover::multiboot2(&Physical, address.into())?,
+        0 => handover::pvh(&Physical, address.into())?,
         _ => return Err(handover::PROTOCOL.into()),
     };
     if let Some(name) = cpu::missing_feature() {
@@ -89,22 +89,20 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
         }
     };
     let image = Image::check(bytes)?;
-    let stack = gdt::load();
     idt::load();
-    gate::install(stack);
+    gate::install();
     let (optional, lacks) = cpu::optional_cr4();
-    // SAFETY: the features were found above; the boot tables allow WP and the core's rules.
+    // SAFETY: the features were found above; the boot tables allow the core's rules.
     unsafe { cpu::set_cr4(cpu::CR4 | optional) };
-    // SAFETY: as above.
-    unsafe { cpu::set_cr0(cpu::CR0) };
 
     let [start, _, _, end] = layout();
     let core_image = Region { start, end };
     let mut frames = Frames::new(&handover.ram, handover.other.iter().chain(&[core_image, module]))?;
-    frames.audit.add(start, end.wrapping_sub(start) >> 12, Owner::CORE);
-    frames.audit.add(module.start, module.end.wrapping_sub(module.start).div_ceil(4096), Owner::IMAGE);
+    core.audit.add(start, end.wrapping_sub(start) >> 12, Owner::CORE);
+    core.audit.add(module.start, module.end.wrapping_sub(module.start).div_ceil(4096), Owner::IMAGE);
     let pool_pages = u64::from(image.head.pool_pages);
-    let pool = frames.take_low(pool_pages, Owner::POOL)?;
+    let pool = frames.take_low(pool_pages)?;
+    core.audit.add(pool, pool_pages, Owner::POOL);
     // SAFETY: taken below the core's half for this only; mapped by the boot tables now, by `map_core` later.
     core.pool = unsafe { Pool::new(pool, pool_pages) };
     core.root = map_core(&mut core.pool)?;
@@ -141,7 +139,6 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
         pool_pages,
         frames.left()
     );
-    core.audit = frames.audit;
     (core.audit.magic, core.audit.core_root) = (audit::MAGIC, core.root);
     uart::say(format_args!("mitigations {:#x}, {} partitions{lacks}", core.mitigations, image.partitions.len()));
     system::start(core);
@@ -179,7 +176,8 @@ fn map_core(pool: &mut Pool) -> Result<u64, PoolExhausted> {
 
 /// `N` contiguous pages of the core's half for `owner`, empty.
 fn core_pages<const N: usize>(core: &mut Core, frames: &mut Frames, owner: Owner) -> Result<[CorePage; N], BootError> {
-    let base = frames.take_low(N as u64, owner)?;
+    let base = frames.take_low(N as u64)?;
+    core.audit.add(base, N as u64, owner);
     core.pool.map_range(core.root, base, base, N as u64, DATA)?;
     // SAFETY: INV-CORE-PAGE: taken once, below the fixed maps, mapped in the core's half by the line above
     // and by the boot tables until that half is in force.

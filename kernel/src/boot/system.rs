@@ -81,6 +81,12 @@ impl Builder<'_> {
         self.core.partitions[index].plan.rank
     }
 
+    fn take(&mut self, pages: u64, align: u64, owner: Owner) -> Result<u64, BootError> {
+        let start = self.frames.take(pages, align)?;
+        self.core.audit.add(start, pages, owner);
+        Ok(start)
+    }
+
     fn map(&mut self, root: u64, address: u64, physical: u64, pages: u64, rights: u8) -> Step {
         let write = if rights & rights::WRITE != 0 { table::WRITE } else { 0 };
         let execute = if rights & rights::EXECUTE != 0 { 0 } else { table::NO_EXECUTE };
@@ -119,13 +125,13 @@ impl Builder<'_> {
         self.map(root, layout::PLATFORM_PAGE, platform, 1, rights::READ)?;
         self.map(root, layout::MESSAGE_PAGE, message.physical(), 1, rights::READ | rights::WRITE)?;
         self.core.pool.share_core(self.core.root, root)?;
-        self.frames.audit.roots[index] = root;
+        self.core.audit.roots[index] = root;
         let partition = &mut self.core.partitions[index];
         (partition.life, partition.generation) = (Life::Frozen, 1);
         (partition.plan, partition.root, partition.thread.message) = (*record, root, message);
         let (state, spare) = (u64::from(record.state_pages), u64::from(record.spare_pages));
-        let physical = self.frames.take(state, 4096, Owner(Owner::STATE, index))?;
-        self.frames.take(spare, 4096, Owner(Owner::SPARE, index))?;
+        let physical = self.take(state, 4096, Owner(Owner::STATE, index))?;
+        self.take(spare, 4096, Owner(Owner::SPARE, index))?;
         self.give(index, kept(layout::STATE_REGION, physical, state))
     }
 
@@ -153,7 +159,7 @@ impl Builder<'_> {
         let filled = self.core.partitions[index].ranges.iter().filter(|range| range.source != 0);
         let total = filled.map(|range| range.bytes >> 12).sum::<u64>().saturating_add(pages);
         require(total <= limits::WRITABLE_PAGES as u64, "writable memory of a partition above its limit (256 pages)")?;
-        let physical = self.frames.take(pages, 4096, Owner(Owner::PARTITION, index))?;
+        let physical = self.take(pages, 4096, Owner(Owner::PARTITION, index))?;
         self.give(index, Range { address, physical, bytes, rights, source: sealed, file_bytes })
     }
 
@@ -175,10 +181,10 @@ impl Builder<'_> {
         require(pages > 0 && pages & 511 == 0 && pages < 1 << 28, "VM memory is not a multiple of 2 MiB")?;
         let components = record.xcr0 & !extended::XCR0_MOST == 0 && record.xcr0 & 6 != 4;
         require(components, "VM's XCR0 above x87, SSE and AVX, or AVX without SSE")?;
-        let physical = self.frames.take(pages, 1 << 21, Owner(Owner::GUEST, index))?;
+        let physical = self.take(pages, 1 << 21, Owner(Owner::GUEST, index))?;
         self.give(vmexit, kept(layout::GUEST_BASE, physical, pages))?;
         let nested = nested::build(&mut self.core.pool, self.core.machine.vendor, physical, pages)?;
-        self.frames.audit.nested[index] = nested;
+        self.core.audit.nested[index] = nested;
         let vm = &mut self.core.vms[index];
         vm.exists = true;
         (vm.vmexit, vm.vmport, vm.badge) = (vmexit, vmport, record.vmport_badge);
