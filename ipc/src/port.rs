@@ -1,12 +1,12 @@
 //! The port call: what the core says to `vmport-rpc` when the guest uses port 0x5658 with the magic,
 //! and what comes back. Every field is a byte or an array of bytes, so the postcard form is the
-//! structure's bytes in order and its size is known at compile time.
+//! structure's bytes in memory and its size is known at compile time.
 //! Registers and commands: facts of VMware's backdoor, section 1.
 
 use postcard_schema::Schema;
 use postcard_schema::key::Key;
 use serde::{Deserialize, Serialize};
-use zerocopy::FromZeros;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The low-bandwidth port.
 pub const PORT: u16 = 0x5658;
@@ -34,7 +34,8 @@ pub mod register {
 }
 
 /// One access to the port, 40 bytes encoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema, IntoBytes, Immutable)]
+#[repr(C)]
 pub struct PortCall {
     /// Sequence of the vCPU's exit, little endian: a call given again carries the same.
     pub sequence: [u8; 8],
@@ -55,18 +56,11 @@ pub const PATH: &str = "vmport/port";
 /// Schema key of a port call.
 pub const KEY: u64 = u64::from_le_bytes(Key::for_path::<PortCall>(PATH).to_bytes());
 
-/// Encoded bytes of a [`PortCall`].
-pub const PORT_CALL_BYTES: usize = 40;
-
-impl PortCall {
-    /// The low half of register `index`, 0 for an index that does not exist.
-    pub fn register(&self, index: usize) -> u32 {
-        self.registers.get(index).map_or(0, |bytes| u32::from_le_bytes(*bytes))
-    }
-}
-
 /// What the registers become, 25 bytes encoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema, FromZeros)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema, FromBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
 pub struct PortReply {
     /// Bit n: register n of [`register`] (EAX to EDI) takes the value; a clear bit keeps it.
     pub mask: u8,
@@ -77,24 +71,9 @@ pub struct PortReply {
 /// Encoded bytes of a [`PortReply`].
 pub const PORT_REPLY_BYTES: usize = 25;
 
-impl PortReply {
-    /// A reply that changes nothing.
-    pub const UNCHANGED: Self = Self { mask: 0, values: [[0; 4]; 6] };
-    /// EAX all ones, nothing else changed: the answer to a command that is not known.
-    pub const UNKNOWN: Self = Self::UNCHANGED.with(register::EAX, u32::MAX);
-
-    /// The reply with register `index` set to `value`; an index past EDI changes nothing.
-    pub const fn with(mut self, index: usize, value: u32) -> Self {
-        if index < 6 {
-            self.mask |= 1 << index;
-            self.values[index] = value.to_le_bytes();
-        }
-        self
-    }
-}
-
 /// One entry of a VM's answer table, 29 bytes encoded: a command that the core answers by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema, FromZeros)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema, FromBytes, KnownLayout, Immutable)]
+#[repr(C)]
 pub struct Answer {
     /// Command (CX), little endian.
     pub command: [u8; 2],
@@ -124,7 +103,7 @@ mod tests {
             registers: [[1, 2, 3, 4]; 7],
         };
         let bytes = postcard::to_allocvec(&call).unwrap();
-        assert_eq!(bytes.len(), PORT_CALL_BYTES);
+        assert_eq!(bytes.len(), size_of::<PortCall>());
         assert_eq!(&bytes[..12], &[7, 0, 0, 0, 0, 0, 0, 0, 1, 4, 1, 3]);
         assert_eq!(&bytes[12..16], &[1, 2, 3, 4]);
         let reply = PortReply::UNKNOWN;

@@ -2,7 +2,7 @@
 
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
-use zerocopy::FromZeros;
+use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 /// Why an instance ended.
 pub mod cause {
@@ -60,23 +60,24 @@ pub mod phase {
     pub const SERVING_EXIT: u8 = 3;
     /// Blocked in a call of its own; OR-ed to one of the above.
     pub const CALLING: u8 = 0x80;
-    /// Not running: frozen already.
-    pub const FROZEN: u8 = 0x7f;
 }
 
 /// State of a partition.
 pub mod state {
-    /// Running or waiting.
-    pub const ALIVE: u8 = 0;
-    /// Stopped; its fault record is kept until a restart.
-    pub const FROZEN: u8 = 1;
     /// Given up.
-    pub const GONE: u8 = 2;
+    pub const GONE: u8 = 0;
+    /// Running or waiting.
+    pub const ALIVE: u8 = 1;
+    /// Stopped; its fault record is kept until a restart.
+    pub const FROZEN: u8 = 2;
 }
 
 /// State and last fault record of a partition. Integers are little-endian byte arrays, so that the
 /// encoding is a copy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema, FromZeros)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Schema, FromZeros, IntoBytes, Immutable,
+)]
+#[repr(C)]
 pub struct Status {
     /// [`state`].
     pub state: u8,
@@ -108,8 +109,10 @@ pub const STATUS_BYTES: usize = 48;
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_status_encodes_to_its_constant_size() {
-        let bytes = postcard::to_allocvec(&super::Status::default()).unwrap();
+    fn a_status_encodes_to_its_bytes_in_memory() {
+        let status = super::Status { state: 1, code: [2; 4], rip: [3; 8], tsc: [4; 8], ..super::Status::default() };
+        let bytes = postcard::to_allocvec(&status).unwrap();
+        assert_eq!(bytes, zerocopy::IntoBytes::as_bytes(&status));
         assert_eq!(bytes.len(), super::STATUS_BYTES);
     }
 }

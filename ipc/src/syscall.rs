@@ -23,7 +23,7 @@ pub enum Call {
     Notify = 3,
     /// Arm a timer. RDI: slot; RSI: absolute TSC deadline, 0 disarms.
     TimerSet = 4,
-    /// Copy out of a lease of the current caller. RDI: [`lease id`](lease_id); RSI: offset in the
+    /// Copy out of a lease of the current caller. RDI: [`lease id`](crate::client::lease_id); RSI: offset in the
     /// lease; RDX: own address; R10: bytes, at most 4096.
     LeaseRead = 5,
     /// Copy into a lease of the current caller. Arguments as [`Call::LeaseRead`].
@@ -95,34 +95,11 @@ pub enum Status {
     Exited = 18,
 }
 
-impl Status {
-    /// The status that RAX holds; `None` for a value that the core never returns.
-    pub const fn from_raw(raw: u64) -> Option<Self> {
-        Some(match raw {
-            0 => Self::Ok,
-            1 => Self::Dead,
-            2 => Self::Timeout,
-            3 => Self::Gone,
-            4 => Self::BadLease,
-            5 => Self::NotStopped,
-            6 => Self::Full,
-            16 => Self::Notified,
-            17 => Self::Called,
-            18 => Self::Exited,
-            _ => return None,
-        })
-    }
-}
-
 /// Name of a peer: capability slot in bits 0-15, generation of the partition behind it in bits 32-63.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id(pub u64);
 
 impl Id {
-    /// The id for `slot` at `generation`.
-    pub const fn new(slot: u16, generation: u32) -> Self {
-        Self(slot as u64 | (generation as u64) << 32)
-    }
     /// Capability slot.
     pub const fn slot(self) -> u16 {
         self.0 as u16
@@ -138,10 +115,6 @@ impl Id {
 pub struct VcpuId(pub u64);
 
 impl VcpuId {
-    /// The id of vCPU `index` of the VM in `slot`.
-    pub const fn new(slot: u16, index: u16) -> Self {
-        Self(slot as u64 | (index as u64) << 16)
-    }
     /// Capability slot.
     pub const fn slot(self) -> u16 {
         self.0 as u16
@@ -150,11 +123,6 @@ impl VcpuId {
     pub const fn index(self) -> u16 {
         (self.0 >> 16) as u16
     }
-}
-
-/// Id of lease `index` of the call that carried `sequence` (low half of the received header's).
-pub const fn lease_id(index: u16, sequence: u32) -> u64 {
-    index as u64 | (sequence as u64) << 32
 }
 
 /// How a stopped vCPU goes on: the word in RSI of [`Call::VcpuResume`].
@@ -176,10 +144,6 @@ impl Resume {
     /// Flag: wait for the next event after the answer.
     pub const THEN_WAIT: u64 = 1 << 63;
 
-    /// A port access of `width` bytes by an instruction of `length` bytes.
-    pub const fn port(width: u8, input: bool, length: u8) -> u64 {
-        Self::PORT | (width as u64) << 8 | (input as u64) << 16 | (length as u64) << 24
-    }
     /// Which of the actions above.
     pub const fn action(self) -> u64 {
         self.0 & 0xff

@@ -5,6 +5,7 @@ use crate::mem::page::CorePage;
 use crate::object::account::of_vcpu;
 use crate::object::partition::{Life, queue};
 use crate::object::{VcpuState, Work};
+use crate::schedule::bits;
 use crate::state::{Core, Index};
 use portcullis_ipc::message::{FROM_CORE, Header};
 use portcullis_ipc::syscall::Status;
@@ -64,21 +65,16 @@ impl Core {
         self.deliver(target, bit);
     }
 
+    /// The request of the highest priority, among equals the lowest bit.
     fn first_in_queue(&self, target: u8) -> u8 {
-        let mut rest = self.partitions[target].thread.queue;
-        let mut best = (0u8, rest.trailing_zeros() as u8);
-        while rest & rest.wrapping_sub(1) != 0 {
-            let bit = rest.trailing_zeros() as u8;
-            rest &= rest.wrapping_sub(1);
-            let last = rest.trailing_zeros() as u8;
-            for candidate in [bit, last] {
-                let priority = self.accounts[account_of(candidate)].priority;
-                if priority > best.0 {
-                    best = (priority, candidate);
-                }
+        let (mut first, mut highest) = (0, 0);
+        for bit in bits(self.partitions[target].thread.queue) {
+            let priority = self.accounts[account_of(bit)].priority;
+            if priority > highest {
+                (first, highest) = (bit, priority);
             }
         }
-        best.1
+        first
     }
 
     #[inline(always)]
@@ -150,14 +146,14 @@ impl Core {
         thread.sequence = thread.sequence.wrapping_add(1);
         let header = Header {
             key: port::KEY,
-            length: port::PORT_CALL_BYTES as u16,
+            length: size_of::<port::PortCall>() as u16,
             sequence: thread.sequence,
             badge,
             source: FROM_CORE,
             ..Header::default()
         };
         thread.message.write::<Header, { layout::RECEIVE }>(&header);
-        thread.message.write::<[u8; port::PORT_CALL_BYTES], { layout::RECEIVE + HEAD }>(&call);
+        thread.message.write::<port::PortCall, { layout::RECEIVE + HEAD }>(&call);
         thread.frame.rax = Status::Called as u64;
         self.begin(target, Work::Port(vcpu));
     }

@@ -6,10 +6,11 @@ use crate::epitaph;
 use crate::log;
 use crate::object::Work;
 use crate::object::partition::{Life, Partition, Range, queue};
+use crate::schedule::bits;
 use crate::state::{Core, Index};
-use portcullis_ipc::record::{cause, state};
+use portcullis_ipc::image;
+use portcullis_ipc::record::cause;
 use portcullis_ipc::syscall::Status;
-use portcullis_ipc::{image, limits};
 
 impl Core {
     /// Start an instance of `index` from the sealed image: writable memory as the image has it, registers
@@ -39,8 +40,6 @@ impl Core {
             ..Frame::default()
         };
         partition.life = Life::Alive;
-        partition.record.state = state::ALIVE;
-        partition.record.generation = partition.generation.to_le_bytes();
         let thread = &mut partition.thread;
         thread.pending = 0;
         thread.used = 0;
@@ -66,7 +65,6 @@ impl Core {
         record(partition, why, detail, code);
         partition.life = Life::Frozen;
         partition.generation = partition.generation.wrapping_add(1);
-        partition.record.generation = partition.generation.to_le_bytes();
         let (work, callee, generation) = (
             partition.thread.work,
             core::mem::replace(&mut partition.thread.calling, Index::NONE),
@@ -102,10 +100,8 @@ impl Core {
     fn release_callers(&mut self, index: u8, status: Status, generation: u32) {
         let waiting = self.partitions[index].thread.queue & queue::CALLS;
         self.partitions[index].thread.queue &= !queue::CALLS;
-        for caller in 0..limits::PARTITIONS as u8 {
-            if waiting & queue::call(caller) != 0 {
-                self.end_call(caller, status, generation.into());
-            }
+        for caller in bits(waiting) {
+            self.end_call(caller, status, generation.into());
         }
     }
 
@@ -124,7 +120,6 @@ impl Core {
         let partition = &mut self.partitions[index];
         if partition.life == Life::Frozen {
             partition.life = Life::Gone;
-            partition.record.state = state::GONE;
             let generation = partition.generation;
             self.release_callers(index, Status::Gone, generation);
         }
@@ -152,7 +147,6 @@ fn record(partition: &mut Partition, why: u8, detail: u8, code: u32) {
     let phase = partition.phase();
     let frame = partition.thread.frame;
     let record = &mut partition.record;
-    record.state = state::FROZEN;
     record.cause = why;
     record.phase = phase;
     record.detail = detail;

@@ -34,8 +34,7 @@ mod vcpu;
 mod vmx;
 
 use arch::entry::{self, Cause};
-use arch::vector::Source;
-use arch::{apic, cpu, vector};
+use arch::{apic, cpu, idt};
 use portcullis_ipc::record::cause;
 use schedule::Runner;
 use state::Core;
@@ -90,20 +89,17 @@ impl Core {
     }
 
     /// An interrupt came; 0 is none.
-    fn interrupt(&mut self, number: u8) {
-        if number == 0 {
-            return;
-        }
-        match vector::source(number) {
-            Source::Timer => {
+    fn interrupt(&mut self, vector: u8) {
+        match vector {
+            idt::TIMER => {
                 apic::end();
                 self.tick();
             }
-            Source::Line(gsi) => {
-                self.line(gsi);
+            idt::GSI..=idt::LAST_GSI => {
+                self.line(vector.wrapping_sub(idt::GSI));
                 apic::end();
             }
-            Source::Spurious => {}
+            _ => {}
         }
     }
 

@@ -7,21 +7,13 @@
 use crate::object::vm::Access;
 use crate::object::{VcpuState, Vm};
 use crate::state::{Core, Index};
-use portcullis_ipc::exit::gpr;
-use portcullis_ipc::port::{MAGIC, PORT, PORT_CALL_BYTES, PORT_REPLY_BYTES, PortReply, register};
+use portcullis_ipc::port::{MAGIC, PORT, PORT_REPLY_BYTES, PortCall, PortReply, register};
 use portcullis_ipc::syscall::Resume;
-
-/// Where [`register`] n stands among the general registers.
-const PLACE: [usize; 7] = [gpr::RAX, gpr::RBX, gpr::RCX, gpr::RDX, gpr::RSI, gpr::RDI, gpr::RBP];
+use zerocopy::FromBytes;
 
 /// A reply as postcard wrote it; `None` if its mask names a register that does not exist.
 pub fn decode_reply(bytes: &[u8; PORT_REPLY_BYTES]) -> Option<PortReply> {
-    let (mask, rest) = bytes.split_first()?;
-    let mut reply = PortReply { mask: *mask, values: [[0; 4]; 6] };
-    for (value, from) in reply.values.iter_mut().zip(rest.as_chunks::<4>().0) {
-        *value = *from;
-    }
-    (*mask < 1 << 6).then_some(reply)
+    PortReply::read_from_bytes(bytes).ok().filter(|reply| reply.mask < 1 << 6)
 }
 
 /// The answer of `vm` to `command` at privilege level `cpl`, if its table has one.
@@ -114,28 +106,25 @@ impl Core {
         self.make_ready(vcpu);
     }
 
-    /// The port call of `vcpu` as postcard writes it.
-    pub fn port_call(&self, vcpu: u8) -> [u8; PORT_CALL_BYTES] {
+    /// The port call of `vcpu`.
+    pub fn port_call(&self, vcpu: u8) -> PortCall {
         let state = &self.vcpus[vcpu];
-        let head = [state.index, state.access.width, u8::from(state.access.input), self.cpl(vcpu) as u8];
-        let mut registers = [[0u8; 4]; 7];
-        for (bytes, place) in registers.iter_mut().zip(PLACE) {
-            let value =
-                if place == gpr::RAX { self.rax(vcpu) } else { state.registers.get(place).copied().unwrap_or(0) };
-            *bytes = (value as u32).to_le_bytes();
+        let [_, rcx, rdx, rbx, _, rbp, rsi, rdi, ..] = state.registers;
+        PortCall {
+            sequence: state.sequence.to_le_bytes(),
+            vcpu: state.index,
+            width: state.access.width,
+            input: state.access.input.into(),
+            cpl: self.cpl(vcpu) as u8,
+            registers: [self.rax(vcpu), rbx, rcx, rdx, rsi, rdi, rbp].map(|value| (value as u32).to_le_bytes()),
         }
-        let mut call = [0u8; PORT_CALL_BYTES];
-        let parts = state.sequence.to_le_bytes().into_iter().chain(head).chain(registers.into_iter().flatten());
-        for (to, from) in call.iter_mut().zip(parts) {
-            *to = from;
-        }
-        call
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use portcullis_ipc::exit::gpr;
     use portcullis_ipc::port::Answer;
     use zerocopy::FromZeros;
 

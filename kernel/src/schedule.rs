@@ -3,7 +3,7 @@
 //! thread, a thread that waits for a callee runs the callee. So a call runs on its caller's budget and
 //! priority, and a caller that finds the callee busy helps it along, without any queue being sorted.
 
-use crate::arch::{apic, cpu, time};
+use crate::arch::{apic, cpu};
 use crate::object::account::of_vcpu;
 use crate::object::partition::Life;
 use crate::object::{VcpuState, Work};
@@ -35,8 +35,6 @@ pub struct Clock {
     pub slice: i64,
     /// Turns given so far.
     pub turns: u64,
-    /// TSC frequency, to convert.
-    pub tsc_hz: u64,
     /// LAPIC ticks for a TSC tick, times 2^32.
     pub ratio: u64,
     /// The timer fired or a budget ended: the short way of `dispatch` is closed.
@@ -47,39 +45,33 @@ pub struct Clock {
     pub mixed: bool,
 }
 
-impl Clock {
-    /// Ticks of `microseconds`.
-    pub fn ticks(&self, microseconds: u64) -> u64 {
-        time::scale(microseconds, self.tsc_hz, 1_000_000)
-    }
-
-    fn arm(&mut self, now: u64, deadline: u64) {
-        let delta = deadline.saturating_sub(now).max(1);
-        let counts = (u128::from(delta).wrapping_mul(self.ratio.into()) >> 32).clamp(1, 0xffff_fff0);
-        self.armed = deadline;
-        apic::one_shot(counts as u32);
-    }
-}
-
 impl Core {
     /// Charge the time since the last charge to the payer, and to the runner if it alone ran in it. What a
     /// thread is not charged for is less than a slice, because the timer ends each.
     pub fn charge(&mut self, now: u64) {
         let ticks = i64::try_from(now.wrapping_sub(self.clock.since)).unwrap_or(i64::MAX);
         self.clock.since = now;
-        let account = &mut self.accounts[self.payer];
-        let overdrawn = account.left <= 0;
-        account.charge(ticks);
-        let overdrawn = overdrawn && self.serves(self.runner).is_some();
-        if core::mem::take(&mut self.clock.mixed) {
-            return;
-        }
-        if let Runner::Thread(index) = self.runner {
+        let overdrawn = self.accounts[self.payer].left <= 0 && self.serves(self.runner).is_some();
+        self.accounts[self.payer].charge(ticks);
+        if !core::mem::take(&mut self.clock.mixed)
+            && let Runner::Thread(index) = self.runner
+        {
             let thread = &mut self.partitions[index].thread;
             thread.used = thread.used.saturating_add(ticks);
             if overdrawn {
                 thread.reserve_left = thread.reserve_left.saturating_sub(ticks);
             }
+        }
+    }
+
+    /// The partition that a vCPU waits for, and what its request is to that one.
+    #[inline(always)]
+    fn server(&self, vcpu: u8) -> Option<(u8, Work)> {
+        let vm = &self.vms[self.vcpus[vcpu].vm];
+        match self.vcpus[vcpu].state {
+            VcpuState::Exited => Some((vm.vmexit, Work::Exit(vcpu))),
+            VcpuState::Port => Some((vm.vmport.get()?, Work::Port(vcpu))),
+            _ => None,
         }
     }
 
@@ -92,14 +84,11 @@ impl Core {
         } else if payer == NOBODY {
             return None;
         } else {
-            let index = payer.wrapping_sub(limits::PARTITIONS as u8);
-            let vcpu = &self.vcpus[index];
-            match vcpu.state {
-                VcpuState::Ready => return Some(Runner::Vcpu(index)),
-                VcpuState::Exited => self.vms[vcpu.vm].vmexit,
-                VcpuState::Port => self.vms[vcpu.vm].vmport.get()?,
-                _ => return None,
+            let vcpu = payer.wrapping_sub(limits::PARTITIONS as u8);
+            if self.vcpus[vcpu].state == VcpuState::Ready {
+                return Some(Runner::Vcpu(vcpu));
             }
+            self.server(vcpu)?.0
         };
         // INV-UPHILL: ranks rise along a chain (R11, checked at boot), so it ends.
         loop {
@@ -123,12 +112,7 @@ impl Core {
         let mut node = self.payer;
         if usize::from(node) >= limits::PARTITIONS {
             let vcpu = node.wrapping_sub(limits::PARTITIONS as u8);
-            let vm = &self.vms[self.vcpus[vcpu].vm];
-            let (server, work) = match self.vcpus[vcpu].state {
-                VcpuState::Exited => (vm.vmexit, Work::Exit(vcpu)),
-                VcpuState::Port => (vm.vmport.get()?, Work::Port(vcpu)),
-                _ => return None,
-            };
+            let (server, work) = self.server(vcpu)?;
             if self.partitions[server].thread.work != work {
                 return None;
             }
@@ -147,22 +131,16 @@ impl Core {
     }
 
     fn pick(&mut self, now: u64) {
-        let mut best = NOBODY;
-        let mut key = (0u8, u64::MAX);
-        let mut rest = self.active;
-        while rest != 0 {
-            let index = rest.trailing_zeros() as u8;
-            rest &= rest.wrapping_sub(1);
+        let (mut best, mut highest) = (NOBODY, (0, 0));
+        for index in bits(self.active) {
             let account = &mut self.accounts[index];
             if account.left <= 0 && !account.refill(now) {
                 self.throttle(index);
                 continue;
             }
-            let (priority, turn) = (account.priority, account.turn);
-            let better = priority > key.0 || priority == key.0 && turn < key.1;
-            if better && self.resolve(index).is_some() {
-                key = (priority, turn);
-                best = index;
+            let order = (account.priority, !account.turn);
+            if order > highest && self.resolve(index).is_some() {
+                (best, highest) = (index, order);
             }
         }
         if self.accounts[best].slice_left <= 0 {
@@ -220,26 +198,21 @@ impl Core {
         let now = cpu::tsc();
         self.charge(now);
         loop {
-            let runner = match self.resolve(self.payer) {
-                Some(runner) if !self.reschedule => runner,
-                _ => {
-                    self.pick(now);
-                    match self.resolve(self.payer) {
-                        Some(runner) => runner,
-                        None => {
-                            self.runner = Runner::Idle;
-                            self.reschedule = true;
-                            self.set_timer(now, i64::MAX);
-                            return Runner::Idle;
-                        }
-                    }
-                }
+            let mut found = self.resolve(self.payer);
+            if self.reschedule || found.is_none() {
+                self.pick(now);
+                found = self.resolve(self.payer);
+            }
+            let Some(runner) = found else {
+                (self.runner, self.reschedule) = (Runner::Idle, true);
+                self.set_timer(now, u64::MAX);
+                return Runner::Idle;
             };
             self.runner = runner;
             let allowance = self.allowance(runner);
             if allowance > 0 {
                 self.clock.look = self.accounts[self.payer].left <= 0;
-                self.set_timer(now, allowance);
+                self.set_timer(now, now.saturating_add_signed(allowance));
                 return runner;
             }
             self.exhaust(now, runner);
@@ -280,21 +253,19 @@ impl Core {
         self.throttle(self.payer);
     }
 
-    fn set_timer(&mut self, now: u64, allowance: i64) {
-        let mut deadline = self.timers.next();
-        if allowance != i64::MAX {
-            deadline = deadline.min(now.saturating_add_signed(allowance));
-        }
-        deadline = deadline.min(self.clock.refill);
+    /// Let the local APIC fire at `deadline`, and in time for the next timer and the next refill.
+    pub fn set_timer(&mut self, now: u64, deadline: u64) {
+        let deadline = self.timers.next().min(self.clock.refill).min(deadline);
         if deadline < self.clock.armed {
-            self.clock.arm(now, deadline);
+            self.clock.armed = deadline;
+            let ticks = u128::from(deadline.saturating_sub(now));
+            let counts = ticks.wrapping_mul(self.clock.ratio.into()) >> 32;
+            apic::one_shot(counts.clamp(1, 0xffff_fff0) as u32);
         }
     }
 
     fn throttle(&mut self, index: u8) {
-        let account = &mut self.accounts[index];
-        account.throttled = true;
-        self.clock.refill = self.clock.refill.min(account.period_end);
+        self.clock.refill = self.clock.refill.min(self.accounts[index].period_end);
         self.reschedule = true;
     }
 
@@ -317,16 +288,17 @@ impl Core {
         }
     }
 
-    /// A timer was armed: the local APIC must fire in time for it.
-    pub fn clock_changed(&mut self) {
-        let deadline = self.timers.next();
-        if deadline < self.clock.armed {
-            self.clock.arm(cpu::tsc(), deadline);
-        }
-    }
-
     /// Account of vCPU `index` has work.
     pub fn activate_vcpu(&mut self, index: u8) {
         self.activate(of_vcpu(index));
     }
+}
+
+/// The members of a set of numbers below 64, the lowest first.
+pub fn bits(mut set: u64) -> impl Iterator<Item = u8> {
+    core::iter::from_fn(move || {
+        let lowest = set.trailing_zeros() as u8;
+        set &= set.wrapping_sub(1);
+        (lowest < 64).then_some(lowest)
+    })
 }

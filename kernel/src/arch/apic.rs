@@ -38,21 +38,12 @@ fn write(offset: usize, value: u32) {
 
 /// Mask the 8259 pair, after moving its vectors out of the exceptions' way.
 pub fn mask_legacy() {
-    let writes = [
-        (0x20u16, 0x11u32),
-        (0xa0, 0x11),
-        (0x21, 0xf0),
-        (0xa1, 0xf8),
-        (0x21, 4),
-        (0xa1, 2),
-        (0x21, 1),
-        (0xa1, 1),
-        (0x21, 0xff),
-        (0xa1, 0xff),
-    ];
-    for (port, value) in writes {
-        // SAFETY: the 8259 belongs to the core.
-        unsafe { cpu::port_out(port, 1, value) };
+    for (chip, words) in [(0x20, [0x11, 0xf0, 4, 1, 0xff]), (0xa0, [0x11, 0xf8, 2, 1, 0xff])] {
+        // The first word goes to the command port, the others to the data port.
+        for (index, word) in words.into_iter().enumerate() {
+            // SAFETY: the 8259 belongs to the core.
+            unsafe { cpu::port_out(chip | u16::from(index > 0), 1, word) };
+        }
     }
 }
 

@@ -16,14 +16,8 @@ pub fn msr(number: u32) -> u64 {
     unsafe { x86::msr::rdmsr(number) }
 }
 
-/// Write a model-specific register.
-///
-/// # Safety
-/// The value must keep the core's own invariants (paging, entry points, interrupts).
-pub unsafe fn set_msr(number: u32, value: u64) {
-    // SAFETY: by the caller's promise.
-    unsafe { x86::msr::wrmsr(number, value) }
-}
+/// Write a model-specific register. The value must keep the core's own invariants (paging, entry points, interrupts).
+pub use x86::msr::wrmsr as set_msr;
 
 /// Time-stamp counter.
 #[inline(always)]
@@ -71,20 +65,10 @@ pub fn invalidate(address: u64) {
     unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) };
 }
 
-/// Copy bytes with one string instruction.
-///
-/// # Safety
-/// Both ranges are mapped for the access and do not overlap.
-#[inline(always)]
-pub unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
-    // SAFETY: by the caller's promise; the direction flag is clear in the core (entry code).
-    unsafe { core::ptr::copy_nonoverlapping(from, to, length) };
-}
-
 /// Copy 8-byte words with one string instruction.
 ///
 /// # Safety
-/// As [`copy`]; the memory may be shared with a partition that does not run.
+/// Both ranges are mapped for the access and do not overlap; they may be shared with a partition that does not run.
 #[inline(always)]
 pub unsafe fn copy_words(from: *const u64, to: *mut u64, words: usize) {
     // SAFETY: by the caller's promise; the direction flag is clear in the core (entry code).
@@ -133,10 +117,10 @@ pub fn halt() -> ! {
 
 /// Reset the machine: the reset register of the chipset, then the keyboard controller, then a halt.
 pub fn reset() -> ! {
-    // SAFETY: the machine is given up.
-    unsafe { port_out(0xcf9, 1, 6) };
-    // SAFETY: the machine is given up.
-    unsafe { port_out(0x64, 1, 0xfe) };
+    for (port, value) in [(0xcf9, 6), (0x64, 0xfe)] {
+        // SAFETY: the machine is given up.
+        unsafe { port_out(port, 1, value) };
+    }
     halt()
 }
 

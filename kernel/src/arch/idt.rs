@@ -10,6 +10,8 @@ use core::arch::asm;
 pub const TIMER: u8 = 0x40;
 /// First of the 32 vectors of GSIs.
 pub const GSI: u8 = 0x50;
+/// Last of them.
+pub const LAST_GSI: u8 = GSI + 31;
 /// Spurious vector of the local APIC.
 pub const SPURIOUS: u8 = 0xff;
 

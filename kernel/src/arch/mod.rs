@@ -11,4 +11,3 @@ pub mod idt;
 pub mod mitigation;
 pub mod time;
 pub mod uart;
-pub mod vector;

@@ -154,7 +154,7 @@ mod tests {
         let malformed = BootError::Number(MALFORMED, table::VCPUS.into());
         for bad in [
             TableHead { record_bytes: 8, ..VCPUS },
-            TableHead { offset: 1020, ..VCPUS },
+            TableHead { offset: 1022, ..VCPUS },
             TableHead { offset: 4096 - 16, ..VCPUS },
             TableHead { offset: u32::MAX & !7, ..VCPUS },
             TableHead { count: u32::MAX, ..VCPUS },

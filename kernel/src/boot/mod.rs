@@ -35,7 +35,7 @@ impl Memory for Physical {
             return false;
         }
         // SAFETY: the boot tables map the first 4 GiB; reading RAM or firmware tables has no effect.
-        unsafe { cpu::copy(address as *const u8, into.as_mut_ptr(), into.len()) };
+        unsafe { core::ptr::copy_nonoverlapping(address as *const u8, into.as_mut_ptr(), into.len()) };
         true
     }
 }
@@ -111,7 +111,7 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     system::build(core, &image, &mut frames)?;
     let vcpus = image.vcpus.len();
     let machine_pages = if vcpus > 0 { Some(core_pages(core, &mut frames, Owner::CORE)?) } else { None };
-    let windows = core.pool.find(core.root, LAPIC).map(|(page, _, _)| page).ok_or(PoolExhausted(pool_pages))?;
+    let (windows, _, _) = core.pool.walk(core.root, LAPIC, 1, 0)?;
     // SAFETY: the core's own tables map all that the core touches from here on.
     unsafe { cpu::set_cr3(core.root) };
     // SAFETY: the table of the fixed maps is in force.
@@ -200,7 +200,6 @@ fn start_clock(core: &mut Core) -> Result<(), BootError> {
     core.rates = time::calibrate().ok_or(NO_CLOCK)?;
     (core.clock.armed, core.clock.refill, core.clock.look) = (u64::MAX, u64::MAX, true);
     (core.payer, core.domain, core.reschedule) = (NOBODY, NOBODY, true);
-    core.clock.tsc_hz = core.rates.tsc;
     core.clock.ratio = time::scale(1 << 32, core.rates.lapic, core.rates.tsc);
     for gsi in 0..core.ioapic.lines().min(32) as u16 {
         core.ioapic.route(gsi, 0, true);

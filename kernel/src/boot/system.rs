@@ -4,7 +4,7 @@
 use super::frames::Frames;
 use super::image::Image;
 use super::{BootError, core_page};
-use crate::arch::extended;
+use crate::arch::{extended, time};
 use crate::audit::Owner;
 use crate::mem::table;
 use crate::object::account::{Account, of_vcpu};
@@ -264,7 +264,7 @@ impl Builder<'_> {
 
 /// Microseconds become ticks, memory becomes zero, and every partition starts (R10).
 pub fn start(core: &mut Core) {
-    let ticks = |microseconds: u64| core.clock.ticks(microseconds);
+    let ticks = |microseconds: u64| time::scale(microseconds, core.rates.tsc, 1_000_000);
     core.supervisor_window = ticks(core.supervisor_window);
     let slice = ticks(core.clock.slice.cast_unsigned()).cast_signed();
     for (_, account) in core.accounts.iter_mut() {

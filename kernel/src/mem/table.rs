@@ -23,15 +23,6 @@ pub const NO_EXECUTE: u64 = 1 << 63;
 /// Address bits of an entry.
 pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// Page size of a mapping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Size {
-    /// 4 KiB.
-    Small,
-    /// 2 MiB.
-    Large,
-}
-
 /// The page-table pool, of so many pages, is used up. Its size is in the image head (`pool_pages`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolExhausted(pub u64);
@@ -79,59 +70,41 @@ impl Pool {
         Ok(physical)
     }
 
-    /// The page of the table at `physical`, if the pool holds it.
-    fn page(&self, physical: u64) -> Option<CorePage> {
-        let offset = physical.checked_sub(self.base)?;
+    /// The page of the table at `physical`.
+    fn page(&self, physical: u64) -> Result<CorePage, PoolExhausted> {
+        let offset = physical.wrapping_sub(self.base);
         // SAFETY: INV-CORE-PAGE by the contract of `new`, for an address that lies in the pool.
-        (offset >> 12 < self.pages).then(|| unsafe { CorePage::new(physical & !0xfff) })
+        let page = (offset >> 12 < self.pages).then(|| unsafe { CorePage::new(physical & !0xfff) });
+        page.ok_or(PoolExhausted(self.pages))
     }
 
-    /// The entry that maps `address` below `root` and its level (1: 4 KiB, 2: 2 MiB); `None` if a table on
-    /// the way is missing. Shared with [`Pool::map`] so that both walk alike.
-    pub fn find(&self, root: u64, address: u64) -> Option<(CorePage, usize, u32)> {
-        let mut table = root;
-        for level in (1..=4u32).rev() {
+    /// The entry of `level` (1: 4 KiB, 2: 2 MiB, 3: 1 GiB) for `address` below `root`, and its level: that of a larger page
+    /// if one is mapped there. Tables that are missing on the way are made; those on the way are open to ring 3 if `flags`
+    /// say so.
+    pub fn walk(
+        &mut self,
+        root: u64,
+        address: u64,
+        level: u32,
+        flags: u64,
+    ) -> Result<(CorePage, usize, u32), PoolExhausted> {
+        let (mut table, mut depth) = (root, 4u32);
+        loop {
             let page = self.page(table)?;
-            let offset = index(address, level) << 3;
-            let entry = page.word(offset);
-            if level == 1 || (level == 2 && entry & LARGE != 0) {
-                return Some((page, offset, level));
+            let offset = index(address, depth) << 3;
+            let mut entry = page.word(offset);
+            if depth <= level || entry & LARGE != 0 {
+                return Ok((page, offset, depth));
             }
             if entry & PRESENT == 0 {
-                return None;
+                entry = self.table()? | PRESENT | WRITE;
             }
-            table = entry & ADDRESS;
+            page.set_word(offset, entry | flags & USER);
+            (table, depth) = (entry & ADDRESS, depth.wrapping_sub(1));
         }
-        None
     }
 
-    /// Map one page at `address` below `root`. `flags` are those of the leaf; tables on the way get all
-    /// rights that `flags` names but NX.
-    pub fn map(&mut self, root: u64, address: u64, physical: u64, flags: u64, size: Size) -> Result<(), PoolExhausted> {
-        let leaf = if size == Size::Large { 2 } else { 1 };
-        let mut table = root;
-        for level in (1..=4u32).rev() {
-            let page = self.page(table).ok_or(PoolExhausted(self.pages))?;
-            let offset = index(address, level) << 3;
-            let entry = page.word(offset);
-            if level == leaf {
-                let large = if leaf == 2 { LARGE } else { 0 };
-                page.set_word(offset, physical & ADDRESS | flags | large | PRESENT | USED);
-                return Ok(());
-            }
-            table = if entry & PRESENT == 0 {
-                let fresh = self.table()?;
-                page.set_word(offset, fresh | PRESENT | WRITE | flags & USER);
-                fresh
-            } else {
-                page.set_word(offset, entry | flags & USER);
-                entry & ADDRESS
-            };
-        }
-        Ok(())
-    }
-
-    /// Map `pages` contiguous pages, with 2 MiB pages where both addresses allow.
+    /// Map `pages` contiguous pages, with 2 MiB pages where both addresses allow. `flags` are those of the leaves.
     pub fn map_range(
         &mut self,
         root: u64,
@@ -144,42 +117,36 @@ impl Pool {
         while done < pages {
             let (at, from) = (address.wrapping_add(done << 12), physical.wrapping_add(done << 12));
             let large = (at | from) & 0x1f_ffff == 0 && pages.wrapping_sub(done) >= 512;
-            self.map(root, at, from, flags, if large { Size::Large } else { Size::Small })?;
-            done = done.wrapping_add(if large { 512 } else { 1 });
+            let (level, size, step) = if large { (2, LARGE, 512) } else { (1, 0, 1) };
+            let (page, offset, _) = self.walk(root, at, level, flags)?;
+            page.set_word(offset, from & ADDRESS | flags | size | PRESENT | USED);
+            done = done.wrapping_add(step);
         }
         Ok(())
     }
 
     /// Change the leaf flags of the 4 KiB page at `address`; a 2 MiB page on the way is split first.
-    /// `false` if nothing is mapped there.
-    pub fn protect(&mut self, root: u64, address: u64, flags: u64) -> Result<bool, PoolExhausted> {
-        let Some((page, offset, level)) = self.find(root, address) else {
-            return Ok(false);
-        };
+    pub fn protect(&mut self, root: u64, address: u64, flags: u64) -> Result<(), PoolExhausted> {
+        let (page, offset, level) = self.walk(root, address, 1, 0)?;
         let entry = page.word(offset);
         if level == 2 {
             let fresh = self.table()?;
-            let small = self.page(fresh).ok_or(PoolExhausted(self.pages))?;
+            let small = self.page(fresh)?;
             for slot in 0..512usize {
                 small.set_word(slot << 3, (entry & !LARGE).wrapping_add((slot as u64) << 12));
             }
             page.set_word(offset, fresh | PRESENT | WRITE | USER);
             return self.protect(root, address, flags);
         }
-        if entry & ADDRESS == 0 && entry & PRESENT == 0 {
-            return Ok(false);
-        }
         page.set_word(offset, entry & ADDRESS | flags | USED);
-        Ok(true)
+        Ok(())
     }
 
     /// Let the first GiB below `root` be the one below `core_root`: both share that part of the tables.
-    /// Something above the first GiB must be mapped in `root` already.
     pub fn share_core(&mut self, core_root: u64, root: u64) -> Result<(), PoolExhausted> {
-        let below = |table: u64| self.page(table).map(|page| page.word(0) & ADDRESS).and_then(|next| self.page(next));
-        let (from, to) =
-            (below(core_root).ok_or(PoolExhausted(self.pages))?, below(root).ok_or(PoolExhausted(self.pages))?);
-        to.set_word(0, from.word(0));
+        let (from, offset, _) = self.walk(core_root, 0, 3, 0)?;
+        let (to, place, _) = self.walk(root, 0, 3, USER)?;
+        to.set_word(place, from.word(offset));
         Ok(())
     }
 }

@@ -58,7 +58,7 @@ impl Windows {
         let from_pointer = (from.address() as usize | a) as *const u8;
         let to_pointer = (to.address() as usize | b) as *mut u8;
         // SAFETY: INV-WINDOW; both windows are open and the length ends within both pages.
-        unsafe { cpu::copy(from_pointer, to_pointer, length) }
+        unsafe { core::ptr::copy_nonoverlapping(from_pointer, to_pointer, length) }
     }
 
     /// Set `length` bytes of a frame to zero, at most to its end.

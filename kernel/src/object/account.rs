@@ -30,8 +30,6 @@ pub struct Account {
     pub slice_left: i64,
     /// Order among equals: the lowest runs first.
     pub turn: u64,
-    /// Out of budget until `period_end`.
-    pub throttled: bool,
 }
 
 impl Account {
@@ -49,7 +47,6 @@ impl Account {
         }
         self.left = self.left.min(0).saturating_add(self.budget).max(1);
         self.period_end = now.saturating_add(self.period);
-        self.throttled = false;
         true
     }
 }
@@ -60,12 +57,10 @@ mod tests {
 
     #[test]
     fn an_account_is_refilled_only_when_its_period_is_over_and_pays_back_its_overdraft() {
-        let mut account =
-            Account { budget: 100, period: 1000, left: -30, period_end: 1000, throttled: true, ..Account::default() };
+        let mut account = Account { budget: 100, period: 1000, left: -30, period_end: 1000, ..Account::default() };
         assert!(!account.refill(999));
-        assert!(account.throttled);
         assert!(account.refill(1000));
-        assert_eq!((account.left, account.period_end, account.throttled), (70, 2000, false));
+        assert_eq!((account.left, account.period_end), (70, 2000));
         account.charge(500);
         assert!(account.refill(5000));
         assert_eq!(account.left, 1, "a huge overdraft never stops an account for good");

@@ -95,7 +95,7 @@ pub mod queue {
 
 static_assertions::const_assert!(limits::PARTITIONS <= 32 && limits::VCPUS <= 16);
 
-/// Where a partition is in its life.
+/// Where a partition is in its life; the numbers are those of [`record::state`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromZeros)]
 #[repr(u8)]
 pub enum Life {
@@ -141,7 +141,6 @@ impl Partition {
     /// Phase of the present work, for a record.
     pub fn phase(&self) -> u8 {
         let base = match self.thread.work {
-            _ if self.life != Life::Alive => return record::phase::FROZEN,
             Work::None => record::phase::WAITING,
             Work::Own | Work::Orphan => record::phase::OWN_WORK,
             Work::Call(_) | Work::Port(_) => record::phase::SERVING_CALL,

@@ -1,25 +1,27 @@
 //! Partitions as objects of control, timers, the log, the clock.
 
 use super::{DONE, Decoded, Outcome};
+use crate::arch::cpu;
 use crate::fault::Misuse;
 use crate::log::RING;
+use crate::object::Partition;
 use crate::object::partition::Life;
 use crate::state::Core;
+use core::mem::offset_of;
 use portcullis_ipc::image::kind;
 use portcullis_ipc::log::payload;
+use portcullis_ipc::message::Header;
 use portcullis_ipc::platform::PlatformPage;
 use portcullis_ipc::record::{cause, misuse};
 use portcullis_ipc::syscall::{Id, Status, control, rights};
-use portcullis_ipc::{layout, limits, message, record};
-use zerocopy::IntoBytes;
+use portcullis_ipc::{layout, limits, record};
 
 impl Core {
     pub(super) fn sys_timer_set(&mut self, caller: u8) -> Decoded {
-        let partition = &self.partitions[caller];
-        let index = partition.slots.get(partition.thread.frame.rdi, kind::TIMER, 0)?.object as u8;
-        let deadline = partition.thread.frame.rsi;
+        let (capability, [deadline, ..]) = self.decode(caller, kind::TIMER, 0)?;
+        let index = capability.object as u8;
         self.timers.arm(index, deadline);
-        self.clock_changed();
+        self.set_timer(cpu::tsc(), u64::MAX);
         DONE
     }
 
@@ -50,14 +52,13 @@ impl Core {
     }
 
     pub(super) fn sys_partition_status(&mut self, caller: u8) -> Decoded {
-        let partition = &self.partitions[caller];
-        let target = partition.slots.get(partition.thread.frame.rdi, kind::PARTITION, rights::STATUS)?.object as u8;
-        let bytes = encode(&self.partitions[target].record);
-        let header =
-            message::Header { length: record::STATUS_BYTES as u16, source: target.into(), ..Default::default() };
-        let page = partition.thread.message;
-        page.write::<message::Header, { layout::RECEIVE }>(&header);
-        page.write::<[u8; record::STATUS_BYTES], { layout::RECEIVE + 32 }>(&bytes);
+        let target = self.decode(caller, kind::PARTITION, rights::STATUS)?.0.object as u8;
+        let Partition { life, generation, record, .. } = &self.partitions[target];
+        let status = record::Status { state: *life as u8, generation: generation.to_le_bytes(), ..*record };
+        let header = Header { length: record::STATUS_BYTES as u16, source: target.into(), ..Default::default() };
+        let page = self.partitions[caller].thread.message;
+        page.write::<Header, { layout::RECEIVE }>(&header);
+        page.write::<record::Status, { layout::RECEIVE + 32 }>(&status);
         DONE
     }
 
@@ -72,37 +73,21 @@ impl Core {
     }
 
     pub(super) fn sys_log_read(&mut self, caller: u8) -> Decoded {
-        let partition = &self.partitions[caller];
-        partition.slots.get(partition.thread.frame.rdi, kind::LOG, 0)?;
+        let (_, [below, ..]) = self.decode(caller, kind::LOG, 0)?;
         let mut bytes = [0u8; limits::LOG_READ];
-        let (length, _) = RING.lock().take(partition.thread.frame.rsi, &mut bytes);
-        partition.thread.message.write::<[u8; limits::LOG_READ], { layout::LOG_IN }>(&bytes);
+        let (length, _) = RING.lock().take(below, &mut bytes);
+        self.partitions[caller].thread.message.write::<[u8; limits::LOG_READ], { layout::LOG_IN }>(&bytes);
         Ok(Outcome::Value(Status::Ok, length as u64))
     }
 
     pub(super) fn sys_clock_set(&mut self, caller: u8) -> Decoded {
-        const WALL: usize = core::mem::offset_of!(PlatformPage, wall_ns);
-        let partition = &self.partitions[caller];
-        partition.slots.get(partition.thread.frame.rdi, kind::CLOCK, 0)?;
-        let (nanoseconds, tsc) = (partition.thread.frame.rsi, partition.thread.frame.rdx);
+        const WALL: usize = offset_of!(PlatformPage, wall_ns);
+        let (_, [nanoseconds, tsc, _]) = self.decode(caller, kind::CLOCK, 0)?;
         if self.platform.word(WALL) != 0 {
             return Ok(Outcome::Value(Status::Full, 0));
         }
-        self.platform.set_word(core::mem::offset_of!(PlatformPage, wall_tsc), tsc);
+        self.platform.set_word(offset_of!(PlatformPage, wall_tsc), tsc);
         self.platform.set_word(WALL, nanoseconds);
         DONE
     }
-}
-
-/// A status as postcard writes it: all its fields are bytes, so this is its memory in order.
-fn encode(status: &record::Status) -> [u8; record::STATUS_BYTES] {
-    let head = [status.state, status.cause, status.phase, status.detail];
-    let halves = [head, status.code, status.generation, status.restarts];
-    let words = [status.rip, status.rsp, status.address, status.tsc];
-    let mut bytes = [0u8; record::STATUS_BYTES];
-    let parts = halves.as_bytes().iter().chain(words.as_bytes());
-    for (to, from) in bytes.iter_mut().zip(parts) {
-        *to = *from;
-    }
-    bytes
 }

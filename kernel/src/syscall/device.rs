@@ -13,10 +13,7 @@ const WRITE: u64 = 1 << 8;
 
 impl Core {
     pub(super) fn sys_port_io(&mut self, caller: u8) -> Decoded {
-        let partition = &self.partitions[caller];
-        let frame = &partition.thread.frame;
-        let (port, value, form) = (frame.rsi, frame.rdx, frame.r10());
-        let capability = partition.slots.get(frame.rdi, kind::PORTS, 0)?;
+        let (capability, [port, value, form]) = self.decode(caller, kind::PORTS, 0)?;
         let width = form & 0xff;
         if !matches!(width, 1 | 2 | 4) || form & !(WRITE | 0xff) != 0 || port > 0xffff {
             return Err(Misuse(misuse::ARGUMENT));
@@ -34,46 +31,43 @@ impl Core {
         Ok(Outcome::Value(Status::Ok, value.into()))
     }
 
-    fn msr_capability(&self, caller: u8, right: u8) -> Result<u32, Misuse> {
-        let partition = &self.partitions[caller];
-        let number = partition.thread.frame.rsi;
-        let capability = partition.slots.get(partition.thread.frame.rdi, kind::MSRS, right)?;
+    /// Number of the register, and the value to write.
+    fn decode_msr(&self, caller: u8, right: u8) -> Result<(u32, u64), Misuse> {
+        let (capability, [number, value, _]) = self.decode(caller, kind::MSRS, right)?;
         if number > u32::MAX.into() || !covers(capability, number, 0) {
             return Err(Misuse(misuse::RIGHT));
         }
-        Ok(number as u32)
+        Ok((number as u32, value))
     }
 
     pub(super) fn sys_msr_read(&mut self, caller: u8) -> Decoded {
-        let number = self.msr_capability(caller, rights::READ)?;
+        let (number, _) = self.decode_msr(caller, rights::READ)?;
         // A register that this processor lacks is the manifest's mistake, not the caller's.
         Ok(entry::try_msr(number).map_or(Outcome::Value(Status::Gone, 0), |value| Outcome::Value(Status::Ok, value)))
     }
 
     pub(super) fn sys_msr_write(&mut self, caller: u8) -> Decoded {
-        let number = self.msr_capability(caller, rights::WRITE)?;
-        let value = self.partitions[caller].thread.frame.rdx;
+        let (number, value) = self.decode_msr(caller, rights::WRITE)?;
         // SAFETY: the builder refuses capabilities for registers that the core depends on.
         let done = unsafe { entry::try_set_msr(number, value) };
         Ok(Outcome::Value(if done { Status::Ok } else { Status::Gone }, 0))
     }
 
     pub(super) fn sys_interrupt_ack(&mut self, caller: u8) -> Decoded {
-        let partition = &self.partitions[caller];
-        let capability = *partition.slots.get(partition.thread.frame.rdi, kind::INTERRUPT, 0)?;
-        if capability.rights & rights::LEVEL != 0 {
-            self.ioapic.route(capability.object, capability.rights, false);
+        let (line, _) = self.decode(caller, kind::INTERRUPT, 0)?;
+        if line.rights & rights::LEVEL != 0 {
+            self.ioapic.route(line.object, line.rights, false);
         }
         DONE
     }
 
     /// An interrupt of line `gsi` came: bits to its holder. A level-triggered line is masked until the
     /// acknowledgement; an edge must not be, or the next one is lost.
-    pub fn line(&mut self, gsi: u16) {
-        let line = self.lines[gsi as u8];
+    pub fn line(&mut self, gsi: u8) {
+        let line = self.lines[gsi];
         let Some(holder) = line.holder.get() else { return };
         if line.mode & rights::LEVEL != 0 {
-            self.ioapic.route(gsi, line.mode, true);
+            self.ioapic.route(gsi.into(), line.mode, true);
         }
         self.notify(holder, line.bits);
     }

@@ -94,14 +94,8 @@ impl Core {
     /// Lease `index` of the call that `lender` makes: its descriptor, if the lender's memory backs it.
     fn lease(&self, lender: u8, index: u64) -> Option<Lease> {
         let partition = &self.partitions[lender];
-        let page = partition.thread.message;
-        let lease = match index {
-            0 => page.read::<Lease, { layout::LEASE_TABLE }>(),
-            1 => page.read::<Lease, { layout::LEASE_TABLE + 16 }>(),
-            2 => page.read::<Lease, { layout::LEASE_TABLE + 32 }>(),
-            3 => page.read::<Lease, { layout::LEASE_TABLE + 48 }>(),
-            _ => return None,
-        };
+        let table = partition.thread.message.read::<[Lease; limits::LEASES], { layout::LEASE_TABLE }>();
+        let lease = *table.get(index as usize)?;
         let known = lease.rights & !u32::from(rights::READ | rights::WRITE) == 0;
         let backed = partition.translate(lease.address, lease.length.into(), copy_rights(lease.rights)).is_some();
         (known && backed && lease.length <= limits::LEASE_BYTES).then_some(lease)

@@ -7,7 +7,9 @@ mod message;
 mod vm;
 
 use crate::fault::Misuse;
-use crate::object::Work;
+use crate::object::capability::Capability;
+use crate::object::partition::Thread;
+use crate::object::{Partition, Work};
 use crate::state::Core;
 use portcullis_ipc::record::{cause, misuse};
 use portcullis_ipc::syscall::{Call, Status};
@@ -86,6 +88,14 @@ impl Core {
         let index = number.wrapping_sub(Call::Notify as u64) as usize;
         let handler = TABLE.get(index).ok_or(Misuse(misuse::NUMBER))?;
         handler(self, caller)
+    }
+
+    /// What most calls begin with: the capability in the slot that the first argument names, of `kind` and with `rights`,
+    /// and the other arguments.
+    #[inline(always)]
+    fn decode(&self, caller: u8, kind: u8, rights: u8) -> Result<(&Capability, [u64; 3]), Misuse> {
+        let Partition { slots, thread: Thread { frame, .. }, .. } = &self.partitions[caller];
+        Ok((slots.get(frame.rdi, kind, rights)?, [frame.rsi, frame.rdx, frame.r10]))
     }
 
     /// The thread may wait only when nobody waits for it.

@@ -1,9 +1,10 @@
 //! Leases of the call that is being served: a bounded loan of the caller's memory.
 
 use super::syscall::syscall4;
+use portcullis_ipc::client::lease_id;
 use portcullis_ipc::limits::LEASE_COPY;
 use portcullis_ipc::message::Header;
-use portcullis_ipc::syscall::{Call, Status, lease_id};
+use portcullis_ipc::syscall::{Call, Status};
 
 /// A lease of the current caller.
 #[derive(Clone, Copy)]

@@ -6,13 +6,14 @@
 //! restart; one in [`WILD`] is anything at all.
 
 use core::arch::asm;
+use portcullis_ipc::client::lease_id;
 use portcullis_ipc::exit::{ExitPage, group};
 use portcullis_ipc::image::kind;
 use portcullis_ipc::layout::{EXIT_PAGES, GUEST_BASE, MESSAGE_PAGE, PAGE, USER_BASE};
 use portcullis_ipc::limits::{LEASES, PAYLOAD};
 use portcullis_ipc::message::{Header, Lease};
 use portcullis_ipc::proto::Request;
-use portcullis_ipc::syscall::{Call, Resume, Status, VcpuId, lease_id, rights};
+use portcullis_ipc::syscall::{Call, Resume, Status, VcpuId, rights};
 use portcullis_runtime::handle::{endpoint, missing};
 use portcullis_runtime::message;
 use portcullis_runtime::pages::info;
