@@ -2,7 +2,6 @@
 //! here can fail (R5).
 
 use crate::mem::page::CorePage;
-use crate::object::account::of_vcpu;
 use crate::object::partition::{Life, queue};
 use crate::object::{VcpuState, Work};
 use crate::schedule::bits;
@@ -69,7 +68,9 @@ impl Core {
     fn first_in_queue(&self, target: u8) -> u8 {
         let (mut first, mut highest) = (0, 0);
         for bit in bits(self.partitions[target].thread.queue) {
-            let priority = self.accounts[account_of(bit)].priority;
+            // Partitions and exits are numbered as their accounts are; port calls follow.
+            let account = if bit < 48 { bit } else { bit.wrapping_sub(16) };
+            let priority = self.accounts[account].priority;
             if priority > highest {
                 (first, highest) = (bit, priority);
             }
@@ -221,14 +222,5 @@ impl Core {
             _ => 0,
         };
         self.partitions[target].thread.queue |= bits;
-    }
-}
-
-/// The account behind a queue bit.
-fn account_of(bit: u8) -> u8 {
-    match bit {
-        0..32 => bit,
-        32..48 => of_vcpu(bit.wrapping_sub(32)),
-        _ => of_vcpu(bit.wrapping_sub(48)),
     }
 }

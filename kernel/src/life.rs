@@ -65,13 +65,10 @@ impl Core {
         record(partition, why, detail, code);
         partition.life = Life::Frozen;
         partition.generation = partition.generation.wrapping_add(1);
-        let (work, callee, generation) = (
-            partition.thread.work,
-            core::mem::replace(&mut partition.thread.calling, Index::NONE),
-            partition.generation,
-        );
-        partition.thread.work = Work::None;
-        log::ended(index, &self.partitions[index]);
+        let generation = partition.generation;
+        let work = core::mem::replace(&mut partition.thread.work, Work::None);
+        let callee = core::mem::replace(&mut partition.thread.calling, Index::NONE).get();
+        log::ended(index, partition);
         // The call that ran out of budget and reserve fails with "timeout"; all others learn that it is dead.
         let status = if why == cause::HUNG { Status::Timeout } else { Status::Dead };
         if let Work::Call(caller) = work {
@@ -79,7 +76,7 @@ impl Core {
         }
         self.hold(index, work);
         self.release_callers(index, Status::Dead, generation);
-        if let Some(callee) = callee.get() {
+        if let Some(callee) = callee {
             let thread = &mut self.partitions[callee].thread;
             thread.queue &= !queue::call(index);
             if thread.work == Work::Call(index) {

@@ -137,15 +137,11 @@ pub fn begin(tsc_hz: u64, build_id: &[u8; 20]) {
 
 /// An instance of `index` starts.
 pub fn started(index: u8, partition: &Partition) {
-    RING.lock().append(index, partition.generation, payload::START, [&partition.plan.build_id, &partition.plan.name]);
-    let restarts = u32::from_le_bytes(partition.record.restarts);
+    let Partition { generation, plan, record, .. } = partition;
+    RING.lock().append(index, *generation, payload::START, [&plan.build_id, &plan.name]);
+    let restarts = u32::from_le_bytes(record.restarts);
     if restarts > 0 {
-        defmt::info!(
-            "partition {=u8} starts again: generation {=u32}, restart {=u32}",
-            index,
-            partition.generation,
-            restarts
-        );
+        defmt::info!("partition {=u8} starts again: generation {=u32}, restart {=u32}", index, generation, restarts);
     }
 }
 

@@ -83,8 +83,8 @@ impl Core {
         };
         match why {
             Cause::Call => self.syscall(caller),
-            Cause::Exception(vector, error) => self.freeze(caller, cause::EXCEPTION, vector, error),
-            Cause::Interrupt(vector) => self.interrupt(vector),
+            Cause::Event(vector @ 0..32, error) => self.freeze(caller, cause::EXCEPTION, vector, error),
+            Cause::Event(vector, _) => self.interrupt(vector),
         }
     }
 

@@ -6,6 +6,7 @@
 
 use super::gdt::TaskState;
 use super::{cpu, gdt};
+use core::arch::asm;
 use core::mem::offset_of;
 use zerocopy::FromZeros;
 
@@ -66,10 +67,8 @@ macro_rules! each_register {
 pub enum Cause {
     /// SYSCALL.
     Call,
-    /// Exception in ring 3: vector and error code.
-    Exception(u8, u32),
-    /// Interrupt in ring 3: vector.
-    Interrupt(u8),
+    /// Exception (below 32) or interrupt in ring 3: vector and error code.
+    Event(u8, u32),
 }
 
 /// What a CPU has for itself, its task state first; GS points to it while the core runs.
@@ -78,11 +77,10 @@ pub struct PerCpu {
     task: TaskState,
     scratch: u64,
     stack: u64,
-    pending: u64,
 }
 
 /// Written at boot and by the owning CPU's entry code only (INV-ENTRY).
-pub static mut PER_CPU: PerCpu = PerCpu { task: TaskState::EMPTY, scratch: 0, stack: 0, pending: 0 };
+pub static mut PER_CPU: PerCpu = PerCpu { task: TaskState::EMPTY, scratch: 0, stack: 0 };
 
 /// First of the 256 entry stubs, 16 bytes each.
 pub fn stubs() -> u64 {
@@ -125,7 +123,7 @@ pub fn install() {
 pub unsafe fn resume(frame: *mut Frame) -> ! {
     // SAFETY: by the caller's promise; GS points to PER_CPU (INV-ENTRY).
     unsafe {
-        core::arch::asm!(
+        asm!(
             "mov gs:[{frame_end}], rdi",
             "cmp qword ptr [rdi - 32], 0",
             "jne 2f",
@@ -155,7 +153,7 @@ pub fn reset_segments() {
     // SAFETY: the selector is valid in ring 0 and 3; SWAPGS keeps the core's own GS base out of it, and
     // nothing interrupts (interrupts are off, the NMI stub uses no GS).
     unsafe {
-        core::arch::asm!(
+        asm!(
             "mov ds, {data:e}",
             "mov es, {data:e}",
             "mov fs, {data:e}",
@@ -173,26 +171,12 @@ pub fn reset_segments() {
 /// for none.
 pub fn interrupt_window(idle: bool) -> u8 {
     let vector: u64;
-    // SAFETY: INV-ENTRY: the handler in ring 0 stores the vector, clears IF and returns.
-    unsafe {
-        core::arch::asm!(
-            "mov qword ptr gs:[{pending}], 0",
-            "test {idle:e}, {idle:e}",
-            "jnz 2f",
-            "sti",
-            "nop",
-            "cli",
-            "jmp 3f",
-            "2:",
-            "sti",
-            "hlt",
-            "cli",
-            "3:",
-            "mov {vector}, gs:[{pending}]",
-            idle = in(reg) u32::from(idle),
-            vector = out(reg) vector,
-            pending = const offset_of!(PerCpu, pending),
-        );
+    if idle {
+        // SAFETY: INV-ENTRY: the handler in ring 0 puts the vector into RAX, clears IF and returns.
+        unsafe { asm!("sti", "hlt", "cli", inout("rax") 0u64 => vector) };
+    } else {
+        // SAFETY: as above.
+        unsafe { asm!("sti", "nop", "cli", inout("rax") 0u64 => vector) };
     }
     vector as u8
 }
@@ -206,9 +190,9 @@ pub fn nmi() {
 /// Read a register that the processor may lack; `None` if it does.
 pub fn try_msr(number: u32) -> Option<u64> {
     let (low, high, done): (u32, u32, u64);
-    // SAFETY: reading has no effect; a #GP at the instruction continues at `entry_msr_failed`.
+    // SAFETY: reading has no effect; a #GP at the instruction clears RDI and goes on behind it.
     unsafe {
-        core::arch::asm!("call entry_rdmsr", in("ecx") number, out("eax") low, out("edx") high, out("rdi") done);
+        asm!("call entry_rdmsr", in("ecx") number, out("eax") low, out("edx") high, inout("rdi") 1u64 => done);
     }
     (done != 0).then_some(u64::from(high) << 32 | u64::from(low))
 }
@@ -218,12 +202,13 @@ pub fn try_msr(number: u32) -> Option<u64> {
 /// # Safety
 /// The register is none that the core depends on.
 pub unsafe fn try_set_msr(number: u32, value: u64) -> bool {
-    let done: u64;
-    // SAFETY: by the caller's promise; a #GP at the instruction continues at `entry_msr_failed`.
+    let (low, high, done) = (value as u32, (value >> 32) as u32, 1u64);
+    let result: u64;
+    // SAFETY: by the caller's promise; a #GP at the instruction clears RDI and goes on behind it.
     unsafe {
-        core::arch::asm!("call entry_wrmsr", in("ecx") number, inlateout("eax") value as u32 => _, inlateout("edx") (value >> 32) as u32 => _, out("rdi") done);
+        asm!("call entry_wrmsr", in("ecx") number, in("eax") low, in("edx") high, inout("rdi") done => result);
     }
-    done != 0
+    result != 0
 }
 
 extern "sysv64" fn enter_call() -> ! {
@@ -231,8 +216,7 @@ extern "sysv64" fn enter_call() -> ! {
 }
 
 extern "sysv64" fn enter_interrupt(vector: u64, error: u64) -> ! {
-    let vector = vector as u8;
-    crate::entry(if vector < 32 { Cause::Exception(vector, error as u32) } else { Cause::Interrupt(vector) })
+    crate::entry(Cause::Event(vector as u8, error as u32))
 }
 
 extern "sysv64" fn trap(vector: u64, error: u64, rip: u64) -> ! {
@@ -283,14 +267,11 @@ entry_interrupt:                    // vector, error, rip, cs, rflags, rsp, ss: 
     je 4f
     cmp qword ptr [rsp + 16], offset entry_wrmsr
     jne entry_trap
-4:  mov qword ptr [rsp + 16], offset entry_msr_failed
+4:  add qword ptr [rsp + 16], 2     // both have two bytes
+    xor edi, edi
     add rsp, 16
     iretq
-3:
-    push rax                        // an interrupt in the window
-    mov rax, [rsp + 8]
-    mov gs:[{pending}], rax
-    pop rax
+3:  mov rax, [rsp]                  // an interrupt in the window
     add rsp, 16
     and qword ptr [rsp + 16], 0xfffffffffffffdff
     iretq
@@ -305,16 +286,9 @@ entry_trap:                         // an exception in ring 0, a double fault or
 
 entry_rdmsr:
     rdmsr
-    mov edi, 1
     ret
 entry_wrmsr:
     wrmsr
-    mov edi, 1
-    ret
-entry_msr_failed:
-    xor edi, edi
-    xor eax, eax
-    xor edx, edx
     ret
 
 entry_nmi:
@@ -349,5 +323,4 @@ entry_stubs:
     frame_end = const offset_of!(PerCpu, task) + offset_of!(TaskState, frame_end),
     scratch = const offset_of!(PerCpu, scratch),
     stack = const offset_of!(PerCpu, stack),
-    pending = const offset_of!(PerCpu, pending),
 );

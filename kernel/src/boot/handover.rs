@@ -48,19 +48,16 @@ pub trait Memory {
     }
 }
 
-fn push(ram: &mut ArrayVec<Region, REGIONS>, start: u64, length: u64) -> Result<(), &'static str> {
-    let end = start.saturating_add(length);
-    if end <= start {
-        return Ok(());
-    }
-    ram.try_push(Region { start, end }).map_err(|_| TOO_MANY_REGIONS)
-}
-
 /// Take the memory-map entry at `entry` (address, length, type; the same in both protocols).
 fn add(memory: &impl Memory, entry: u64, out: &mut Handover) -> Result<(), &'static str> {
+    let start = memory.word::<8>(entry)?;
+    let end = start.saturating_add(memory.word::<8>(entry.saturating_add(8))?);
     let usable = memory.word::<4>(entry.saturating_add(16))? == 1;
     let regions = if usable { &mut out.ram } else { &mut out.other };
-    push(regions, memory.word::<8>(entry)?, memory.word::<8>(entry.saturating_add(8))?)
+    if start < end {
+        regions.try_push(Region { start, end }).map_err(|_| TOO_MANY_REGIONS)?;
+    }
+    Ok(())
 }
 
 /// Read `hvm_start_info` at `address` (Xen public/arch-x86/hvm/start_info.h).

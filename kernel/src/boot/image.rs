@@ -72,14 +72,11 @@ impl<'a> Image<'a> {
         Ok(image)
     }
 
-    /// Whether `bytes` bytes at `offset` lie in the checked part of the image and `offset` is at a page.
-    pub fn holds(&self, offset: u64, bytes: u64) -> bool {
-        offset & 0xfff == 0 && offset.checked_add(bytes).is_some_and(|end| end <= self.head.checked)
-    }
-
-    /// The same for a blob, which may lie behind the checked part.
-    pub fn holds_blob(&self, offset: u64, bytes: u64) -> bool {
-        offset & 0xfff == 0 && offset.checked_add(bytes).is_some_and(|end| end <= self.head.length)
+    /// Whether `offset` is at a page and `bytes` bytes from there lie in the checked part of the image; a blob may lie behind
+    /// it.
+    pub fn holds(&self, offset: u64, bytes: u64, blob: bool) -> bool {
+        let limit = if blob { self.head.length } else { self.head.checked };
+        offset & 0xfff == 0 && offset.checked_add(bytes).is_some_and(|end| end <= limit)
     }
 
     /// Physical address of the byte at `offset`, which the image holds.

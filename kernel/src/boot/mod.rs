@@ -10,6 +10,7 @@ pub mod handover;
 mod image;
 mod system;
 
+use crate::arch::time::Rates;
 use crate::arch::{apic, cpu, entry as gate, idt, mitigation, time, uart};
 use crate::audit::{self, Owner};
 use crate::log;
@@ -125,20 +126,11 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     core.mitigations = mitigation::choose(&mitigation::facts(image.head.mitigations_off));
     mitigation::install(core.mitigations);
     fill_platform(core);
-    log::begin(core.rates.tsc, &build_id());
-    defmt::info!(
-        "tsc {=u64} Hz, lapic {=u64} Hz, mitigations {=u32:x}{=str}",
-        core.rates.tsc,
-        core.rates.lapic,
-        core.mitigations,
-        lacks
-    );
-    defmt::info!(
-        "page-table pool: {=u64} of {=u64} pages; free memory: {=u64} pages",
-        core.pool.used(),
-        pool_pages,
-        frames.left()
-    );
+    let Rates { tsc, lapic } = core.rates;
+    log::begin(tsc, &build_id());
+    let (used, free) = (core.pool.used(), frames.left());
+    defmt::info!("tsc {=u64} Hz, lapic {=u64} Hz, mitigations {=u32:x}{=str}", tsc, lapic, core.mitigations, lacks);
+    defmt::info!("page-table pool: {=u64} of {=u64} pages; {=u64} pages are free", used, pool_pages, free);
     (core.audit.magic, core.audit.core_root) = (audit::MAGIC, core.root);
     uart::say(format_args!("mitigations {:#x}, {} partitions{lacks}", core.mitigations, image.partitions.len()));
     system::start(core);

@@ -3,7 +3,7 @@
 
 use super::frames::Frames;
 use super::image::Image;
-use super::{BootError, core_page};
+use super::{BootError, core_page, core_pages};
 use crate::arch::{extended, time};
 use crate::audit::Owner;
 use crate::mem::table;
@@ -111,7 +111,7 @@ impl Builder<'_> {
         require(record.rank <= rank::SUPERVISOR, "unknown rank")?;
         require(record.call_limit_us > 0, "call limit 0")?;
         require(record.state_pages as usize <= limits::STATE_PAGES, "state region above its limit (1024 pages)")?;
-        require(self.image.holds(record.info_offset, layout::PAGE as u64), "information page outside the image")?;
+        require(self.image.holds(record.info_offset, 4096, false), "information page outside the image")?;
         let index = number as u8;
         if record.rank == rank::SUPERVISOR {
             require(self.core.supervisor == Index::NONE, "a second supervisor")?;
@@ -148,7 +148,7 @@ impl Builder<'_> {
         require(place, "segment outside the addresses for segments")?;
         // What is not writable is mapped from the image, page by page.
         let needed = if write { file_bytes } else { bytes };
-        let held = if blob { self.image.holds_blob(offset, needed) } else { self.image.holds(offset, needed) };
+        let held = self.image.holds(offset, needed, blob);
         let filled = file_bytes <= bytes && (write || file_bytes > 0);
         require(held && filled, "segment's bytes outside the checked part of the image")?;
         let sealed = self.image.address(offset);
@@ -205,8 +205,7 @@ impl Builder<'_> {
         }
         require(self.core.vms[vm].vcpus().end == index, "vCPUs of a VM do not stand together")?;
         self.core.vms[vm].vcpu_count = place.wrapping_add(1);
-        let control = core_page(self.core, self.frames, Owner::CORE)?;
-        let extended = core_page(self.core, self.frames, Owner::CORE)?;
+        let [control, extended] = core_pages(self.core, self.frames, Owner::CORE)?;
         if self.core.machine.vendor == Vendor::Vmx {
             self.core.vcpus[index].vmcs = core_page(self.core, self.frames, Owner::CORE)?;
         }

@@ -4,7 +4,7 @@ use super::capability::Slots;
 use crate::arch::entry::Frame;
 use crate::mem::page::CorePage;
 use crate::state::Index;
-use portcullis_ipc::{image, limits, record, syscall::rights};
+use portcullis_ipc::{image, limits, record};
 use zerocopy::FromZeros;
 
 /// A contiguous range of a partition's memory. Nothing else is mapped for ring 3 but fixed pages, so an
@@ -17,7 +17,7 @@ pub struct Range {
     pub physical: u64,
     /// Bytes, a multiple of 4096.
     pub bytes: u64,
-    /// [`rights`].
+    /// [`portcullis_ipc::syscall::rights`].
     pub rights: u8,
     /// Where in the sealed image the bytes stand with which every instance finds a writable segment; 0 for what
     /// outlives an instance.
@@ -150,14 +150,10 @@ impl Partition {
     }
 }
 
-/// Rights of a lease or a copy: only READ and WRITE count.
-pub const fn copy_rights(raw: u32) -> u8 {
-    raw as u8 & (rights::READ | rights::WRITE)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use portcullis_ipc::syscall::rights;
 
     #[test]
     fn an_address_translates_only_inside_one_range_with_the_rights() {

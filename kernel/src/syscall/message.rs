@@ -2,7 +2,7 @@
 
 use super::{DONE, Decoded, Outcome};
 use crate::fault::Misuse;
-use crate::object::partition::{Life, copy_rights};
+use crate::object::partition::Life;
 use crate::object::{VcpuState, Work};
 use crate::state::Core;
 use portcullis_ipc::image::kind;
@@ -97,19 +97,11 @@ impl Core {
         let table = partition.thread.message.read::<[Lease; limits::LEASES], { layout::LEASE_TABLE }>();
         let lease = *table.get(index as usize)?;
         let known = lease.rights & !u32::from(rights::READ | rights::WRITE) == 0;
-        let backed = partition.translate(lease.address, lease.length.into(), copy_rights(lease.rights)).is_some();
+        let backed = partition.translate(lease.address, lease.length.into(), lease.rights as u8).is_some();
         (known && backed && lease.length <= limits::LEASE_BYTES).then_some(lease)
     }
 
-    pub(super) fn sys_lease_read(&mut self, caller: u8) -> Decoded {
-        self.lease_copy(caller, rights::READ)
-    }
-
-    pub(super) fn sys_lease_write(&mut self, caller: u8) -> Decoded {
-        self.lease_copy(caller, rights::WRITE)
-    }
-
-    fn lease_copy(&mut self, caller: u8, direction: u8) -> Decoded {
+    pub(super) fn lease_copy(&mut self, caller: u8, direction: u8) -> Decoded {
         let partition = &self.partitions[caller];
         let frame = &partition.thread.frame;
         let (id, offset, address, length) = (frame.rdi, frame.rsi, frame.rdx, frame.r10());

@@ -12,7 +12,7 @@ use crate::object::partition::Thread;
 use crate::object::{Partition, Work};
 use crate::state::Core;
 use portcullis_ipc::record::{cause, misuse};
-use portcullis_ipc::syscall::{Call, Status};
+use portcullis_ipc::syscall::{Call, Status, rights};
 
 /// What a call leaves in the caller's registers.
 pub enum Outcome {
@@ -63,8 +63,8 @@ impl Core {
         const TABLE: [fn(&mut Core, u8) -> Decoded; 18] = [
             Core::sys_notify,
             Core::sys_timer_set,
-            Core::sys_lease_read,
-            Core::sys_lease_write,
+            |core, caller| core.lease_copy(caller, rights::READ),
+            |core, caller| core.lease_copy(caller, rights::WRITE),
             Core::sys_vcpu_resume,
             Core::sys_vcpu_fetch,
             Core::sys_vcpu_recall,
@@ -100,9 +100,7 @@ impl Core {
 
     /// The thread may wait only when nobody waits for it.
     fn may_wait(&self, caller: u8) -> Result<(), Misuse> {
-        match self.partitions[caller].thread.work {
-            Work::Call(_) | Work::Exit(_) | Work::Port(_) => Err(Misuse(misuse::PROTOCOL)),
-            Work::None | Work::Own | Work::Orphan => Ok(()),
-        }
+        let free = matches!(self.partitions[caller].thread.work, Work::None | Work::Own | Work::Orphan);
+        if free { Ok(()) } else { Err(Misuse(misuse::PROTOCOL)) }
     }
 }
