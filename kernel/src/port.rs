@@ -7,6 +7,7 @@
 use crate::object::vm::Access;
 use crate::object::{VcpuState, Vm};
 use crate::state::{Core, Index};
+use crate::vcpu::block::at;
 use portcullis_ipc::port::{MAGIC, PORT, PORT_REPLY_BYTES, PortCall, PortReply, register};
 use portcullis_ipc::syscall::Resume;
 use zerocopy::FromBytes;
@@ -65,7 +66,7 @@ impl Core {
         (legal && self.is_backdoor(vcpu, rdx as u16)).then(|| Access {
             width: word.width(),
             input: word.is_input(),
-            next_rip: self.instruction_after(vcpu, length),
+            next_rip: self.instruction_after(vcpu, self.vcpus[vcpu].control.word(at::RIP), length),
         })
     }
 

@@ -83,9 +83,10 @@ boot64:
     ud2
 
     .section .rodata.boot, "a"
+    .global boot_gdtr
 boot_gdtr:
     .short 63
-    .long {gdt}
+    .long {gdt}, 0                  // the 64-bit core loads it again after an exit of VMX
 no_long_mode:
     .asciz "portcullis: boot: this processor has no long mode\r\n"
 

@@ -81,10 +81,9 @@ impl Core {
         (self.vcpus[vcpu].control.word(at::CPL) >> 24) as u32 & 3
     }
 
-    /// Address of the instruction that follows the one of `length` bytes at RIP.
-    #[inline]
-    pub fn instruction_after(&mut self, vcpu: u8, length: u8) -> u64 {
-        let rip = self.vcpus[vcpu].control.word(at::RIP);
+    /// Address of the instruction that follows the one of `length` bytes at `rip`.
+    #[inline(always)]
+    pub fn instruction_after(&mut self, vcpu: u8, rip: u64, length: u8) -> u64 {
         let next = rip.wrapping_add(length.into());
         // Only a carry out of the low half word tells the modes apart.
         if (rip ^ next) >> 16 == 0 { next } else { self.wrapped(vcpu, next) }

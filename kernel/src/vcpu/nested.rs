@@ -6,6 +6,7 @@ use super::Vendor;
 use super::block::at;
 use crate::mem::table::{self, Pool, PoolExhausted};
 use crate::state::Core;
+use portcullis_ipc::exit::group;
 use portcullis_ipc::syscall::rights;
 
 /// Bits 3 to 6 of an EPT leaf, with [`table::USED`], which the walk of [`table`] sets.
@@ -49,8 +50,10 @@ impl Core {
             done &= self.pool.protect(root, address.wrapping_add(page << 12), flags).is_ok();
         }
         for vcpu in self.vms[vm].vcpus() {
-            let block = self.vcpus[vcpu].control;
-            block.set_word(at::ASID, block.word(at::ASID) & 0xffff_ffff | self.machine.flush << 32);
+            let state = &mut self.vcpus[vcpu];
+            let asid = state.control.word(at::ASID) & 0xffff_ffff;
+            state.control.set_word(at::ASID, asid | self.machine.flush << 32);
+            state.changed |= group::EVENT;
         }
         done
     }

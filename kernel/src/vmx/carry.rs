@@ -3,7 +3,7 @@
 //! interrupt shadow are carried back at every exit ([`super::exits`]), RIP and CR2 in at every entry.
 
 use super::capability::{INTERRUPT_WINDOW, LONG_MODE, NMI_WINDOW, PAUSE_EXITS, RDTSC_EXITS};
-use super::instruction::{load, read, write};
+use super::instruction::{flush, load, read, write};
 use crate::mem::page::CorePage;
 use crate::state::{Core, Index};
 use crate::svm::control::EFER_SVME;
@@ -141,6 +141,11 @@ impl Core {
         }
         if changed & !group::ALWAYS != 0 {
             self.push_rest(vcpu, changed, event);
+        }
+        let asid = block.word(at::ASID);
+        if asid >> 32 != 0 {
+            block.set_word(at::ASID, asid & 0xffff_ffff);
+            flush(self.vms[self.vcpus[vcpu].vm].nested | self.machine.vmx.eptp, asid & 0xffff);
         }
     }
 

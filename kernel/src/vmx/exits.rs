@@ -1,9 +1,10 @@
 //! Run a guest until its next exit, and say what the exit was in the terms of the exit page.
 
-use super::instruction::{flush, read, write};
+use super::instruction::{read, write};
 use super::world;
 use crate::arch::{cpu, entry};
 use crate::epitaph;
+use crate::mem::page::CorePage;
 use crate::object::vm::{Access, Exit};
 use crate::state::Core;
 use crate::vcpu::block::at;
@@ -97,7 +98,8 @@ impl Core {
         let left = self.clock.armed.saturating_sub(cpu::tsc()) >> (self.machine.vmx.timer_shift & 31);
         write(guest::VMX_PREEMPTION_TIMER_VALUE, left.saturating_add(1).min(u64::from(u32::MAX)));
         write(host::CR3, cpu::cr3());
-        let block = self.vcpus[vcpu].control;
+        let state = &mut self.vcpus[vcpu];
+        let block = state.control;
         // SAFETY: the core reads it only after a page fault of its own, which sets it.
         unsafe { cpu::set_cr2(block.word(at::CR2)) };
         while self.enter_vmx(vcpu) {}
@@ -121,14 +123,10 @@ impl Core {
             write(control::VMENTRY_EXCEPTION_ERR_CODE, injected >> 32);
             write(control::VMENTRY_INSTRUCTION_LEN, 1);
         }
-        let (block, launched) = (self.vcpus[vcpu].control, self.vcpus[vcpu].launched);
-        let asid = block.word(at::ASID);
-        if asid >> 32 != 0 {
-            block.set_word(at::ASID, asid & 0xffff_ffff);
-            flush(self.vms[self.vcpus[vcpu].vm].nested | self.machine.vmx.eptp, asid & 0xffff);
-        }
+        let block = self.vcpus[vcpu].control;
         write(guest::RIP, block.word(at::RIP));
-        let registers = &mut self.vcpus[vcpu].registers;
+        let state = &mut self.vcpus[vcpu];
+        let (registers, launched) = (&mut state.registers, core::mem::replace(&mut state.launched, true));
         let [rax, ..] = registers;
         *rax = block.word(at::RAX);
         // SAFETY: INV-WORLD: the VMCS was selected above and is changed only through `carry`.
@@ -143,18 +141,17 @@ impl Core {
             self.refused(vcpu);
             return false;
         }
-        self.take_back(vcpu, injected);
-        if number == code::IO { self.vmx_io(vcpu) } else { self.vmx_exit(vcpu, number) }
+        let rip = self.take_back(vcpu, block, injected);
+        if number == code::IO { self.vmx_io(vcpu, rip) } else { self.vmx_exit(vcpu, number, rip) }
     }
 
-    /// Carry back what every exit needs.
+    /// Carry back what every exit needs; returns RIP.
     #[inline(always)]
-    fn take_back(&mut self, vcpu: u8, injected: u64) {
+    fn take_back(&mut self, vcpu: u8, block: CorePage, injected: u64) -> u64 {
         let state = &mut self.vcpus[vcpu];
-        let block = state.control;
-        state.launched = true;
         state.stale = LEFT;
-        block.set_word(at::RIP, read(guest::RIP));
+        let rip = read(guest::RIP);
+        block.set_word(at::RIP, rip);
         block.set_word(at::CPL, (read(guest::SS_ACCESS_RIGHTS) >> 5 & 3) << 24);
         let held = read(guest::INTERRUPTIBILITY_STATE);
         block.set_word(at::SHADOW, u64::from(held & 3 != 0));
@@ -164,18 +161,19 @@ impl Core {
             let error = if vectoring & event::ERROR_VALID != 0 { read(ro::IDT_VECTORING_ERR_CODE) } else { 0 };
             self.keep_event(vcpu, vectored(vectoring, error), injected);
         }
+        rip
     }
 
-    /// The address behind the instruction that exited.
+    /// The address behind the instruction at `rip`, which exited.
     #[inline(always)]
-    fn next_instruction(&mut self, vcpu: u8) -> u64 {
-        self.instruction_after(vcpu, read(ro::VMEXIT_INSTRUCTION_LEN) as u8)
+    fn next_instruction(&mut self, vcpu: u8, rip: u64) -> u64 {
+        self.instruction_after(vcpu, rip, read(ro::VMEXIT_INSTRUCTION_LEN) as u8)
     }
 
     #[inline(always)]
-    fn vmx_io(&mut self, vcpu: u8) -> bool {
+    fn vmx_io(&mut self, vcpu: u8, rip: u64) -> bool {
         let qualification = read(ro::EXIT_QUALIFICATION);
-        let next_rip = self.next_instruction(vcpu);
+        let next_rip = self.next_instruction(vcpu, rip);
         // Exact port, neither string nor REP; then the magic decides.
         if qualification & 0xffff_0030 == u64::from(PORT) << 16 && self.is_backdoor(vcpu, PORT) {
             let width = (qualification & 7).wrapping_add(1) as u8;
@@ -186,7 +184,7 @@ impl Core {
     }
 
     #[inline(never)]
-    fn vmx_exit(&mut self, vcpu: u8, number: u32) -> bool {
+    fn vmx_exit(&mut self, vcpu: u8, number: u32, rip: u64) -> bool {
         let qualification = read(ro::EXIT_QUALIFICATION);
         match number {
             code::EXCEPTION => self.vmx_exception(vcpu, qualification),
@@ -205,7 +203,7 @@ impl Core {
                 let (reason, words) = translate(number, qualification);
                 let gives =
                     !matches!(reason, Reason::Shutdown | Reason::SystemSignal | Reason::TaskSwitch | Reason::Other);
-                let next_rip = if gives { self.next_instruction(vcpu) } else { 0 };
+                let next_rip = if gives { self.next_instruction(vcpu, rip) } else { 0 };
                 self.exit(vcpu, Exit { reason, qualification: words, next_rip });
             }
         }

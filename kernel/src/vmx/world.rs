@@ -19,8 +19,6 @@ pub unsafe fn enter(registers: &mut [u64; 16], launched: bool) -> bool {
         core::arch::asm!(
             "push rbx",
             "push rbp",
-            "sub rsp, 16",
-            "sgdt [rsp]",
             "push rsi",
             "vmwrite rdx, rsp",
             "lea rdx, [rip + 4f]",
@@ -66,8 +64,7 @@ pub unsafe fn enter(registers: &mut [u64; 16], launched: bool) -> bool {
             "pop rcx",
             "mov [rsi + 48], rcx",
             "setc al",
-            "lgdt [rsp]",
-            "add rsp, 16",
+            "lgdt [rip + boot_gdtr]",
             "pop rbp",
             "pop rbx",
             inout("rsi") registers.as_mut_ptr() => _,
