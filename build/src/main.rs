@@ -22,7 +22,7 @@ enum Verb {
     /// Check a system manifest and write its image (PVH ELF + bundle, GRUB ISO).
     Image(tool::image::Args),
     /// Build a system and boot it in an emulator.
-    Run(tool::run::Args),
+    Run(Box<tool::run::Args>),
     /// Run every check: format, lints, unit tests, emulator tests, audits, budgets.
     Test(tool::test::Args),
     /// Boot a system and check its page tables and control registers from outside.

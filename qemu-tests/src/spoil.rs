@@ -46,7 +46,7 @@ pub const ALL: [Spoiled; 12] = [
     },
     Spoiled {
         name: "table-past-the-end",
-        spoil: |image| change(image, 2, |head| TableHead { offset: u32::MAX & !7, ..head }),
+        spoil: |image| change(image, 2, |head| TableHead { offset: 0xffff_fff8, ..head }),
         refusal: "image: malformed table; build it anew; kind: 3",
     },
     Spoiled {

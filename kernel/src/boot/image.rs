@@ -153,7 +153,7 @@ mod tests {
             TableHead { record_bytes: 8, ..VCPUS },
             TableHead { offset: 1022, ..VCPUS },
             TableHead { offset: 4096 - 16, ..VCPUS },
-            TableHead { offset: u32::MAX & !7, ..VCPUS },
+            TableHead { offset: 0xffff_fff8, ..VCPUS },
             TableHead { count: u32::MAX, ..VCPUS },
         ] {
             assert_eq!(refusal(&build(&[bad]).0), malformed, "{bad:?}");
