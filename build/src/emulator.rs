@@ -65,6 +65,9 @@ pub enum Error {
     /// Bochs's debugger refused.
     #[error(transparent)]
     Debugger(#[from] bochs::debugger::Error),
+    /// Bochs does not know the processor.
+    #[error("Bochs has no processor `{0}`: `bochs --help cpu` lists those that it has")]
+    Processor(String),
     /// Bochs cannot boot so.
     #[error("Bochs boots from a CD under a BIOS only: use `--boot bios`")]
     NoCd,

@@ -222,7 +222,7 @@ fn say(needs: &[Need], what: &str) {
 }
 
 /// Debian packages of what is missing, each once.
-fn missing(needs: &[Need]) -> Vec<&'static str> {
+pub fn missing(needs: &[Need]) -> Vec<&'static str> {
     let mut packages: Vec<&'static str> = Vec::new();
     for package in needs.iter().flat_map(|need| need.missing()) {
         if !packages.contains(&package) {

@@ -65,7 +65,11 @@ pub(super) fn start(machine: &Machine, directory: &Path, events: &Sender<Event>)
         Ok(debugger) => debugger,
         Err(debugger::Error::Ended(_)) => {
             let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-            return Err(Error::Died { emulator: NAME, status, message: last.text() });
+            let message = last.text();
+            return Err(match message.contains("cpu directive malformed") {
+                true => Error::Processor(machine.target.processor.clone()),
+                false => Error::Died { emulator: NAME, status, message },
+            });
         }
         Err(error) => {
             end(&mut child);
@@ -173,3 +177,6 @@ impl Console for Bochs {
         *self.features.get_or_init(|| Features { smap: true, umip: true, vmx: false })
     }
 }
+
+#[cfg(test)]
+mod tests;

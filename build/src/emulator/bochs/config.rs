@@ -26,7 +26,7 @@ pub fn text(machine: &Machine, iso: &Path, com: [&PathBuf; 2]) -> String {
         "config_interface: textconfig".to_owned(),
         "display_library: rfb, options=\"timeout=0\"".to_owned(),
         format!(
-            "cpu: model={}, count=1, ips={PER_SECOND}, reset_on_triple_fault=0, ignore_bad_msrs=0",
+            "cpu: model={}, count=1, ips={PER_SECOND}, reset_on_triple_fault=1, ignore_bad_msrs=0",
             machine.target.processor
         ),
         format!("memory: guest={memory}, host={memory}"),
@@ -37,8 +37,8 @@ pub fn text(machine: &Machine, iso: &Path, com: [&PathBuf; 2]) -> String {
         "boot: cdrom".to_owned(),
         format!("com1: enabled=1, mode=term, dev={}", com[0].display()),
         format!("com2: enabled=1, mode=term, dev={}", com[1].display()),
-        // A crash leaves the machine to be looked at.
-        "panic: action=report".to_owned(),
+        // Only a panic ends Bochs: after a triple fault or a reset the machine is there to be looked at.
+        "panic: action=fatal".to_owned(),
         format!("error: action=report, cpu0={processor}"),
         "info: action=report".to_owned(),
         // Bytes for the exit port arrive as reports of the device that owns all free ports.
