@@ -10,7 +10,13 @@
 //! | `expect TEXT` | a line that holds TEXT must come; may stand several times |
 //! | `forbid TEXT` | no line may hold TEXT; may stand several times |
 //! | `no-audit` | the core does not live at the end, so there is nothing to audit |
+//! | `quick PLACE` | there it is part of every run, and not only of `--include-ignored` |
+//! | `not PLACE REASON` | it cannot run there |
+//! | `known PLACE TEXT` | there a failed check whose line holds TEXT is the emulator's fault, and must fail |
+//!
+//! A PLACE is `ryzen`, `haswell` or `skylake`, or `bochs` for all three (`place`).
 
+use crate::place::{self, Place};
 use std::time::Duration;
 
 /// How to boot.
@@ -23,6 +29,17 @@ pub enum By {
     Bios,
     /// GRUB under OVMF.
     Uefi,
+}
+
+/// What holds at one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Part of every run.
+    Quick,
+    /// Cannot run, and why.
+    Not(String),
+    /// Text of a check that fails there.
+    Known(String),
 }
 
 /// What the directives of one manifest say.
@@ -44,6 +61,10 @@ pub struct Directives {
     pub forbid: Vec<String>,
     /// Look at the machine's page tables and registers afterwards.
     pub audit: bool,
+    /// What holds at single places.
+    pub elsewhere: Vec<(Place, Rule)>,
+    /// Texts of the checks that must fail where the trial runs.
+    pub known: Vec<String>,
 }
 
 impl Default for Directives {
@@ -57,6 +78,8 @@ impl Default for Directives {
             expect: Vec::new(),
             forbid: Vec::new(),
             audit: true,
+            elsewhere: Vec::new(),
+            known: Vec::new(),
         }
     }
 }
@@ -96,6 +119,20 @@ fn take(directives: &mut Directives, text: &str) -> Result<(), &'static str> {
         ("expect" | "forbid", "") => return Err("name the text"),
         ("expect", _) => directives.expect.push(value.to_owned()),
         ("forbid", _) => directives.forbid.push(value.to_owned()),
+        ("quick" | "not" | "known", _) => {
+            let (place, rest) = value.split_once(' ').unwrap_or((value, ""));
+            let rule = match (name, rest.trim().to_owned()) {
+                ("quick", rest) if rest.is_empty() => Rule::Quick,
+                ("not", rest) if !rest.is_empty() => Rule::Not(rest),
+                ("known", rest) if !rest.is_empty() => Rule::Known(rest),
+                _ => return Err("`quick` takes a place only, `not` a place and a reason, `known` a place and a text"),
+            };
+            let places = place::named(place);
+            if places.is_empty() {
+                return Err("the place is ryzen, haswell, skylake or bochs");
+            }
+            directives.elsewhere.extend(places.into_iter().map(|place| (place, rule.clone())));
+        }
         _ => return Err("see qemu-tests/src/directives.rs for the list"),
     }
     Ok(())
@@ -118,7 +155,7 @@ mod tests {
     fn every_directive_is_read_and_the_rest_of_the_manifest_is_not() {
         let text = "# test: icount\n# test: seconds 90\n  # test: memory 512\n# test: boot bios\n\
                     # test: command-line a=1 b\n# test: expect guest x: done\n# test: expect b\n\
-                    # test: forbid FAIL\n# test: no-audit\n# a comment\n[system]\nname = \"test: x\"\n";
+                    # test: forbid FAIL\n# test: no-audit\n# test: quick ryzen\n# test: known bochs a b\n# a comment\n[system]\nname = \"test: x\"\n";
         let directives = read(text).unwrap();
         let expected = Directives {
             icount: true,
@@ -129,6 +166,11 @@ mod tests {
             expect: vec!["guest x: done".into(), "b".into()],
             forbid: vec!["FAIL".into()],
             audit: false,
+            elsewhere: [("ryzen", Rule::Quick), ("bochs", Rule::Known("a b".into()))]
+                .into_iter()
+                .flat_map(|(name, rule)| place::named(name).into_iter().map(move |place| (place, rule.clone())))
+                .collect(),
+            known: vec![],
         };
         assert_eq!(directives, expected);
         assert_eq!(read("[system]").unwrap(), Directives::default());
@@ -143,6 +185,10 @@ mod tests {
             ("# test: memory lots", "out of range"),
             ("# test: expect", "name the text"),
             ("# test: boot floppy", "list"),
+            ("# test: not ryzen", "a reason"),
+            ("# test: known ryzen", "a text"),
+            ("# test: quick ryzen always", "a place only"),
+            ("# test: not vax it is none", "the place is"),
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

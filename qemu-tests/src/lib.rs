@@ -2,7 +2,8 @@
 //! machine afterwards.
 //!
 //! [`debian`] makes the systems with the Debian guest, [`directives`] reads how a system wants to be tested from its manifest, [`judge`] decides from lines
-//! alone, [`place`] says in which emulator, [`trial`] boots, [`spoil`] makes images that must be
+//! alone, [`place`] says in which emulator,
+//! [`table`] what ran where, [`trial`] boots, [`spoil`] makes images that must be
 //! refused, [`plant`] breaches that an audit must notice. The guests and partitions that run inside lie in `guests/` and `partitions/`.
 
 pub mod debian;
@@ -11,4 +12,5 @@ pub mod judge;
 pub mod place;
 pub mod plant;
 pub mod spoil;
+pub mod table;
 pub mod trial;

@@ -1,21 +1,21 @@
 //! Where trials run: an emulator with a processor. QEMU is the usual one; a trial in Bochs takes longer, and only
 //! some are part of every run.
 
-use crate::directives::{By, Directives};
+use crate::directives::{By, Directives, Rule};
 use portcullis_build::emulator::machine::{Kind, Target};
 use std::time::Duration;
 
 /// An emulator with a processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Its name in directives and in front of a trial's name; empty for the usual one.
+    /// Its name in directives and in front of a trial's name.
     pub name: &'static str,
     kind: Kind,
     processor: Option<&'static str>,
 }
 
 /// QEMU with AMD-V.
-pub const QEMU: Place = Place { name: "", kind: Kind::Qemu, processor: None };
+pub const QEMU: Place = Place { name: "qemu", kind: Kind::Qemu, processor: None };
 
 /// All of them.
 pub const ALL: [Place; 4] = [
@@ -28,22 +28,71 @@ pub const ALL: [Place; 4] = [
 /// What starting the firmware and GRUB takes more in Bochs.
 const FIRMWARE: Duration = Duration::from_secs(30);
 
+/// The places that a word of a directive means: one, or `bochs` for all three there.
+pub fn named(word: &str) -> Vec<Place> {
+    let means = |place: &Place| place.name == word || (word == "bochs" && place.kind == Kind::Bochs);
+    ALL.into_iter().filter(means).collect()
+}
+
 impl Place {
     /// The emulator and its processor.
     pub fn target(self) -> Target {
         Target::new(self.kind, self.processor)
     }
 
-    /// Name of a trial there.
+    /// Name of a trial there; trials in QEMU have their own names only.
     pub fn trial(self, name: &str) -> String {
-        if self.name.is_empty() { name.to_owned() } else { format!("{}::{name}", self.name) }
+        if self == QEMU { name.to_owned() } else { format!("{}::{name}", self.name) }
+    }
+
+    /// Why a system with these directives does not run there.
+    pub fn refusal(self, directives: &Directives) -> Option<&str> {
+        self.rules(directives).find_map(|rule| if let Rule::Not(why) = rule { Some(why.as_str()) } else { None })
+    }
+
+    /// Whether the trial is part of every run.
+    pub fn is_quick(self, directives: &Directives) -> bool {
+        self == QEMU || self.rules(directives).any(|rule| *rule == Rule::Quick)
     }
 
     /// What a system wants, as this place can give it: Bochs boots from a CD only, and takes longer.
     pub fn adapt(self, directives: Directives) -> Directives {
+        let known = |rule: &Rule| if let Rule::Known(text) = rule { Some(text.clone()) } else { None };
+        let known = self.rules(&directives).filter_map(known).collect();
+        let directives = Directives { known, ..directives };
         match self.kind {
             Kind::Qemu => directives,
             Kind::Bochs => Directives { boot: By::Bios, limit: directives.limit * 2 + FIRMWARE, ..directives },
         }
+    }
+
+    fn rules(self, directives: &Directives) -> impl Iterator<Item = &Rule> {
+        directives.elsewhere.iter().filter(move |(place, _)| *place == self).map(|(_, rule)| rule)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directives::read;
+
+    #[test]
+    fn a_system_runs_where_its_directives_let_it_and_waits_longer_in_bochs() {
+        let directives = read("# test: seconds 20\n# test: quick haswell\n# test: not ryzen it hangs\n").unwrap();
+        let [qemu, ryzen, haswell, skylake] = ALL;
+        assert_eq!(ALL.map(|place| place.is_quick(&directives)), [true, false, true, false]);
+        assert_eq!(ryzen.refusal(&directives), Some("it hangs"));
+        assert_eq!(haswell.refusal(&directives), None);
+        assert_eq!(skylake.adapt(directives.clone()).limit, Duration::from_secs(70));
+        assert_eq!(skylake.adapt(directives.clone()).boot, By::Bios);
+        assert_eq!(qemu.adapt(directives.clone()), directives);
+        assert_eq!([qemu.trial("a"), ryzen.trial("a")], ["a", "ryzen::a"]);
+    }
+
+    #[test]
+    fn a_word_means_one_place_or_all_of_bochs() {
+        assert_eq!(named("bochs").len(), 3);
+        assert_eq!(named("qemu"), [QEMU]);
+        assert_eq!(named("vax"), []);
     }
 }

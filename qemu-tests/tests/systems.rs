@@ -1,13 +1,18 @@
-//! One trial a manifest in `systems/tests`. The binaries are built once, before the first trial; images
+//! One trial a manifest in `systems/tests` and place; those in Bochs run with `--include-ignored`, few of them always.
+//! The binaries are built once, before the first trial; images
 //! are put together by each.
 
 use anyhow::Context;
 use libtest_mimic::{Arguments, Failed, Trial};
 use portcullis_build::{build, image, manifest, setup, workspace};
+use portcullis_qemu_tests::directives::{self, Directives};
 use portcullis_qemu_tests::place::{self, Place};
-use portcullis_qemu_tests::{directives, trial};
-use std::path::{Path, PathBuf};
+use portcullis_qemu_tests::table::Table;
+use portcullis_qemu_tests::trial;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
 
 /// Trials that run at once when the command line does not say: each keeps one CPU busy.
 const THREADS: usize = 2;
@@ -15,8 +20,13 @@ const THREADS: usize = 2;
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(THREADS);
-    match prepare(&arguments) {
-        Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
+    let table = Arc::new(Table::default());
+    match prepare(&arguments, &table) {
+        Ok(trials) => {
+            let code = libtest_mimic::run(&arguments, trials).exit_code();
+            print!("{table}");
+            code
+        }
         Err(error) => {
             eprintln!("portcullis: {error:#}");
             ExitCode::FAILURE
@@ -24,19 +34,29 @@ fn main() -> ExitCode {
     }
 }
 
-fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
-    let trials = manifests()?;
+fn prepare(arguments: &Arguments, table: &Arc<Table>) -> anyhow::Result<Vec<Trial>> {
+    let mut trials = Vec::new();
+    for path in manifests()? {
+        let text = std::fs::read_to_string(&path)?;
+        let directives = directives::read(&text).with_context(|| workspace::display(&path))?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        for place in place::ALL {
+            if let Some(why) = place.refusal(&directives) {
+                table.refused(&name, place, why);
+                continue;
+            }
+            let quick = place.is_quick(&directives);
+            let plan =
+                Plan { name: name.clone(), path: path.clone(), directives: place.adapt(directives.clone()), place };
+            let table = Arc::clone(table);
+            trials.push(Trial::test(place.trial(&name), move || plan.run(&table)).with_ignored_flag(!quick));
+        }
+    }
     if !arguments.list && !trials.is_empty() {
-        setup::ensure(&[setup::Need::Toolchain, setup::Need::Qemu])?;
+        setup::ensure(&[setup::Need::Toolchain, setup::Need::Qemu, setup::Need::Bochs, setup::Need::Grub])?;
         build::compile("info", |_| true)?;
     }
-    let trial = |path: &PathBuf, place: Place| {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let path = path.clone();
-        let run = move || system(&path, place).map_err(|error| Failed::from(format!("{error:#}")));
-        Trial::test(place.trial(&name), run).with_ignored_flag(place != place::QEMU)
-    };
-    Ok(place::ALL.into_iter().flat_map(|place| trials.iter().map(move |path| trial(path, place))).collect())
+    Ok(trials)
 }
 
 /// The manifests in `systems/tests`, by name.
@@ -55,13 +75,27 @@ fn manifests() -> anyhow::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn system(path: &Path, place: Place) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(path)?;
-    let directives = place.adapt(directives::read(&text).with_context(|| workspace::display(path))?);
-    let system = manifest::load(path)?;
-    // Two manifests may give the same name to their system.
-    let name = path.file_stem().unwrap_or_default();
-    let out = workspace::out_dir().join("tests").join(place.name).join(name);
-    let image = image::assemble(path, system, Some(&out))?;
-    trial::run_at(&image, &directives, place)?.outcome(&image)
+/// One trial.
+struct Plan {
+    name: String,
+    path: PathBuf,
+    directives: Directives,
+    place: Place,
+}
+
+impl Plan {
+    fn run(&self, table: &Table) -> Result<(), Failed> {
+        let begun = Instant::now();
+        let outcome = self.outcome();
+        table.ran(&self.name, self.place, outcome.is_ok(), begun.elapsed());
+        outcome.map_err(|error| Failed::from(format!("{error:#}")))
+    }
+
+    fn outcome(&self) -> anyhow::Result<()> {
+        let system = manifest::load(&self.path)?;
+        // Two manifests may give the same name to their system.
+        let out = workspace::out_dir().join("tests").join(self.place.name).join(&self.name);
+        let image = image::assemble(&self.path, system, Some(&out))?;
+        trial::run_at(&image, &self.directives, self.place)?.outcome(&image)
+    }
 }

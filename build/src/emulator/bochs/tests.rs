@@ -61,7 +61,8 @@ fn until(emulator: &mut Emulator, last: &Event) -> Vec<Event> {
 
 #[test]
 fn lines_the_exit_value_and_memory_arrive_under_both_bioses() {
-    let code = [eight_bits(), out(0x3f8, b'A'), out(0x2f8, b'B'), out(EXIT_PORT, 0x10), vec![0xf4, 0xeb, 0xfd]].concat();
+    let code =
+        [eight_bits(), out(0x3f8, b'A'), out(0x2f8, b'B'), out(EXIT_PORT, 0x10), vec![0xf4, 0xeb, 0xfd]].concat();
     for bios in [Bios::Bochs, Bios::Seabios] {
         let Some((mut emulator, _file)) = start(&code, bios, PATIENCE) else { return };
         let seen = until(&mut emulator, &Event::Exit(0x10));
