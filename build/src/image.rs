@@ -93,7 +93,7 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
     println!("bundle  {}", workspace::display(&image.bundle));
     if !args.no_iso {
         let line = args.command_line.as_ref().unwrap_or(&image.system.command_line);
-        println!("iso     {}", workspace::display(&iso(&image, line)?));
+        println!("iso     {}", workspace::display(&iso(&image, line, &[])?));
     }
     Ok(())
 }
@@ -142,8 +142,8 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     std::fs::write(path, bytes).map_err(failed)
 }
 
-/// Writes a GRUB ISO beside the image, with the core's command line.
-pub fn iso(image: &Image, command_line: &str) -> anyhow::Result<PathBuf> {
+/// Writes a GRUB ISO beside the image, with the core's command line; GRUB runs the commands `before` first.
+pub fn iso(image: &Image, command_line: &str, before: &[String]) -> anyhow::Result<PathBuf> {
     setup::ensure(&[setup::Need::Grub])?;
     let directory = image.core.parent().unwrap_or(Path::new("."));
     let tree = directory.join("iso");
@@ -155,7 +155,7 @@ pub fn iso(image: &Image, command_line: &str) -> anyhow::Result<PathBuf> {
     };
     copy(&image.core, "core.elf")?;
     copy(&image.bundle, "bundle.img")?;
-    write_file(&boot.join("grub/grub.cfg"), grub_configuration(command_line)?.as_bytes())?;
+    write_file(&boot.join("grub/grub.cfg"), grub_configuration(command_line, before)?.as_bytes())?;
     let path = directory.join("system.iso");
     let mut command = Command::new("grub-mkrescue");
     command.arg("-o").arg(&path).arg(&tree);
@@ -169,21 +169,20 @@ pub fn iso(image: &Image, command_line: &str) -> anyhow::Result<PathBuf> {
 #[error("the command line holds a quote, backslash, dollar sign or line end, which GRUB would change: remove it")]
 pub struct CommandLineError;
 
-fn grub_configuration(command_line: &str) -> Result<String, CommandLineError> {
+fn grub_configuration(command_line: &str, before: &[String]) -> Result<String, CommandLineError> {
     if command_line.contains(['"', '\'', '\\', '$', '\n']) {
         return Err(CommandLineError);
     }
-    let lines = [
-        "set timeout=0".to_owned(),
-        // Without a video driver GRUB complains on UEFI before it boots all the same.
-        "insmod all_video".to_owned(),
+    // Without a video driver GRUB complains on UEFI before it boots all the same.
+    let first = ["set timeout=0".to_owned(), "insmod all_video".to_owned()];
+    let entry = [
         "menuentry portcullis {".to_owned(),
         format!("    multiboot2 /boot/core.elf {command_line}").trim_end().to_owned(),
         "    module2 /boot/bundle.img bundle".to_owned(),
         "    boot".to_owned(),
         "}".to_owned(),
     ];
-    Ok(lines.join("\n") + "\n")
+    Ok([&first, before, &entry].concat().join("\n") + "\n")
 }
 
 #[cfg(test)]
@@ -199,13 +198,14 @@ mod tests {
 
     #[test]
     fn the_iso_boots_the_core_with_the_bundle_as_its_first_module() {
-        let text = grub_configuration("trace=1").unwrap();
+        let text = grub_configuration("trace=1", &["insmod wrmsr".to_owned()]).unwrap();
         assert!(text.contains("multiboot2 /boot/core.elf trace=1\n    module2 /boot/bundle.img"), "{text}");
+        assert!(text.find("insmod wrmsr\n") < text.find("menuentry"), "{text}");
     }
 
     #[test]
     fn a_command_line_that_grub_would_change_is_refused() {
-        assert!(grub_configuration("a=$b").is_err());
-        assert!(grub_configuration("a=\"b\"").is_err());
+        assert!(grub_configuration("a=$b", &[]).is_err());
+        assert!(grub_configuration("a=\"b\"", &[]).is_err());
     }
 }

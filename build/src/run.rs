@@ -280,10 +280,10 @@ fn machine(args: &Args, image: &Image) -> anyhow::Result<Machine> {
     };
     let boot = match args.boot.unwrap_or(usual) {
         By::Pvh => session::pvh(image, args.command_line.as_deref()),
-        By::Bios => Boot::IsoBios(image::iso(image, line)?),
+        By::Bios => Boot::IsoBios(image::iso(image, line, &[])?),
         By::Uefi => {
             setup::ensure(&[setup::Need::Ovmf])?;
-            Boot::IsoUefi(image::iso(image, line)?)
+            Boot::IsoUefi(image::iso(image, line, &[])?)
         }
     };
     let memory_mib = args.machine_memory.unwrap_or_else(|| image.memory_mib(LEAST_MIB));

@@ -63,6 +63,8 @@ pub struct Directives {
     pub audit: bool,
     /// What holds at single places.
     pub elsewhere: Vec<(Place, Rule)>,
+    /// Commands that GRUB runs before it loads the system; no manifest has any.
+    pub grub: Vec<String>,
     /// Texts of the checks that must fail where the trial runs.
     pub known: Vec<String>,
 }
@@ -79,6 +81,7 @@ impl Default for Directives {
             forbid: Vec::new(),
             audit: true,
             elsewhere: Vec::new(),
+            grub: Vec::new(),
             known: Vec::new(),
         }
     }
@@ -170,6 +173,7 @@ mod tests {
                 .into_iter()
                 .flat_map(|(name, rule)| place::named(name).into_iter().map(move |place| (place, rule.clone())))
                 .collect(),
+            grub: vec![],
             known: vec![],
         };
         assert_eq!(directives, expected);

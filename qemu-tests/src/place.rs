@@ -2,7 +2,7 @@
 //! some are part of every run.
 
 use crate::directives::{By, Directives, Rule};
-use portcullis_build::emulator::machine::{Kind, Target};
+use portcullis_build::emulator::machine::{Bios, Kind, QEMU_NO_SVM, QEMU_SVM, Target};
 use std::time::Duration;
 
 /// An emulator with a processor.
@@ -11,19 +11,31 @@ pub struct Place {
     /// Its name in directives and in front of a trial's name.
     pub name: &'static str,
     kind: Kind,
-    processor: Option<&'static str>,
+    processor: &'static str,
+    bios: Bios,
 }
 
 /// QEMU with AMD-V.
-pub const QEMU: Place = Place { name: "qemu", kind: Kind::Qemu, processor: None };
+pub const QEMU: Place = Place { name: "qemu", kind: Kind::Qemu, processor: QEMU_SVM, bios: Bios::Bochs };
+/// QEMU without it.
+pub const QEMU_BARE: Place = Place { name: "qemu-bare", processor: QEMU_NO_SVM, ..QEMU };
+/// Bochs with AMD-V.
+const RYZEN: Place = bochs("ryzen", "ryzen");
+/// Bochs with VT-x and without SMAP.
+pub const HASWELL: Place = bochs("haswell", "corei7_haswell_4770");
+/// The same under SeaBIOS.
+pub const HASWELL_SEABIOS: Place = Place { name: "haswell-seabios", bios: Bios::Seabios, ..HASWELL };
+/// Bochs with VT-x and SMAP.
+const SKYLAKE: Place = bochs("skylake", "corei7_skylake_x");
+/// Bochs with a processor that has no SMEP.
+pub const SANDY_BRIDGE: Place = bochs("sandy-bridge", "corei7_sandy_bridge_2600k");
 
-/// All of them.
-pub const ALL: [Place; 4] = [
-    QEMU,
-    Place { name: "ryzen", kind: Kind::Bochs, processor: Some("ryzen") },
-    Place { name: "haswell", kind: Kind::Bochs, processor: Some("corei7_haswell_4770") },
-    Place { name: "skylake", kind: Kind::Bochs, processor: Some("corei7_skylake_x") },
-];
+/// Where the systems of `systems/tests` run.
+pub const ALL: [Place; 4] = [QEMU, RYZEN, HASWELL, SKYLAKE];
+
+const fn bochs(name: &'static str, processor: &'static str) -> Place {
+    Place { name, kind: Kind::Bochs, processor, bios: Bios::Bochs }
+}
 
 /// What starting the firmware and GRUB takes more in Bochs.
 const FIRMWARE: Duration = Duration::from_secs(30);
@@ -37,7 +49,7 @@ pub fn named(word: &str) -> Vec<Place> {
 impl Place {
     /// The emulator and its processor.
     pub fn target(self) -> Target {
-        Target::new(self.kind, self.processor)
+        Target { bios: self.bios, ..Target::new(self.kind, Some(self.processor)) }
     }
 
     /// Name of a trial there; trials in QEMU have their own names only.

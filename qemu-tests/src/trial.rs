@@ -85,7 +85,7 @@ fn start(image: &Image, directives: &Directives, place: Place) -> anyhow::Result
 
 fn boot(image: &Image, directives: &Directives) -> anyhow::Result<Boot> {
     let line = directives.command_line.as_deref();
-    let iso = || image::iso(image, line.unwrap_or(&image.system.command_line));
+    let iso = || image::iso(image, line.unwrap_or(&image.system.command_line), &directives.grub);
     Ok(match directives.boot {
         By::Pvh => session::pvh(image, line),
         By::Bios => Boot::IsoBios(iso()?),

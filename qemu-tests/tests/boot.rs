@@ -1,11 +1,12 @@
 //! The demonstration system booted in each way that is supported, and refused with one clear line for
-//! each way in which its image can be bad; and its audit, which must be able to fail.
+//! each way in which its image can be bad and each processor that will not do; and its audit, which must be able to fail.
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use portcullis_build::image::{self, Image};
 use portcullis_build::manifest::Blob;
 use portcullis_build::{setup, workspace};
 use portcullis_qemu_tests::directives::{By, Directives};
+use portcullis_qemu_tests::place::{self, Place};
 use portcullis_qemu_tests::spoil::{self, Spoiled};
 use portcullis_qemu_tests::{plant, trial};
 use std::process::ExitCode;
@@ -41,10 +42,45 @@ fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
     let planted: (String, Run) = ("audit::notices-every-planted-breach".into(), Box::new(notices));
     let last_words: (String, Run) =
         ("stop::leaves-an-epitaph-and-the-last-records".into(), Box::new(leaves_last_words));
+    let processor = |one: &'static Refusal| -> (String, Run) {
+        (format!("refuse::{}", one.name), Box::new(move |image| refuses_processor(image, one)))
+    };
+    let opened: (String, Run) = ("boot::bochs-with-vt-x-left-open".into(), Box::new(boots_with_vtx_left_open));
     let large: (String, Run) = ("boot::a-large-file-and-a-large-guest".into(), Box::new(boots_large));
     let all = ways.into_iter().map(boot).chain(spoil::ALL.iter().map(refusal)).chain([planted, last_words, large]);
+    let all = all.chain(REFUSALS.iter().map(processor)).chain([opened]);
     Ok(all.map(|(name, run)| trial(name, image.clone(), run)).collect())
 }
+
+/// A processor, or a firmware, with which the core does not start.
+struct Refusal {
+    name: &'static str,
+    place: Place,
+    /// Commands for GRUB.
+    grub: &'static [&'static str],
+    line: &'static str,
+}
+
+const REFUSALS: [Refusal; 3] = [
+    Refusal {
+        name: "no-virtualization",
+        place: place::QEMU_BARE,
+        grub: &[],
+        line: "vm: this processor has neither SVM (CPUID 0x80000001 ECX bit 2) nor VMX",
+    },
+    Refusal {
+        name: "vt-x-locked-off",
+        place: place::HASWELL_SEABIOS,
+        grub: &["insmod wrmsr", "wrmsr 0x3a 1"],
+        line: "vm: VMX is locked off by the firmware",
+    },
+    Refusal {
+        name: "no-smep",
+        place: place::SANDY_BRIDGE,
+        grub: &[],
+        line: "boot: this processor lacks what the core needs: SMEP",
+    },
+];
 
 /// `image` is `None` where trials are only listed.
 fn trial(name: String, image: Option<Image>, run: Run) -> Trial {
@@ -55,7 +91,8 @@ fn trial(name: String, image: Option<Image>, run: Run) -> Trial {
 }
 
 fn demo() -> anyhow::Result<Image> {
-    setup::ensure(&[setup::Need::Toolchain, setup::Need::Qemu, setup::Need::Ovmf, setup::Need::Grub])?;
+    use setup::Need::{Bochs, Grub, Ovmf, Qemu, Toolchain};
+    setup::ensure(&[Toolchain, Qemu, Bochs, Ovmf, Grub])?;
     let out = workspace::out_dir().join("tests").join("boot");
     image::make(&workspace::demo_manifest(), Some(&out), "info")
 }
@@ -112,6 +149,26 @@ fn refuses(image: &Image, spoiled: &Spoiled) -> anyhow::Result<()> {
         ..Directives::default()
     };
     judged(&copy(image, &format!("refuse-{}", spoiled.name), spoiled.spoil)?, &directives)
+}
+
+fn refuses_processor(image: &Image, refusal: &Refusal) -> anyhow::Result<()> {
+    let directives = Directives {
+        limit: Duration::from_secs(60),
+        expect: vec![refusal.line.into()],
+        audit: false,
+        grub: refusal.grub.iter().map(|line| (*line).to_owned()).collect(),
+        ..Directives::default()
+    };
+    let image = copy(image, &format!("refuse-{}", refusal.name), |_| ())?;
+    let directives = refusal.place.adapt(directives);
+    trial::run_at(&image, &directives, refusal.place)?.outcome(&image)
+}
+
+/// SeaBIOS leaves `IA32_FEATURE_CONTROL` open and VT-x off: the core turns it on.
+fn boots_with_vtx_left_open(image: &Image) -> anyhow::Result<()> {
+    let place = place::HASWELL_SEABIOS;
+    let image = copy(image, "boot-seabios", |_| ())?;
+    trial::run_at(&image, &place.adapt(directives()), place)?.outcome(&image)
 }
 
 /// A supervisor that dies whenever it is started makes the core stop: with a line on COM1, the records

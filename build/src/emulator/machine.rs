@@ -53,7 +53,7 @@ pub struct Target {
 }
 
 /// QEMU's processor: AMD-V, without five-level paging.
-const QEMU_PROCESSOR: &str = "max,+svm,-la57";
+pub const QEMU_SVM: &str = "max,+svm,-la57";
 /// QEMU's processor without AMD-V.
 pub const QEMU_NO_SVM: &str = "max,-svm,-la57";
 /// Bochs's processor when nothing else is asked for.
@@ -69,7 +69,7 @@ impl Target {
     /// The emulator with that processor, or with the one it is there for.
     pub fn new(kind: Kind, processor: Option<&str>) -> Self {
         let usual = match kind {
-            Kind::Qemu => QEMU_PROCESSOR,
+            Kind::Qemu => QEMU_SVM,
             Kind::Bochs => BOCHS_PROCESSOR,
         };
         Self { kind, processor: processor.unwrap_or(usual).to_owned(), bios: Bios::default() }
