@@ -27,6 +27,6 @@ pub fn stop(reason: fmt::Arguments) -> ! {
 }
 
 /// An exception in ring 0, a double fault or a machine check.
-pub fn trap(vector: u64, error: u64, rip: u64) -> ! {
+pub extern "sysv64" fn trap(vector: u64, error: u64, rip: u64) -> ! {
     stop(format_args!("trap {vector} in the core, error {error:#x}, at {rip:#x}, address {:#x}", cpu::cr2()))
 }

@@ -184,7 +184,7 @@ pub fn interrupt_window(idle: bool) -> u8 {
 /// Take an NMI whose exit holds the next ones back: only an IRET opens them again.
 pub fn nmi() {
     // SAFETY: INV-IDT: the gate of vector 2 does nothing but return.
-    unsafe { core::arch::asm!("int 2") };
+    unsafe { asm!("int 2") };
 }
 
 /// Read a register that the processor may lack; `None` if it does.
@@ -217,10 +217,6 @@ extern "sysv64" fn enter_call() -> ! {
 
 extern "sysv64" fn enter_interrupt(vector: u64, error: u64) -> ! {
     crate::entry(Cause::Event(vector as u8, error as u32))
-}
-
-extern "sysv64" fn trap(vector: u64, error: u64, rip: u64) -> ! {
-    crate::epitaph::trap(vector, error, rip)
 }
 
 core::arch::global_asm!(
@@ -319,7 +315,7 @@ entry_stubs:
     "#,
     enter_call = sym enter_call,
     enter_interrupt = sym enter_interrupt,
-    trap = sym trap,
+    trap = sym crate::epitaph::trap,
     frame_end = const offset_of!(PerCpu, task) + offset_of!(TaskState, frame_end),
     scratch = const offset_of!(PerCpu, scratch),
     stack = const offset_of!(PerCpu, stack),
