@@ -126,9 +126,3 @@ fn panic(info: &core::panic::PanicInfo) -> ! {
         None => epitaph::stop(format_args!("panic")),
     }
 }
-
-#[cfg(not(test))]
-#[defmt::panic_handler]
-fn defmt_panic() -> ! {
-    epitaph::stop(format_args!("panic"))
-}

@@ -37,22 +37,25 @@ const TOO_MANY_REGIONS: &str = "boot: more than 64 regions of one kind in the me
 
 /// Reader of physical memory while the boot tables map the first 4 GiB.
 pub trait Memory {
-    /// Copy bytes at `address`; `false` if any of them is out of reach.
-    fn read(&self, address: u64, into: &mut [u8]) -> bool;
+    /// The four bytes at `address`, if they are in reach.
+    fn peek(&self, address: u64) -> Option<u32>;
 
-    /// A little-endian word of `N` bytes.
-    fn word<const N: usize>(&self, address: u64) -> Result<u64, &'static str> {
-        let mut bytes = [0u8; 8];
-        let part = bytes.get_mut(..N).ok_or(BOUNDS)?;
-        if self.read(address, part) { Ok(u64::from_le_bytes(bytes)) } else { Err(BOUNDS) }
+    /// A little-endian word of four bytes.
+    fn word(&self, address: u64) -> Result<u64, &'static str> {
+        self.peek(address).map(u64::from).ok_or(BOUNDS)
+    }
+
+    /// A little-endian word of eight bytes.
+    fn long(&self, address: u64) -> Result<u64, &'static str> {
+        Ok(self.word(address)? | self.word(address.saturating_add(4))? << 32)
     }
 }
 
 /// Take the memory-map entry at `entry` (address, length, type; the same in both protocols).
 fn add(memory: &impl Memory, entry: u64, out: &mut Handover) -> Result<(), &'static str> {
-    let start = memory.word::<8>(entry)?;
-    let end = start.saturating_add(memory.word::<8>(entry.saturating_add(8))?);
-    let usable = memory.word::<4>(entry.saturating_add(16))? == 1;
+    let start = memory.long(entry)?;
+    let end = start.saturating_add(memory.long(entry.saturating_add(8))?);
+    let usable = memory.word(entry.saturating_add(16))? == 1;
     let regions = if usable { &mut out.ram } else { &mut out.other };
     if start < end {
         regions.try_push(Region { start, end }).map_err(|_| TOO_MANY_REGIONS)?;
@@ -63,15 +66,15 @@ fn add(memory: &impl Memory, entry: u64, out: &mut Handover) -> Result<(), &'sta
 /// Read `hvm_start_info` at `address` (Xen public/arch-x86/hvm/start_info.h).
 pub fn pvh(memory: &impl Memory, address: u64) -> Result<Handover, &'static str> {
     let field = |offset: u64| address.saturating_add(offset);
-    if memory.word::<4>(address)? != 0x336e_c578 {
+    if memory.word(address)? != 0x336e_c578 {
         return Err(MAGIC);
     }
     let mut out = Handover::default();
-    let modules = memory.word::<4>(field(12))?;
-    let module_list = memory.word::<8>(field(16))?;
-    let map = memory.word::<8>(field(40))?;
-    let entries = memory.word::<4>(field(48))?;
-    if memory.word::<4>(field(4))? < 1 || entries == 0 || map == 0 {
+    let modules = memory.word(field(12))?;
+    let module_list = memory.long(field(16))?;
+    let map = memory.long(field(40))?;
+    let entries = memory.word(field(48))?;
+    if memory.word(field(4))? < 1 || entries == 0 || map == 0 {
         return Err(NO_MEMORY_MAP);
     }
     for index in 0..entries.min(1024) {
@@ -79,8 +82,8 @@ pub fn pvh(memory: &impl Memory, address: u64) -> Result<Handover, &'static str>
         add(memory, entry, &mut out)?;
     }
     if modules > 0 {
-        let start = memory.word::<8>(module_list)?;
-        let length = memory.word::<8>(module_list.saturating_add(8))?;
+        let start = memory.long(module_list)?;
+        let length = memory.long(module_list.saturating_add(8))?;
         out.image = Some(Region { start, end: start.saturating_add(length) });
     }
     Ok(out)
@@ -88,7 +91,7 @@ pub fn pvh(memory: &impl Memory, address: u64) -> Result<Handover, &'static str>
 
 /// Read the multiboot2 information structure at `address` (Multiboot2 specification, section 3.6).
 pub fn multiboot2(memory: &impl Memory, address: u64) -> Result<Handover, &'static str> {
-    let total = memory.word::<4>(address)?;
+    let total = memory.word(address)?;
     if !(16..=1 << 20).contains(&total) {
         return Err(BOUNDS);
     }
@@ -96,8 +99,8 @@ pub fn multiboot2(memory: &impl Memory, address: u64) -> Result<Handover, &'stat
     let mut tag = address.saturating_add(8);
     let mut out = Handover::default();
     while tag.saturating_add(8) <= end {
-        let kind = memory.word::<4>(tag)?;
-        let size = memory.word::<4>(tag.saturating_add(4))?;
+        let kind = memory.word(tag)?;
+        let size = memory.word(tag.saturating_add(4))?;
         if kind == 0 {
             break;
         }
@@ -107,11 +110,11 @@ pub fn multiboot2(memory: &impl Memory, address: u64) -> Result<Handover, &'stat
         let body = tag.saturating_add(8);
         match kind {
             3 if out.image.is_none() => {
-                let start = memory.word::<4>(body)?;
-                out.image = Some(Region { start, end: memory.word::<4>(body.saturating_add(4))? });
+                let start = memory.word(body)?;
+                out.image = Some(Region { start, end: memory.word(body.saturating_add(4))? });
             }
             6 => {
-                let step = memory.word::<4>(body)?.max(24);
+                let step = memory.word(body)?.max(24);
                 let mut entry = tag.saturating_add(16);
                 while entry.saturating_add(24) <= tag.saturating_add(size) {
                     add(memory, entry, &mut out)?;
@@ -131,15 +134,9 @@ mod tests {
 
     struct Fake(Vec<u8>);
     impl Memory for Fake {
-        fn read(&self, address: u64, into: &mut [u8]) -> bool {
-            let start = address as usize;
-            match self.0.get(start..start.saturating_add(into.len())) {
-                Some(bytes) => {
-                    into.copy_from_slice(bytes);
-                    true
-                }
-                None => false,
-            }
+        fn peek(&self, address: u64) -> Option<u32> {
+            let bytes = self.0.get(address as usize..)?.first_chunk()?;
+            Some(u32::from_le_bytes(*bytes))
         }
     }
 

@@ -35,13 +35,11 @@ impl Core {
             _ => return Err(Misuse(misuse::ARGUMENT)),
         };
         let target = partition.slots.get(id.slot().into(), kind::PARTITION, right)?.object as u8;
-        if self.partitions[target].generation != id.generation() {
-            return Ok(Outcome::Value(Status::Dead, self.partitions[target].generation.into()));
+        if let Some(outcome) = self.check_target(target, id) {
+            return Ok(outcome);
         }
-        let life = self.partitions[target].life;
-        let alive = life == Life::Alive;
+        let alive = self.partitions[target].life == Life::Alive;
         match operation {
-            _ if life == Life::Gone => return Ok(Outcome::Value(Status::Gone, 0)),
             control::KILL if alive => self.freeze(target, cause::KILLED, caller, 0),
             control::RESTART if !alive => self.restart(target),
             control::ABANDON if !alive => self.abandon(target),

@@ -41,7 +41,7 @@ impl Core {
     }
 
     /// A stale id gets the dead code, whatever else is true of the target.
-    fn check_target(&self, target: u8, id: Id) -> Option<Outcome> {
+    pub(super) fn check_target(&self, target: u8, id: Id) -> Option<Outcome> {
         let partition = &self.partitions[target];
         if partition.generation != id.generation() {
             return Some(Outcome::Value(Status::Dead, partition.generation.into()));
