@@ -40,7 +40,9 @@ pub fn text(machine: &Machine, iso: &Path, com: [&PathBuf; 2]) -> String {
         // Only a panic ends Bochs: after a triple fault or a reset the machine is there to be looked at.
         "panic: action=fatal".to_owned(),
         format!("error: action=report, cpu0={processor}"),
-        "info: action=report".to_owned(),
+        // The handler of the signal that stops the machine reports, too; a report of its own in the middle of another
+        // would wait for itself for ever. So only those are on that are needed: CPUID's leaves and resets.
+        "info: action=ignore, cpu0=report, pc_system=report".to_owned(),
         // Bytes for the exit port arrive as reports of the device that owns all free ports.
         "debug: action=ignore, unmapped=report".to_owned(),
         "clock: sync=none".to_owned(),

@@ -22,12 +22,14 @@ pub enum Error {
     #[error("Bochs ended before its debugger answered `{0}`")]
     Ended(String),
     /// No answer in time.
-    #[error("Bochs's debugger did not answer `{command}` within {seconds} s")]
+    #[error("Bochs's debugger did not answer `{command}` within {seconds} s; it showed {shown:?}")]
     Silent {
         /// What was asked.
         command: String,
         /// The limit.
         seconds: u64,
+        /// What it showed instead.
+        shown: String,
     },
     /// A guest that takes no interrupt.
     #[error("the machine was caught inside a guest that did not exit within {} s", GUEST_LIMIT.as_secs())]
@@ -129,7 +131,8 @@ impl Debugger {
             match self.shown.recv_timeout(latest.saturating_duration_since(Instant::now())) {
                 Ok(piece) => text.extend(piece),
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(Error::Silent { command: command.into(), seconds: limit.as_secs() });
+                    let shown = String::from_utf8_lossy(&text).into_owned();
+                    return Err(Error::Silent { command: command.into(), seconds: limit.as_secs(), shown });
                 }
                 Err(RecvTimeoutError::Disconnected) => return Err(Error::Ended(command.into())),
             }
