@@ -2,10 +2,10 @@
 
 use crate::checksum::{CRC_TABLE, crc32};
 
-/// CRC-32 of a file, eight bytes at a time; the tables take 8 KiB.
-pub fn crc32_of_file(bytes: &[u8]) -> u32 {
+/// CRC-32 of a file, eight bytes at a time; the tables take 8 KiB. `crc` is the result so far, 0 at the start.
+pub fn crc32_of_file(crc: u32, bytes: &[u8]) -> u32 {
     let (words, rest) = bytes.as_chunks::<8>();
-    let mut crc = u32::MAX;
+    let mut crc = !crc;
     for word in words {
         let word = u64::from_le_bytes(*word) ^ u64::from(crc);
         let [t0, t1, t2, t3, t4, t5, t6, t7] = &WIDE_TABLES;
@@ -44,7 +44,12 @@ mod tests {
     fn a_file_has_the_checksum_of_its_bytes_whatever_its_length() {
         let bytes: Vec<u8> = (0..100_u32).map(|index| (index * 37 + 11) as u8).collect();
         for length in 0..bytes.len() {
-            assert_eq!(super::crc32_of_file(&bytes[..length]), crate::checksum::crc32(0, &bytes[..length]), "{length}");
+            let expected = crate::checksum::crc32(0, &bytes[..length]);
+            assert_eq!(super::crc32_of_file(0, &bytes[..length]), expected, "{length}");
+            for cut in 0..=length {
+                let head = super::crc32_of_file(0, &bytes[..cut]);
+                assert_eq!(super::crc32_of_file(head, &bytes[cut..length]), expected, "{cut} of {length}");
+            }
         }
     }
 }

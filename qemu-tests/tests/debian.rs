@@ -48,9 +48,9 @@ fn plans() -> Vec<Plan> {
             Scenario {
                 tests: &["work"],
                 append: "portcullis.rounds=60 portcullis.soft=yes",
-                // Loading takes some seconds, and begins anew with every new instance.
+                // From the start, and more often than an instance could load the guest in.
                 kills: &[
-                    Kill { service: "vmexit0", after: 15_000, every: 1_301 },
+                    Kill { service: "vmexit0", after: 700, every: 701 },
                     Kill { service: "vmport-rpc", after: 1_000, every: 503 },
                     Kill { service: "acpi-mangler", after: 1_000, every: 307 },
                 ],

@@ -2,17 +2,16 @@
 
 use crate::config::{Bad, Config};
 use crate::cpuid::Identity;
-use crate::host::{Host, Note};
+use crate::host::{File, Host, Note};
 use crate::loader::{Error, TEXT};
 use crate::machine::Machine;
 use crate::memory::GuestMemory;
 use crate::saved::{SCHEMA, VERSION, WORDS};
 use crate::tally::Tally;
-use arrayvec::{ArrayString, ArrayVec};
+use arrayvec::ArrayString;
 use core::fmt::Write;
 use core::mem::MaybeUninit;
 use portcullis_ipc::exit::ExitPage;
-use portcullis_ipc::file::crc32_of_file;
 use portcullis_ipc::layout::{EXIT_PAGES, GUEST_BASE, PAGE};
 use portcullis_ipc::limits::PAYLOAD;
 use portcullis_ipc::message::Lease;
@@ -88,7 +87,6 @@ fn open() -> Desk {
         armed: false,
         journal,
         notes: 0,
-        checked: ArrayVec::new(),
         tally: Tally::new(),
     };
     if config.lapic && host.lapic.is_none() {
@@ -151,8 +149,6 @@ struct Core {
     journal: Journal<RegionWords>,
     notes: u32,
     tally: Tally,
-    /// Blobs whose checksum this instance found right.
-    checked: ArrayVec<&'static str, 4>,
 }
 
 impl Core {
@@ -295,19 +291,12 @@ impl Host for Core {
         })
     }
 
-    fn blob(&mut self, name: &'static str) -> Result<&'static [u8], Error> {
+    fn file(&self, name: &'static str) -> Result<File, Error> {
         let blob = info().blob(name).ok_or(Error::NoBlob(name))?;
         let bytes = core::ptr::with_exposed_provenance::<u8>(blob.address as usize);
         // SAFETY: the core maps the blob read-only at this address for the life of the instance.
         let bytes = unsafe { core::slice::from_raw_parts(bytes, blob.bytes as usize) };
-        // The blob is read-only: what was right once stays so.
-        if !self.checked.contains(&name) {
-            if crc32_of_file(bytes) != blob.checksum {
-                return Err(Error::Checksum(name));
-            }
-            let _ = self.checked.try_push(name);
-        }
-        Ok(bytes)
+        Ok(File { bytes, checksum: blob.checksum })
     }
 
     fn high_bandwidth(&mut self, request: &HighBandwidth, piece: &mut [u8]) -> Option<HighBandwidthMoved> {

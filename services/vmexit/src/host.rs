@@ -32,6 +32,15 @@ pub enum Note {
     NotSaved,
 }
 
+/// A file of the image.
+#[derive(Clone, Copy, Debug)]
+pub struct File {
+    /// Its bytes.
+    pub bytes: &'static [u8],
+    /// CRC-32 of the bytes that the image builder put there.
+    pub checksum: u32,
+}
+
 /// The outside.
 pub trait Host {
     /// Guest memory.
@@ -73,8 +82,8 @@ pub trait Host {
     fn resume(&mut self, vcpu: u16);
     /// Has the firmware's tables built into guest memory; `None` when the manifest grants no `acpi-mangler`.
     fn build_tables(&mut self, machine: &BuildTables) -> Result<Option<TablesBuilt>, Error>;
-    /// A file of the image, by the name that the manifest gives it; its bytes are those that the image builder put there.
-    fn blob(&mut self, name: &'static str) -> Result<&'static [u8], Error>;
+    /// A file of the image, by the name that the manifest gives it. Its bytes are not checked.
+    fn file(&self, name: &'static str) -> Result<File, Error>;
     /// Gives a piece of a string to the high-bandwidth port, or takes one; `None` when nobody serves it.
     fn high_bandwidth(&mut self, request: &HighBandwidth, piece: &mut [u8]) -> Option<HighBandwidthMoved>;
     /// Tells whoever serves VMware's port that the machine was reset by this exit; repeating it has no effect.

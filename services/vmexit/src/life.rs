@@ -159,6 +159,8 @@ impl<H: Host> Machine<H> {
         self.announce(VmEventKind::Reset);
         let board = self.board();
         (board.power, board.reset) = (power::STARTING, board.events);
+        self.touched.add(Block::Load);
+        self.durable.load.written = 0;
         self.halt_all();
     }
 

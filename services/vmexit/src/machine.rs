@@ -13,6 +13,7 @@ use crate::loader::{self, Guest, Start};
 use crate::memory::{GuestMemory, all_ones};
 use crate::paging::PageFault;
 use crate::ports::Claimed;
+use crate::progress::Progress;
 use crate::registers::{TRAP, after, finish, merge};
 use crate::saved::{Block, Board, Durable, Touched, life};
 use crate::uart::Uart;
@@ -116,14 +117,28 @@ impl<H: Host> Machine<H> {
     }
 
     fn load(&mut self) -> Result<Start, loader::Error> {
-        let Config { entry, append, .. } = self.config;
-        let kernel = self.host.blob(if entry.is_raw() { "guest" } else { "kernel" })?;
-        let initrd = match self.host.blob("initrd") {
-            Err(loader::Error::NoBlob(_)) => &[],
-            blob => blob?,
-        };
-        let guest = Guest { kernel, initrd, append, rsdp: self.firmware()? };
-        loader::load(self.host.memory(), &self.config, &guest)
+        let config = self.config;
+        let (kernel, initrd) = self.going_on(|progress| {
+            let kernel = progress.file(if config.entry.is_raw() { "guest" } else { "kernel" })?;
+            match progress.file("initrd") {
+                Err(loader::Error::NoBlob(_)) => Ok((kernel, &[][..])),
+                initrd => Ok((kernel, initrd?)),
+            }
+        })?;
+        let guest = Guest { kernel, initrd, append: config.append, rsdp: self.firmware()? };
+        self.going_on(|progress| loader::load(progress, &config, &guest))
+    }
+
+    /// Does a part of the load from where the instance before ended.
+    fn going_on<T>(&mut self, part: impl FnOnce(&mut Progress<'_, H>) -> T) -> T {
+        let before = self.durable.load;
+        let mut progress = Progress::new(&mut self.host, before);
+        let done = part(&mut progress);
+        self.durable.load = progress.load();
+        if self.durable.load != before {
+            self.touched.add(Block::Load);
+        }
+        done
     }
 
     /// Leaves the firmware's tables in guest memory; the address of the RSDP, 0 without ACPI.

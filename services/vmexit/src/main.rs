@@ -46,6 +46,7 @@ mod mmio;
 mod msr;
 mod paging;
 mod ports;
+mod progress;
 mod registers;
 mod saved;
 mod startup;

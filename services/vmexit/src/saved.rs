@@ -123,6 +123,26 @@ pub struct Vcpu {
     pub tsc_offset: u64,
 }
 
+/// How far a load has come: `progress`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Schema)]
+#[repr(C)]
+pub struct Load {
+    /// Bytes of the image's files that are checked, one file behind the other.
+    pub checked: u64,
+    /// CRC-32 of those of the file under way.
+    pub crc: u64,
+    /// Bytes of this load that are in guest memory, in the order in which it writes them.
+    pub written: u64,
+}
+
+impl Load {
+    /// Makes it durable, and nothing else.
+    pub fn commit<W: Words>(&self, journal: &mut Journal<W>) -> Result<(), Refused> {
+        journal.stage_block(LOAD, words(self));
+        journal.commit()
+    }
+}
+
 /// Everything that outlives an instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Durable {
@@ -136,6 +156,8 @@ pub struct Durable {
     pub vcpus: [Vcpu; VCPUS_PER_VM],
     /// By vCPU.
     pub lapics: [Lapic; VCPUS_PER_VM],
+    /// The load of the guest.
+    pub load: Load,
 }
 
 /// The shape of [`Durable`], by which its schema is known.
@@ -147,6 +169,7 @@ struct Shape {
     ioapic: [u64; ioapic::WORDS],
     vcpus: [Vcpu; VCPUS_PER_VM],
     lapics: [[u64; lapic::WORDS]; VCPUS_PER_VM],
+    load: Load,
 }
 
 /// A block of the state.
@@ -158,6 +181,8 @@ pub enum Block {
     Uart,
     /// The IOAPIC.
     Ioapic,
+    /// The load of the guest.
+    Load,
     /// The vCPU of this number.
     Vcpu(usize),
     /// The local APIC of this number.
@@ -174,6 +199,7 @@ impl Touched {
             Block::Board => 1,
             Block::Uart => 2,
             Block::Ioapic => 4,
+            Block::Load => 8,
             Block::Vcpu(number) => 1 << 8 << (number % VCPUS_PER_VM),
             Block::Lapic(number) => 1 << 16 << (number % VCPUS_PER_VM),
         }
@@ -201,8 +227,9 @@ const IOAPIC: usize = UART + size_of::<Uart>() / 8;
 const VCPUS: usize = IOAPIC + ioapic::WORDS;
 const VCPU_WORDS: usize = size_of::<Vcpu>() / 8;
 const LAPICS: usize = VCPUS + VCPUS_PER_VM * VCPU_WORDS;
+const LOAD: usize = LAPICS + VCPUS_PER_VM * lapic::WORDS;
 /// Words that the state takes.
-pub const WORDS: usize = LAPICS + VCPUS_PER_VM * lapic::WORDS;
+pub const WORDS: usize = LOAD + size_of::<Load>() / 8;
 
 fn words<T: IntoBytes + Immutable>(block: &T) -> &[u64] {
     // Every block is made of whole aligned words.
@@ -226,6 +253,7 @@ impl Durable {
         for (number, one) in state.lapics.iter_mut().enumerate() {
             journal.load_block(LAPICS + number * lapic::WORDS, words_mut(one));
         }
+        journal.load_block(LOAD, words_mut(&mut state.load));
         state
     }
 
@@ -247,6 +275,9 @@ impl Durable {
             if touched.has(Block::Lapic(number)) {
                 journal.stage_block(LAPICS + number * lapic::WORDS, words(one));
             }
+        }
+        if touched.has(Block::Load) {
+            journal.stage_block(LOAD, words(&self.load));
         }
         journal.commit()
     }
@@ -285,6 +316,7 @@ mod tests {
             tsc_offset: 5,
         };
         state.lapics[1] = Lapic::reset(1, false);
+        state.load = Load { checked: 0x2_0000_0000, crc: 0x1234_5678, written: 77 };
         state
     }
 
@@ -296,7 +328,7 @@ mod tests {
         assert_eq!(Durable::load(&journal), state);
         let content: Vec<u8> = (0..WORDS).flat_map(|index| journal.load(index).to_le_bytes()).collect();
         assert_eq!(content, include_bytes!("../golden/state-1.bin"));
-        assert_eq!(SCHEMA, 0x94ad072f677a3cdd);
+        assert_eq!(SCHEMA, 0xd6a3fafa3d6f1ef3);
     }
 
     #[test]

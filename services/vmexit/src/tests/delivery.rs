@@ -290,7 +290,7 @@ fn first_exit(machine: &mut Machine<Model>) -> ExitPage {
 fn the_mailbox_starts_the_processor_that_it_names() {
     let config = Config { ap_start: ApStart::Mailbox, ..APIC };
     let mut model = Model::cold();
-    model.memory = crate::memory::tests::Plain::new(0x10_0000);
+    model.memory.plain = crate::memory::tests::Plain::new(0x10_0000);
     model.stopped = vec![0, 1];
     let mut machine = Machine::new(model, config, IDENTITY);
     machine.start(false);

@@ -4,17 +4,20 @@ mod delivery;
 mod exits;
 mod faults;
 mod high;
+mod load;
 mod restart;
 mod strings;
 
 use crate::apic::lapic::Lapic;
 use crate::config::{ApStart, Config, Entry};
 use crate::cpuid::Identity;
-use crate::host::{Host, Note};
+use crate::host::{File, Host, Note};
 use crate::loader::{self, Error, Guest};
 use crate::machine::Machine;
+use crate::memory::GuestMemory;
 use crate::memory::tests::Plain;
 use crate::saved::{SCHEMA, VERSION, WORDS, life, power};
+use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::exit::{ExitPage, Reason, Segment, gpr, io, segment};
 use portcullis_ipc::proto::acpi::{BuildTables, TablesBuilt};
 use portcullis_ipc::proto::link::VmEventKind;
@@ -93,9 +96,49 @@ impl Words for Region {
     }
 }
 
+/// Guest memory in which every word that is written is an effect.
+pub struct Ram {
+    pub plain: Plain,
+    /// Words that were written.
+    pub written: usize,
+    region: Region,
+}
+
+impl core::ops::Deref for Ram {
+    type Target = Plain;
+    fn deref(&self) -> &Plain {
+        &self.plain
+    }
+}
+
+impl core::ops::DerefMut for Ram {
+    fn deref_mut(&mut self) -> &mut Plain {
+        &mut self.plain
+    }
+}
+
+impl GuestMemory for Ram {
+    fn size(&self) -> u64 {
+        self.plain.size()
+    }
+    fn read(&self, address: u64, bytes: &mut [u8]) -> bool {
+        self.plain.read(address, bytes)
+    }
+    fn write(&mut self, address: u64, bytes: &[u8]) -> bool {
+        let fits = address.checked_add(bytes.len() as u64).is_some_and(|end| end <= self.size());
+        let mut at = address;
+        for word in bytes.chunks(8).take_while(|_| fits && self.region.burn()) {
+            self.plain.write(at, word);
+            self.written += 1;
+            at += word.len() as u64;
+        }
+        fits
+    }
+}
+
 /// The outside. Effects stop happening when the fuse burns out: the service was killed there.
 pub struct Model {
-    pub memory: Plain,
+    pub memory: Ram,
     /// What the console took, and the sequence of the last message.
     pub console: Vec<u8>,
     pub console_sequence: u64,
@@ -114,7 +157,9 @@ pub struct Model {
     pub protected: Vec<(u64, u8)>,
     pub wall: u64,
     pub tsc: u64,
-    pub image: &'static [u8],
+    /// Files of the image, and which of them is not as the image builder made it.
+    pub files: Vec<(&'static str, &'static [u8])>,
+    pub damaged: Option<&'static str>,
     /// What the high-bandwidth port takes or gives.
     pub message: Option<Message>,
     pub resets: Vec<u64>,
@@ -149,7 +194,7 @@ impl Model {
         let region = Region::new();
         let journal = region.open();
         Self {
-            memory: Plain::new(0x2_0000),
+            memory: Ram { plain: Plain::new(0x2_0000), written: 0, region: region.clone() },
             console: Vec::new(),
             console_sequence: 0,
             console_full: false,
@@ -164,7 +209,8 @@ impl Model {
             protected: Vec::new(),
             wall: 0,
             tsc: 1_000_000,
-            image: &[0xf4; 16],
+            files: vec![("guest", &[0xf4; 16])],
+            damaged: None,
             message: None,
             resets: Vec::new(),
         }
@@ -188,10 +234,10 @@ impl Model {
 }
 
 impl Host for Model {
-    type Memory = Plain;
+    type Memory = Ram;
     type Region = Region;
 
-    fn memory(&mut self) -> &mut Plain {
+    fn memory(&mut self) -> &mut Ram {
         &mut self.memory
     }
 
@@ -279,8 +325,11 @@ impl Host for Model {
         Ok(Some(TablesBuilt { rsdp: machine.base }))
     }
 
-    fn blob(&mut self, name: &'static str) -> Result<&'static [u8], Error> {
-        if name == "guest" { Ok(self.image) } else { Err(Error::NoBlob(name)) }
+    fn file(&self, name: &'static str) -> Result<File, Error> {
+        let found = self.files.iter().find(|(known, _)| *known == name);
+        let (_, bytes) = found.ok_or(Error::NoBlob(name))?;
+        let checksum = crc32(0, bytes) ^ u32::from(self.damaged == Some(name));
+        Ok(File { bytes, checksum })
     }
 
     fn high_bandwidth(&mut self, request: &HighBandwidth, piece: &mut [u8]) -> Option<HighBandwidthMoved> {
