@@ -37,6 +37,20 @@ says() {
     fi
 }
 
+# exact NAME VALUE COMMAND...: runs the command, which must succeed and say the value, a newline, and not a byte more.
+exact() {
+    name=$1
+    printf '%s\n' "$2" >/tmp/expected
+    shift 2
+    "$@" >/tmp/out 2>/tmp/err
+    found_status=$?
+    if [ "$found_status" = 0 ] && cmp -s /tmp/out /tmp/expected && [ ! -s /tmp/err ]; then
+        ok "$name"
+    else
+        fail "$name" "status $found_status, $(wc -c </tmp/out) bytes of $(wc -c </tmp/expected), err '$(head -c 200 /tmp/err)'"
+    fi
+}
+
 done_checks() {
     echo "$passed $failed" >>/tmp/counts
     [ "$failed" = 0 ]
