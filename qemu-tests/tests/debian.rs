@@ -58,7 +58,10 @@ fn plans() -> Vec<Plan> {
             },
             500,
         ),
-        long(plan("daemon", Scenario { tests: &["daemon"], ..base() }, 900)),
+        long(Plan {
+            expect: &[DONE, "the guest's host name: debian", "a second program of the guest is \"toolbox\""],
+            ..plan("daemon", Scenario { tests: &["daemon"], ..base() }, 900)
+        }),
     ]
 }
 

@@ -70,6 +70,10 @@ pub struct Channel {
     pub reserved: u8,
     /// TCLO: second of the last result.
     pub answered: u32,
+    /// TCLO: hash of the program's name; 0 as long as it has told none.
+    pub name: u32,
+    /// Zero.
+    pub spare: u32,
 }
 
 static_assertions::const_assert_eq!(size_of::<Channel>(), CHANNEL * 8);
@@ -93,6 +97,8 @@ impl Channel {
         lost: 0,
         reserved: 0,
         answered: 0,
+        name: 0,
+        spare: 0,
     };
 
     /// From its words.

@@ -55,6 +55,10 @@ pub trait Outside {
     fn entropy(&mut self) -> u64;
     /// A line that the guest wants to have logged: its beginning.
     fn log(&mut self, line: &[u8]);
+    /// The guest's tools tell something that they did not tell before: what it is, and its beginning.
+    fn told(&mut self, what: &'static str, value: &[u8]);
+    /// A second program of this name wanted to be commanded.
+    fn refused(&mut self, name: &[u8]);
 }
 
 /// The channels, and everything that their messages reach.

@@ -30,7 +30,7 @@ const HARDWARE: u64 = 13;
 /// Version of the state.
 const VERSION: u32 = 1;
 /// Schema of the state: its layout, and the number of keys, on which places depend.
-const SCHEMA: u64 = 0x7670_7270_6300_0000;
+const SCHEMA: u64 = 0x7670_7270_6301_0000;
 
 fn main(start: Start) -> ! {
     let Some(vm) = Vm::find("vm") else { missing("vm") };
@@ -102,12 +102,32 @@ impl Outside for Around {
     }
 
     fn log(&mut self, line: &[u8]) {
-        if let Some(omitted) = self.allowance.take(self.second()) {
-            if omitted > 0 {
-                defmt::warn!("{=u32} lines of the guest left out: it may log one a second", omitted);
-            }
+        if self.may_say() {
             defmt::info!("guest: {=str}", escaped(line).as_str());
         }
+    }
+
+    fn told(&mut self, what: &'static str, value: &[u8]) {
+        if self.may_say() {
+            defmt::info!("the guest's {=str}: {=str}", what, escaped(value).as_str());
+        }
+    }
+
+    fn refused(&mut self, name: &[u8]) {
+        if self.may_say() {
+            defmt::warn!("a second program of the guest is \"{=str}\": it gets no commands", escaped(name).as_str());
+        }
+    }
+}
+
+impl Around {
+    /// Whether a line that the guest causes may be logged; tells how many were left out before it.
+    fn may_say(&mut self) -> bool {
+        let Some(omitted) = self.allowance.take(self.second()) else { return false };
+        if omitted > 0 {
+            defmt::warn!("{=u32} lines of the guest left out: it may log one a second", omitted);
+        }
+        true
     }
 }
 

@@ -6,7 +6,7 @@ use crate::channels::{Channels, Outside, SYNCHRONIZE};
 use crate::guestinfo::{Entry, hash};
 use crate::layout::{CHANNELS, OPTIONS};
 use crate::rpci::{HEAD, Request, parse};
-use crate::tclo::command;
+use crate::tclo::{PAUSE, command};
 use crate::text::Text;
 use portcullis_runtime::state::Words;
 
@@ -26,8 +26,11 @@ impl<W: Words> Channels<W> {
             channel.settle();
             if length == 0 {
                 channel.result_lost();
-            } else {
-                channel.result(head, channel.active, self.synchronizes());
+            } else if let Some(name) = channel.result(head, channel.active, self.synchronizes())
+                && !self.name(id, channel, name)
+            {
+                outside.refused(name);
+                *channel = Channel::FREE;
             }
             return;
         }
@@ -52,6 +55,12 @@ impl<W: Words> Channels<W> {
             Request::Synchronize(on) => {
                 self.synchronize(id, on);
                 answer(channel, Text::Done);
+            }
+            Request::Info { number, value } => {
+                answer(channel, Text::Done);
+                if self.keep_told(number, head, value, chain, length, outside) {
+                    return;
+                }
             }
             Request::Report => answer(channel, Text::Done),
             Request::Denied => answer(channel, Text::Denied),
@@ -99,6 +108,24 @@ impl<W: Words> Channels<W> {
         channel.start = entry.value.into();
         channel.flags |= flag::SHARED;
         channel.block = self.store.cursor(entry.head, entry.value.into()).block;
+    }
+
+    /// Gives the channel its program's name; `false` when another program has it that polls. One that does not is
+    /// gone, and its channel closes.
+    fn name(&mut self, id: usize, channel: &mut Channel, name: &[u8]) -> bool {
+        let name = hash(name).max(1);
+        for other in (0..CHANNELS).filter(|other| *other != id) {
+            let holder = self.store.channel(other);
+            if holder.state == state::FREE || holder.protocol != protocol::TCLO || holder.name != name {
+                continue;
+            }
+            if channel.active.saturating_sub(holder.active) <= PAUSE {
+                return false;
+            }
+            self.abandon(other);
+        }
+        channel.name = name;
+        true
     }
 
     /// Stages the option, and tells every program that listens on a channel other than `id`.

@@ -19,7 +19,7 @@ pub const HEADER: usize = 16;
 /// Words of a vCPU's record.
 pub const RECORD: usize = 5;
 /// Words of a channel.
-pub const CHANNEL: usize = 5;
+pub const CHANNEL: usize = 6;
 /// Words of a guestinfo entry.
 pub const ENTRY: usize = 2;
 /// Bytes of a block, the unit in which messages and values take memory.

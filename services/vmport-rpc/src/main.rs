@@ -36,6 +36,7 @@ mod store;
 mod sweep;
 mod tclo;
 mod text;
+mod told;
 
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,13 @@ pub enum Request<'a> {
     Log(usize),
     /// The guest follows the host's clock, or does not.
     Synchronize(bool),
+    /// What the guest's tools know about it: kept.
+    Info {
+        /// Which knowledge, below [`INFO`].
+        number: u8,
+        /// Where it starts; everything before names it.
+        value: usize,
+    },
     /// Taken note of: the guest reports something.
     Report,
     /// A key of another name space, which a guest may not set.
@@ -34,8 +41,7 @@ pub enum Request<'a> {
 }
 
 /// Commands by which a guest reports something, and the reply says no more than that it arrived.
-const REPORTS: [&[u8]; 9] = [
-    b"SetGuestInfo",
+const REPORTS: [&[u8]; 8] = [
     b"SetGuestDiskInfo",
     b"tools.set.version",
     b"tools.set.versiontype",
@@ -45,6 +51,8 @@ const REPORTS: [&[u8]; 9] = [
     b"vmbackup.eventSet",
     b"vmx.capability.unified_loop",
 ];
+/// Numbers of `SetGuestInfo` that are kept are below this.
+pub const INFO: u8 = 16;
 /// What the commands start with by which a guest says what it can do.
 const CAPABILITY: &[u8] = b"tools.capability.";
 
@@ -63,6 +71,7 @@ pub fn parse(head: &[u8], length: usize) -> Request<'_> {
         b"info-set" => set(text(argument), after),
         b"log" => Request::Log(after),
         b"vmx.set_option" => option(text(argument)),
+        b"SetGuestInfo" => info(argument, after),
         _ if REPORTS.contains(&command) || command.starts_with(CAPABILITY) => Request::Report,
         _ => Request::Unknown,
     }
@@ -77,7 +86,8 @@ fn get(name: &[u8]) -> Request<'_> {
     match strip_prefix(name) {
         _ if name.is_empty() => Request::Incomplete,
         Some(key) if key.len() > KEY_BYTES => Request::KeyTooLong,
-        // No entry has an empty key, so it has no value.
+        // No entry has an empty key, so it has no value; nor has one that no guest can set.
+        Some(key) if key.contains(&b' ') => Request::Get(&[]),
         Some(key) => Request::Get(key),
         None => Request::Get(&[]),
     }
@@ -93,6 +103,17 @@ fn set(argument: &[u8], start: usize) -> Request<'_> {
         Some([]) => Request::Incomplete,
         Some(key) if key.len() > KEY_BYTES => Request::KeyTooLong,
         Some(key) => Request::Set(key, start + blank - key.len(), start + blank + 1),
+    }
+}
+
+/// Two blanks, a number, a blank, and the value, which may be binary.
+fn info(argument: &[u8], start: usize) -> Request<'_> {
+    let digits = argument.strip_prefix(b" ").unwrap_or_default();
+    let Some(end) = digits.iter().position(|byte| *byte == b' ') else { return Request::Report };
+    let number = digits.get(..end).and_then(|digits| core::str::from_utf8(digits).ok()?.parse().ok());
+    match number {
+        Some(number @ 0..INFO) => Request::Info { number, value: start + 1 + end + 1 },
+        _ => Request::Report,
     }
 }
 
@@ -130,8 +151,15 @@ mod tests {
             (b"info-set machine.id b", Request::Denied),
             (b"log toolbox: hello", Request::Log(4)),
             (b"log", Request::Log(3)),
-            (b"SetGuestInfo  4 build-1\0", Request::Report),
-            (b"SetGuestInfo  8 \0\x01\x02", Request::Report),
+            (b"SetGuestInfo  4 build-1\0", Request::Info { number: 4, value: 16 }),
+            (b"SetGuestInfo  11 a", Request::Info { number: 11, value: 17 }),
+            (b"SetGuestInfo  8 \0\x01\x02", Request::Info { number: 8, value: 16 }),
+            (b"SetGuestInfo  8 ", Request::Info { number: 8, value: 16 }),
+            (b"SetGuestInfo  16 a", Request::Report),
+            (b"SetGuestInfo  -1 a", Request::Report),
+            (b"SetGuestInfo 4 a", Request::Report),
+            (b"SetGuestInfo", Request::Report),
+            (b"info-get guestinfo.SetGuestInfo  4", Request::Get(b"")),
             (b"SetGuestDiskInfo {}", Request::Report),
             (b"tools.capability.statechange ", Request::Report),
             (b"tools.set.version 2147483647", Request::Report),
@@ -176,7 +204,15 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_harm_and_places_lie_in_the_message(
-            start in prop::sample::select(vec!["info-set guestinfo.", "info-get ", "log", "vmx.set_option ", ""]),
+            start in prop::sample::select(vec![
+                "info-set guestinfo.",
+                "info-get ",
+                "log",
+                "vmx.set_option ",
+                "SetGuestInfo  ",
+                "SetGuestInfo  8 ",
+                "",
+            ]),
             bytes in prop::collection::vec(any::<u8>(), 0..600),
         ) {
             let message = [start.as_bytes(), &bytes].concat();
@@ -187,7 +223,7 @@ mod tests {
                     prop_assert_eq!(message[value - 1], b' ');
                     prop_assert!(value <= message.len());
                 }
-                Request::Log(at) => prop_assert!(at <= message.len()),
+                Request::Log(at) | Request::Info { value: at, .. } => prop_assert!(at <= message.len()),
                 _ => {}
             }
         }

@@ -2,7 +2,8 @@
 //! all of it is a change of the channel.
 //!
 //! A channel starts with `reset`. Its result names the program; then the program is asked to register its
-//! capabilities. One command is under way at a time; the next send that is not empty is its result.
+//! capabilities. One command is under way at a time; the next send that is not empty is its result. A name belongs
+//! to one program that polls: the channel of a second one closes when it tells its name.
 
 use crate::channel::{Channel, state};
 use crate::text::Text;
@@ -72,15 +73,16 @@ impl Channel {
     }
 
     /// A message of the guest on this channel: the result of the command under way. `head` holds its beginning.
-    pub fn result(&mut self, head: &[u8], second: u32, synchronize: bool) {
+    /// Returns the program's name if it told it.
+    pub fn result<'a>(&mut self, head: &'a [u8], second: u32, synchronize: bool) -> Option<&'a [u8]> {
         let command = core::mem::take(&mut self.outstanding);
         (self.lost, self.answered) = (0, second);
-        if command == command::RESET && head.starts_with(ATTRIBUTES) {
-            self.pending |= command::CAPABILITIES;
-            if synchronize {
-                self.pending |= command::SYNCHRONIZE;
-            }
+        let name = head.strip_prefix(ATTRIBUTES).filter(|_| command == command::RESET)?;
+        self.pending |= command::CAPABILITIES;
+        if synchronize {
+            self.pending |= command::SYNCHRONIZE;
         }
+        name.split(|byte| matches!(byte, b' ' | 0)).next()
     }
 
     /// The result of the command under way, if there is one, will not come: a reset and what follows from it
@@ -119,9 +121,9 @@ mod tests {
         let mut channel = idle(command::RESET);
         assert_eq!(said(&mut channel), b"reset");
         assert_eq!(said(&mut channel), b"", "one command at a time");
-        channel.result(b"OK ATR toolbox", 5, true);
+        assert_eq!(channel.result(b"OK ATR toolbox\0", 5, true), Some(&b"toolbox"[..]));
         assert_eq!(said(&mut channel), b"Capabilities_Register");
-        channel.result(b"OK ", 6, true);
+        assert_eq!(channel.result(b"OK ATR toolbox", 6, true), None, "it was not asked");
         assert_eq!(said(&mut channel), b"Set_Option synctime 0");
         channel.result(b"ERROR Unknown Command", 7, true);
         assert_eq!((said(&mut channel), channel.answered), (&b""[..], 7));

@@ -63,6 +63,8 @@ pub struct Model {
     pub second: u32,
     pub entropy: u64,
     pub lines: Vec<Vec<u8>>,
+    pub told: Vec<(&'static str, Vec<u8>)>,
+    pub refused: Vec<Vec<u8>>,
 }
 
 impl Outside for Model {
@@ -75,5 +77,11 @@ impl Outside for Model {
     }
     fn log(&mut self, line: &[u8]) {
         self.lines.push(line.to_vec());
+    }
+    fn told(&mut self, what: &'static str, value: &[u8]) {
+        self.told.push((what, value.to_vec()));
+    }
+    fn refused(&mut self, name: &[u8]) {
+        self.refused.push(name.to_vec());
     }
 }

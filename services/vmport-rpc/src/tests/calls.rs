@@ -3,6 +3,7 @@
 use super::*;
 use crate::channels::MESSAGE_BYTES;
 use crate::layout::CHANNELS;
+use crate::tclo::PAUSE;
 use portcullis_ipc::port::{MAGIC, PortCall, PortReply, register};
 use portcullis_ipc::proto::vmport::HighBandwidth;
 
@@ -291,6 +292,74 @@ fn a_result_that_does_not_come_is_lost_and_the_reset_is_given_again() {
         assert_eq!(guest.receive(open).unwrap(), b"reset");
         assert_eq!(guest.on(open, 1, 0), SENDING);
     }
+}
+
+#[test]
+fn a_second_program_of_a_name_is_refused_as_long_as_the_first_polls() {
+    fn named(guest: &mut Guest, name: &str) -> Open {
+        let open = guest.open(TCLO | COOKIE).unwrap();
+        assert_eq!(guest.receive(open).unwrap(), b"reset");
+        guest.send(open, format!("OK ATR {name}\0").as_bytes());
+        open
+    }
+    let mut guest = Guest::new();
+    let (first, other) = (named(&mut guest, "toolbox"), named(&mut guest, "toolbox-dnd"));
+    guest.outside.second = PAUSE;
+    let second = named(&mut guest, "toolbox");
+    assert_eq!(guest.outside.refused, [b"toolbox"]);
+    assert_eq!(guest.on(second, 3, 0), FAILED);
+    assert_eq!(guest.on(second, 1, 0), FAILED);
+    for open in [first, other] {
+        assert_eq!(guest.receive(open).unwrap(), b"Capabilities_Register");
+        guest.send(open, b"OK ");
+    }
+    guest.outside.second += PAUSE + 1;
+    let third = named(&mut guest, "toolbox");
+    assert_eq!(guest.receive(third).unwrap(), b"Capabilities_Register", "the first is gone");
+    assert_eq!(guest.on(first, 1, 0), FAILED);
+    assert_eq!(guest.on(other, 1, 0), SENDING);
+    assert_eq!(guest.receive(other).unwrap(), b"reset", "the other name is another program's");
+    assert_eq!(guest.outside.refused.len(), 1);
+}
+
+#[test]
+fn a_program_keeps_its_name_when_it_is_reset() {
+    let mut guest = Guest::new();
+    let open = guest.open(TCLO).unwrap();
+    for second in [0, 20] {
+        guest.outside.second = second;
+        assert_eq!(guest.on(open, 1, 0), SENDING);
+        assert_eq!(guest.receive(open).unwrap(), b"reset");
+        guest.send(open, b"OK ATR toolbox");
+        assert_eq!(guest.receive(open).unwrap(), b"Capabilities_Register");
+        guest.send(open, b"OK ");
+    }
+    assert!(guest.outside.refused.is_empty());
+}
+
+#[test]
+fn what_the_tools_tell_is_kept_for_the_host_alone_and_text_is_told_when_it_is_new() {
+    let mut guest = Guest::new();
+    let open = guest.open(RPCI).unwrap();
+    for name in ["debian\0", "debian\0", "debian-two\0"] {
+        assert_eq!(guest.rpc(open, format!("SetGuestInfo  1 {name}").as_bytes()), b"1 ");
+    }
+    assert_eq!(guest.outside.told, [("host name", b"debian".to_vec()), ("host name", b"debian-two".to_vec())]);
+    assert_eq!(guest.channels.store.entries(), 1);
+    let free = guest.channels.store.free_blocks;
+    for statistics in [&[b"SetGuestInfo  8 ", &[0; 900][..]].concat(), &[b"SetGuestInfo  8 ", &[1; 900][..]].concat()] {
+        assert_eq!(guest.rpc(open, statistics), b"1 ");
+        assert_eq!(guest.channels.store.free_blocks, free - 4, "the last one only");
+    }
+    assert_eq!(guest.rpc(open, &[b"SetGuestInfo  10 ", &[1; 20_000][..]].concat()), b"1 ", "too long to be kept");
+    assert_eq!(guest.rpc(open, b"SetGuestInfo  99 a"), b"1 ");
+    assert_eq!((guest.channels.store.entries(), guest.outside.told.len()), (2, 2));
+    assert_eq!(guest.rpc(open, b"info-get guestinfo.SetGuestInfo  1"), b"0 No value found");
+    for key in 0..KEYS - 2 {
+        assert_eq!(guest.rpc(open, format!("info-set guestinfo.k{key} v").as_bytes()), b"1 ");
+    }
+    assert_eq!(guest.rpc(open, b"info-set guestinfo.another v"), b"0 Too many keys");
+    assert_eq!(guest.rpc(open, b"SetGuestInfo  4 build-1"), b"1 ", "which the guest needs to know nothing of");
 }
 
 #[test]

@@ -87,8 +87,10 @@ fn the_state_has_the_form_of_version_1() {
         lost: 3,
         reserved: 0,
         answered: 9,
+        name: 10,
+        spare: 0,
     };
-    let words = [0x1122_3344_5566_7788, 4 << 32 | 100, 77 << 32 | 21, 0x0103_0203_0006_0005, 9 << 32 | 0x03_0201];
+    let words = [0x1122_3344_5566_7788, 4 << 32 | 100, 77 << 32 | 21, 0x0103_0203_0006_0005, 9 << 32 | 0x03_0201, 10];
     assert_eq!((channel.words(), Channel::from_words(words)), (words, channel));
     let reply = PortReply::UNCHANGED.with(register::ECX, 0x1_0000).with(register::EDX, 7);
     let record = Record { channel: 8, moved: 4_096, ..Record::port(99, &reply) };
