@@ -231,13 +231,14 @@ impl Host for Core {
         &mut self.journal
     }
 
-    fn flush_later(&mut self) {
+    fn flush_later(&mut self) -> bool {
         if let Some(timer) = self.uart
             && !self.armed
         {
             self.armed = true;
             timer.set(tsc() + self.line_wait);
         }
+        self.armed
     }
 
     fn wall_clock(&self) -> u64 {

@@ -68,8 +68,8 @@ pub trait Host {
     fn journal(&mut self) -> &mut Journal<Self::Region>;
     /// Hz of the TSC, and of the local APIC's timer as the guest is told.
     fn rates(&self) -> (u64, u64);
-    /// Asks for a call of `Machine::output` soon.
-    fn flush_later(&mut self);
+    /// Asks for a call of `Machine::output` soon; `false` when none will come.
+    fn flush_later(&mut self) -> bool;
     /// Asks for a call of `Machine::timer` at a TSC value; 0 for none.
     fn wake_at(&mut self, deadline: u64);
     /// Brings a vCPU to a recall exit; `false` when it is stopped.

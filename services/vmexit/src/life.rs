@@ -10,7 +10,7 @@ use crate::firmware::MAILBOX;
 use crate::host::{Host, Note};
 use crate::loader::{Mode, Start};
 use crate::machine::{Machine, Step};
-use crate::saved::{Block, Vcpu, life, pending, power, start};
+use crate::saved::{Block, Vcpu, life, pending, power, start, untold};
 use crate::startup;
 use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::proto::link::VmEventKind;
@@ -158,7 +158,8 @@ impl<H: Host> Machine<H> {
         self.host.note(Note::Reset(why));
         self.announce(VmEventKind::Reset);
         let board = self.board();
-        (board.power, board.reset) = (power::STARTING, board.events);
+        // The number that the event gets when it is told.
+        (board.power, board.reset) = (power::STARTING, board.events + 1);
         self.touched.add(Block::Load);
         self.durable.load.written = 0;
         self.halt_all();
@@ -198,11 +199,28 @@ impl<H: Host> Machine<H> {
         Ok(Resume::STOP)
     }
 
-    /// Tells `link` what became of the VM. Told again after an end it carries the same number.
+    /// Something became of the VM: `link` is told soon, and at once of what it was not told yet.
     fn announce(&mut self, kind: VmEventKind) {
+        self.tell();
+        self.board().untold = untold::word(kind);
+    }
+
+    /// Tells `link` what it was not told. Told again after an end it carries the same number.
+    fn tell(&mut self) {
+        let Some(kind) = untold::event(self.durable.board.untold) else { return };
         let number = self.durable.board.events + 1;
         self.host.event(number, kind);
-        self.board().events = number;
+        let board = self.board();
+        (board.events, board.untold) = (number, 0);
+    }
+
+    /// Tells what became of the VM as soon as the console has what the guest wrote before; a console that takes
+    /// nothing is tried again, where the host can call for it.
+    pub(crate) fn tell_behind_output(&mut self) {
+        if self.durable.board.untold != 0 && (self.durable.uart.written == 0 || !self.host.flush_later()) {
+            self.tell();
+            self.commit();
+        }
     }
 
     /// A vCPU that is stopped is to enter at `place`, a value of [`start`].

@@ -29,6 +29,32 @@ pub mod power {
     pub const REFUSED: u64 = 3;
 }
 
+/// Values of [`Board::untold`]: 0 for none; else the kind in bits 0-31, its value above.
+pub mod untold {
+    use portcullis_ipc::proto::link::VmEventKind;
+
+    /// The word of an event.
+    pub fn word(kind: VmEventKind) -> u64 {
+        match kind {
+            VmEventKind::PowerOff => 1,
+            VmEventKind::Reset => 2,
+            VmEventKind::Stopped => 3,
+            VmEventKind::TestExit(value) => 4 | u64::from(value) << 32,
+        }
+    }
+
+    /// The event of a word.
+    pub fn event(word: u64) -> Option<VmEventKind> {
+        match word as u32 {
+            0 => None,
+            1 => Some(VmEventKind::PowerOff),
+            2 => Some(VmEventKind::Reset),
+            4 => Some(VmEventKind::TestExit((word >> 32) as u32)),
+            _ => Some(VmEventKind::Stopped),
+        }
+    }
+}
+
 /// Values of [`Vcpu::life`].
 pub mod life {
     /// Waits for a start-up.
@@ -97,6 +123,8 @@ pub struct Board {
     pub clock_index: u64,
     /// Number of the event that told the last reset, 0 for none.
     pub reset: u64,
+    /// An event that `link` is told behind what the guest wrote before: [`untold`].
+    pub untold: u64,
 }
 
 /// What is remembered of one vCPU besides what the core keeps.
@@ -287,6 +315,7 @@ impl Durable {
 mod tests {
     use super::*;
     use crate::tests::Region;
+    use portcullis_ipc::proto::link::VmEventKind;
     use proptest::prelude::*;
 
     const ALL: Touched = Touched(u32::MAX);
@@ -304,6 +333,7 @@ mod tests {
         state.board.power = power::RUNNING;
         state.board.clock_index = 0x32;
         state.board.reset = 1;
+        state.board.untold = untold::word(VmEventKind::TestExit(7));
         state.vcpus[1] = Vcpu {
             sequence: 70_000,
             value: 0xff,
@@ -328,7 +358,15 @@ mod tests {
         assert_eq!(Durable::load(&journal), state);
         let content: Vec<u8> = (0..WORDS).flat_map(|index| journal.load(index).to_le_bytes()).collect();
         assert_eq!(content, include_bytes!("../golden/state-1.bin"));
-        assert_eq!(SCHEMA, 0xd6a3fafa3d6f1ef3);
+        assert_eq!(SCHEMA, 0x5671f2f1dd7846fc);
+    }
+
+    #[test]
+    fn every_event_comes_back_from_its_word() {
+        for kind in [VmEventKind::PowerOff, VmEventKind::Reset, VmEventKind::Stopped, VmEventKind::TestExit(0x1_0001)] {
+            assert_eq!(untold::event(untold::word(kind)), Some(kind));
+        }
+        assert_eq!(untold::event(0), None);
     }
 
     #[test]

@@ -72,6 +72,58 @@ fn a_console_that_is_full_holds_the_guest_and_loses_nothing() {
 }
 
 #[test]
+fn the_end_of_the_machine_is_told_behind_what_the_guest_wrote_before() {
+    for killed in [false, true] {
+        let mut machine = machine();
+        machine.host.console_full = true;
+        for (sequence, byte) in (1..).zip(*b"the end") {
+            let mut page = port_page(0x3f8, 1, false);
+            (page.sequence, page.registers[gpr::RAX]) = (sequence, byte.into());
+            machine.exited(0, &mut page);
+        }
+        let mut off = port_page(0x600, 1, false);
+        (off.sequence, off.registers[gpr::RAX]) = (8, 0x34);
+        assert_eq!(machine.exited(0, &mut off), Resume::STOP);
+        machine.output();
+        assert_eq!(machine.host.events, [], "the console holds it up");
+        if killed {
+            let mut model = machine.host;
+            model.live(u32::MAX);
+            machine = super::over(model);
+            machine.start(false);
+            assert_eq!(machine.host.events, []);
+        }
+        machine.host.console_full = false;
+        machine.output();
+        assert_eq!(machine.host.console, b"the end");
+        assert_eq!(machine.host.events, [(1, VmEventKind::PowerOff)]);
+        machine.output();
+        assert_eq!(machine.host.events.len(), 1);
+    }
+}
+
+#[test]
+fn an_end_does_not_wait_for_a_console_that_is_never_tried_again_nor_for_another_end() {
+    let mut machine = machine();
+    (machine.host.console_full, machine.host.calls_back) = (true, false);
+    machine.uart().write(0, b'x');
+    let reset = |machine: &mut crate::machine::Machine<super::Model>, sequence| {
+        let mut page = port_page(0x64, 1, false);
+        (page.sequence, page.registers[gpr::RAX]) = (sequence, 0xfe);
+        machine.host.stopped = vec![1];
+        machine.exited(0, &mut page)
+    };
+    reset(&mut machine, 5);
+    assert_eq!(machine.host.events, [(1, VmEventKind::Reset)]);
+    machine.host.calls_back = true;
+    reset(&mut machine, 6);
+    assert_eq!(machine.host.events.len(), 1);
+    reset(&mut machine, 7);
+    assert_eq!(machine.host.events, [(1, VmEventKind::Reset), (2, VmEventKind::Reset)]);
+    assert_eq!(machine.host.resets, [1, 2, 3], "each has a number of its own");
+}
+
+#[test]
 fn console_input_reaches_the_receiver_in_order() {
     let mut machine = machine();
     machine.host.input = b"root\n".to_vec();

@@ -143,6 +143,8 @@ pub struct Model {
     pub console: Vec<u8>,
     pub console_sequence: u64,
     pub console_full: bool,
+    /// The host can call for output that waits.
+    pub calls_back: bool,
     /// All that was ever typed.
     pub input: Vec<u8>,
     pub events: Vec<(u64, VmEventKind)>,
@@ -198,6 +200,7 @@ impl Model {
             console: Vec::new(),
             console_sequence: 0,
             console_full: false,
+            calls_back: true,
             input: Vec::new(),
             events: Vec::new(),
             region,
@@ -290,7 +293,9 @@ impl Host for Model {
         RATES
     }
 
-    fn flush_later(&mut self) {}
+    fn flush_later(&mut self) -> bool {
+        self.calls_back
+    }
 
     fn wake_at(&mut self, deadline: u64) {
         if self.region.burn() {
