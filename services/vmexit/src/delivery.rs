@@ -8,12 +8,11 @@
 
 use crate::host::Host;
 use crate::machine::Machine;
+use crate::registers::INTERRUPTS;
 use crate::saved::{Block, life, pending, power};
 use portcullis_ipc::exit::{ExitPage, event, group, shadow, window};
 use portcullis_ipc::syscall::Resume;
 
-/// RFLAGS.IF.
-const INTERRUPTS: u64 = 1 << 9;
 /// After this many ticks of the host's TSC a second try is made to bring in an NMI that found another
 /// event in delivery: no window opens for that.
 const RETRY: u64 = 50_000;

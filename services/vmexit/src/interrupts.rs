@@ -183,6 +183,11 @@ impl<H: Host> Machine<H> {
         }
     }
 
+    /// Whether the serial port's pin sends something that is taken with interrupts off.
+    pub(crate) fn serial_may_signal(&self) -> bool {
+        self.config.ioapic && self.durable.ioapic.may_signal(SERIAL_PIN)
+    }
+
     /// Passes on what the devices' lines say.
     pub(crate) fn lines(&mut self) {
         if !self.config.ioapic || !self.touched.has(Block::Uart) {

@@ -14,7 +14,7 @@ use crate::memory::{GuestMemory, all_ones};
 use crate::paging::PageFault;
 use crate::ports::Claimed;
 use crate::progress::Progress;
-use crate::registers::{TRAP, after, finish, merge};
+use crate::registers::{INTERRUPTS, TRAP, after, finish, merge};
 use crate::saved::{Block, Board, Durable, Touched, life};
 use crate::uart::Uart;
 use alloc::boxed::Box;
@@ -274,14 +274,44 @@ impl<H: Host> Machine<H> {
 
     fn hlt(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
         let (next, _) = self.next(vcpu, page, &[crate::fetch::HLT], 0)?;
+        let rip = page.rip;
         finish(page, next);
         if page.dirty & group::EVENT != 0 && page.event != 0 {
             return Ok(Resume::ENTER);
+        }
+        if page.rflags & INTERRUPTS == 0 && self.halts_for_good(vcpu) {
+            page.rip = rip;
+            return self.stop(
+                vcpu,
+                page,
+                "it halts with interrupts off, and nothing is left that could wake it",
+                page.rflags,
+            );
         }
         if let Some(state) = self.vcpu(vcpu.into()) {
             state.life = life::HALTED;
         }
         Ok(Resume::PARK)
+    }
+
+    /// Whether nothing can wake a vCPU that halts with interrupts off: neither an NMI nor INIT waits for it or can
+    /// come from the serial port, and no other vCPU runs or could be woken itself.
+    #[cold]
+    fn halts_for_good(&mut self, vcpu: u16) -> bool {
+        let waits = self.durable.vcpus.get(usize::from(vcpu)).is_none_or(|state| state.pending != 0);
+        if waits || self.serial_may_signal() {
+            return false;
+        }
+        (0..self.vcpus()).filter(|other| *other != vcpu).all(|other| {
+            let state = self.durable.vcpus.get(usize::from(other)).copied().unwrap_or_default();
+            match state.life {
+                life::WAITING | life::STOPPED => true,
+                life::HALTED if state.pending == 0 => {
+                    self.host.stopped(other).is_some_and(|page| page.rflags & INTERRUPTS == 0)
+                }
+                _ => false,
+            }
+        })
     }
 
     /// A vCPU that was recalled halts on if it halted, unless something is found for it.

@@ -5,6 +5,8 @@ use portcullis_ipc::exit::{ExitPage, group, segment, shadow};
 
 /// RFLAGS.TF.
 pub const TRAP: u64 = 1 << 8;
+/// RFLAGS.IF: interrupts are on.
+pub const INTERRUPTS: u64 = 1 << 9;
 /// RFLAGS.DF.
 pub const DIRECTION: u64 = 1 << 10;
 /// RFLAGS.RF.

@@ -84,6 +84,12 @@ impl Ioapic {
         (asserted && !before && entry & MASKED == 0).then(|| message(entry)).flatten()
     }
 
+    /// Whether `pin` is unmasked and sends an NMI or INIT.
+    pub fn may_signal(&self, pin: usize) -> bool {
+        let entry = self.entries.get(pin).copied().unwrap_or(MASKED);
+        entry & MASKED == 0 && matches!(Mode::of(entry >> 8), Some(Mode::Nmi | Mode::Init))
+    }
+
     /// A vCPU ended interrupt `vector`: the messages of the lines that are asserted still.
     pub fn end(&mut self, vector: u8) -> ArrayVec<Message, PINS> {
         let mut again = ArrayVec::new();

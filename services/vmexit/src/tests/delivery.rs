@@ -3,16 +3,18 @@
 use super::{CODE, CONFIG, IDENTITY, Model, over, page, port_page};
 use crate::config::{ApStart, Config};
 use crate::firmware::MAILBOX;
+use crate::host::Note;
 use crate::machine::Machine;
 use crate::memory::load;
+use crate::registers::INTERRUPTS;
 use crate::saved::{life, pending, start};
 use portcullis_ipc::exit::event::interrupt;
 use portcullis_ipc::exit::{ExitPage, Reason, access, event, gpr, group, segment, shadow, window};
+use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::syscall::{Resume, rights};
 use proptest::prelude::*;
 
 const NMI: u64 = event::VALID | event::NMI << event::TYPE_SHIFT | 2;
-const INTERRUPTS: u64 = 1 << 9;
 
 const APIC: Config = Config { lapic: true, ioapic: true, ..CONFIG };
 
@@ -82,6 +84,52 @@ fn a_halt_with_something_to_deliver_is_none() {
     halt.shadow = shadow::INTERRUPT;
     assert_eq!(machine.exited(0, &mut halt), Resume::ENTER);
     assert_eq!((halt.event, halt.rip, halt.shadow), (interrupt(0x40), CODE + 1, 0));
+}
+
+/// A halt with interrupts off of vCPU 0.
+fn deaf(machine: &mut Machine<Model>) -> u64 {
+    let mut halt = page(Reason::Hlt);
+    (halt.sequence, halt.next_rip) = (10, CODE + 1);
+    machine.exited(0, &mut halt)
+}
+
+#[test]
+fn the_last_vcpu_that_halts_with_interrupts_off_ends_the_machine_and_the_host_is_told() {
+    let halted = |flags| {
+        let mut machine = machine();
+        machine.vcpu(1).unwrap().life = life::HALTED;
+        machine.commit();
+        (machine.host.stopped, machine.host.stopped_with) = (vec![1], flags);
+        machine
+    };
+    let waiting = || {
+        let mut machine = machine();
+        machine.vcpu(1).unwrap().life = life::WAITING;
+        machine.commit();
+        machine
+    };
+    for (name, mut machine) in [("waits for its start", waiting()), ("halts like it", halted(2))] {
+        assert_eq!(deaf(&mut machine), Resume::STOP, "the other {name}");
+        assert_eq!(machine.host.events, [(1, VmEventKind::Stopped)]);
+        assert!(matches!(machine.host.notes[..], [Note::Stopped(_, CODE, 2)]), "{:?}", machine.host.notes);
+        // The exit is given again.
+        assert_eq!(deaf(&mut machine), Resume::STOP);
+        assert_eq!((machine.host.events.len(), machine.host.notes.len()), (1, 1));
+    }
+    let mut pending = waiting();
+    pending.vcpu(0).unwrap().pending = pending::NMI;
+    pending.commit();
+    assert_eq!(deaf(&mut pending), Resume::ENTER, "an NMI waits");
+    let mut serial = waiting();
+    // Pin 4: NMI, not masked.
+    serial.durable.ioapic.write(0, 0x18);
+    serial.durable.ioapic.write(0x10, 0x400);
+    let runs = machine();
+    for (name, mut machine) in [("can be interrupted", halted(2 | INTERRUPTS)), ("runs", runs), ("has an NMI", serial)]
+    {
+        assert_eq!(deaf(&mut machine), Resume::PARK, "one {name}");
+        assert_eq!(machine.host.events, []);
+    }
 }
 
 #[test]

@@ -152,8 +152,10 @@ pub struct Model {
     pub journal: Journal<Region>,
     pub notes: Vec<Note>,
     pub recalled: Vec<u16>,
-    /// vCPUs that are stopped.
+    /// vCPUs that are stopped or parked.
     pub stopped: Vec<u16>,
+    /// RFLAGS with which they were.
+    pub stopped_with: u64,
     /// What the timer is set to.
     pub deadline: u64,
     pub protected: Vec<(u64, u8)>,
@@ -208,6 +210,7 @@ impl Model {
             notes: Vec::new(),
             recalled: Vec::new(),
             stopped: Vec::new(),
+            stopped_with: 2,
             deadline: 0,
             protected: Vec::new(),
             wall: 0,
@@ -305,7 +308,8 @@ impl Host for Model {
 
     fn stopped(&mut self, vcpu: u16) -> Option<&'static mut ExitPage> {
         let stopped = self.stopped.contains(&vcpu);
-        stopped.then(|| Box::leak(Box::new(page(Reason::None))))
+        let rflags = self.stopped_with;
+        stopped.then(|| Box::leak(Box::new(ExitPage { rflags, ..page(Reason::None) })))
     }
 
     fn protect(&mut self, address: u64, rights: u8) {
