@@ -81,6 +81,14 @@ fn flip_last(image: &mut [u8]) {
     }
 }
 
+/// Flips a bit of the first file behind what the core checks: its user is to find that.
+pub fn flip_first_file(image: &mut [u8]) {
+    let end = checked(image);
+    if let Some(first) = image.get_mut(end) {
+        *first ^= 1;
+    }
+}
+
 /// End of what the core checks.
 fn checked(image: &[u8]) -> usize {
     ImageHead::read_from_prefix(image).map_or(0, |(head, _)| head.checked as usize)
@@ -128,5 +136,14 @@ mod tests {
             let most = if image.len() == sound.len() { 1..=12 } else { 0..=0 };
             assert!(most.contains(&differing), "{}: {differing}", spoiled.name);
         }
+    }
+
+    #[test]
+    fn a_spoiled_file_is_no_part_of_what_the_core_checks() {
+        let mut image = vec![7; 3 * 4096];
+        image[offset_of!(ImageHead, checked)..][..8].copy_from_slice(&8192_u64.to_le_bytes());
+        let sound = image.clone();
+        flip_first_file(&mut image);
+        assert_eq!((&image[..8192], image[8192]), (&sound[..8192], 6));
     }
 }

@@ -48,7 +48,8 @@ fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
     let opened: (String, Run) = ("boot::bochs-with-vt-x-left-open".into(), Box::new(boots_with_vtx_left_open));
     let large: (String, Run) = ("boot::a-large-file-and-a-large-guest".into(), Box::new(boots_large));
     let all = ways.into_iter().map(boot).chain(spoil::ALL.iter().map(refusal)).chain([planted, last_words, large]);
-    let all = all.chain(REFUSALS.iter().map(processor)).chain([opened]);
+    let damaged: (String, Run) = ("refuse::a-guest-file-that-is-damaged".into(), Box::new(refuses_file));
+    let all = all.chain(REFUSALS.iter().map(processor)).chain([opened, damaged]);
     Ok(all.map(|(name, run)| trial(name, image.clone(), run)).collect())
 }
 
@@ -169,6 +170,23 @@ fn boots_with_vtx_left_open(image: &Image) -> anyhow::Result<()> {
     let place = place::HASWELL_SEABIOS;
     let image = copy(image, "boot-seabios", |_| ())?;
     trial::run_at(&image, &place.adapt(directives()), place)?.outcome(&image)
+}
+
+/// A guest's file that was damaged after the image was made: the core, which does not check it, boots; one line
+/// says what is wrong with which file and what to do, the guest does not start, and the host is told.
+fn refuses_file(image: &Image) -> anyhow::Result<()> {
+    let line = "guest not loaded: blob \"guest\" is corrupt, its CRC-32 differs: build the image anew";
+    let directives = Directives {
+        limit: Duration::from_secs(30),
+        expect: vec!["VM 0: Stopped".into(), line.into()],
+        forbid: vec!["guest demo:".into(), "ended".into()],
+        ..Directives::default()
+    };
+    let report = trial::run(&copy(image, "damaged-file", |bundle| spoil::flip_first_file(bundle))?, &directives)?;
+    report.outcome(image)?;
+    let said = report.transcript.iter().filter(|one| one.contains("not loaded")).count();
+    anyhow::ensure!(said == 1, "it is said {said} times:\n{}", report.transcript.join("\n"));
+    Ok(())
 }
 
 /// A supervisor that dies whenever it is started makes the core stop: with a line on COM1, the records
