@@ -8,6 +8,7 @@ pub mod bochs;
 mod line;
 pub mod machine;
 pub mod qemu;
+mod starved;
 
 use crate::monitor;
 use crate::process;
@@ -15,20 +16,20 @@ use line::Line;
 use machine::{Kind, Machine};
 use std::io::{self, Read};
 use std::process::{Child, Command};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// Port with which a system ends itself: one byte, 0x10 for success.
 pub const EXIT_PORT: u16 = 0xf4;
 
 /// Time within which an emulator must have opened all its lines.
-const START_LIMIT: Duration = Duration::from_secs(20);
+const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// Time without a word after which an end is taken to be the last.
-const LINGER: Duration = Duration::from_millis(100);
+const LINGER: Duration = Duration::from_millis(300);
 
 /// The same for a system that talks on.
-const LONGEST_LINGER: Duration = Duration::from_secs(1);
+const LONGEST_LINGER: Duration = Duration::from_secs(3);
 
 /// Why an emulator does not run.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +116,18 @@ pub struct Features {
     pub vmx: bool,
 }
 
+/// Where events go: each with the time at which it arrived, taken where the bytes are read and not where somebody looks
+/// at them.
+#[derive(Clone)]
+struct Events(Sender<(Instant, Event)>);
+
+impl Events {
+    /// Whether anybody still listens.
+    fn send(&self, event: Event) -> bool {
+        self.0.send((Instant::now(), event)).is_ok()
+    }
+}
+
 /// The machine's state, captured while it stood still.
 pub struct Snapshot {
     /// The control registers of every CPU in the emulator's words.
@@ -151,7 +164,11 @@ struct Started {
 /// A running emulator. Dropping it ends the process.
 pub struct Emulator {
     started: Started,
-    events: Receiver<Event>,
+    events: Receiver<(Instant, Event)>,
+    /// When the last event arrived.
+    arrived: Instant,
+    begun: Instant,
+    limit: Duration,
     deadline: Instant,
     /// An end that was seen and waits for what was said before it, and how long at most.
     ended: Option<(Event, Instant)>,
@@ -160,19 +177,21 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// Starts `machine`; it is stopped at the latest `limit` from now.
+    /// Starts `machine`; it is stopped when it had `limit`, time in which the host gave it no processor left out.
     pub fn start(machine: &Machine, limit: Duration) -> Result<Self, Error> {
         let directory = tempfile::Builder::new()
             .prefix("portcullis-")
             .tempdir()
             .map_err(host("make a directory for the emulator's sockets"))?;
         let (sender, events) = channel();
+        let sender = Events(sender);
         let started = match machine.target.kind {
             Kind::Qemu => qemu::start(machine, directory.path(), &sender)?,
             Kind::Bochs => bochs::start(machine, directory.path(), &sender)?,
         };
-        let deadline = Instant::now() + limit;
-        let mut emulator = Self { started, events, deadline, ended: None, _directory: directory };
+        let begun = Instant::now();
+        let (arrived, deadline, ended) = (begun, begun + limit, None);
+        let mut emulator = Self { started, events, arrived, begun, limit, deadline, ended, _directory: directory };
         // The machine was started frozen, so that it cannot end before all lines are open.
         emulator.started.console.go()?;
         Ok(emulator)
@@ -193,18 +212,38 @@ impl Emulator {
             true => Err(RecvTimeoutError::Timeout),
             false => self.events.recv_timeout(left),
         };
-        match event {
+        if let Ok((at, _)) = &event {
+            self.arrived = *at;
+        }
+        match event.map(|(_, event)| event) {
             Ok(end @ (Event::Exit(_) | Event::Stopped(_) | Event::Gone)) => {
                 self.ended.get_or_insert((end, Instant::now() + LONGEST_LINGER));
                 self.next(patience)
             }
             Ok(event) => event,
             Err(RecvTimeoutError::Disconnected) if self.ended.is_none() => Event::Gone,
+            Err(_) if otherwise == Event::Deadline && self.is_owed_time() => self.next(patience),
             Err(_) => {
                 self.ended = None;
                 otherwise
             }
         }
+    }
+
+    /// Moves the deadline by what the host did not give; whether it is ahead then.
+    fn is_owed_time(&mut self) -> bool {
+        self.deadline = self.begun + self.limit + starved::time(self.started.child.id());
+        self.deadline > Instant::now()
+    }
+
+    /// When the last event that [`Emulator::next`] gave arrived.
+    pub fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    /// The emulator's process.
+    pub fn process(&self) -> u32 {
+        self.started.child.id()
     }
 
     /// Sends bytes to COM1.

@@ -187,12 +187,12 @@ const CORE: &str = "portcullis-kernel";
 fn clippy() -> anyhow::Result<()> {
     let mut command = on_host("clippy", &[CORE])?;
     command.args(["--all-targets", "--quiet", "--keep-going", "--", "-D", "warnings"]);
-    limited(&mut command, "clippy", 10)?;
+    limited(&mut command, "clippy", 40)?;
     let mut command = cargo("clippy");
     command.args(["--package", CORE, "--tests", "--quiet", "--keep-going", "--", "-D", "warnings"]);
     // In the core itself the lint is denied; a test that overflows panics, which is what it is for.
     command.args(["-A", "clippy::arithmetic_side_effects"]);
-    Ok(limited(&mut command, "clippy of the core's tests", 10)?)
+    Ok(limited(&mut command, "clippy of the core's tests", 40)?)
 }
 
 fn clippy_metal() -> anyhow::Result<()> {
@@ -202,17 +202,17 @@ fn clippy_metal() -> anyhow::Result<()> {
         command.args(["--package", &binary.package]);
     }
     command.args(["--quiet", "--keep-going", "--", "-D", "warnings"]);
-    Ok(limited(&mut command, "clippy for bare metal", 10)?)
+    Ok(limited(&mut command, "clippy for bare metal", 40)?)
 }
 
 /// The emulator tests' package: not a unit test.
 const EMULATOR_TESTS: &str = "portcullis-qemu-tests";
 
 fn unit() -> anyhow::Result<()> {
-    limited(on_host("test", &[EMULATOR_TESTS])?.args(["--no-fail-fast", "--quiet"]), "the unit tests", 15)?;
+    limited(on_host("test", &[EMULATOR_TESTS])?.args(["--no-fail-fast", "--quiet"]), "the unit tests", 60)?;
     let mut judge = cargo("test");
     judge.args(["--package", EMULATOR_TESTS, "--lib", "--quiet"]);
-    Ok(limited(&mut judge, "the unit tests of the emulator tests", 10)?)
+    Ok(limited(&mut judge, "the unit tests of the emulator tests", 40)?)
 }
 
 fn check_sizes() -> anyhow::Result<()> {
@@ -225,7 +225,7 @@ fn check_sizes() -> anyhow::Result<()> {
 fn emulator(all: bool) -> anyhow::Result<()> {
     image::make(&workspace::demo_manifest(), None, "info").context("the demonstration")?;
     // Each trial has a limit of its own; this one only ends what is stuck outside a trial.
-    Ok(limited(&mut trials(all), "the emulator tests", if all { 60 } else { 20 })?)
+    Ok(limited(&mut trials(all), "the emulator tests", if all { 240 } else { 120 })?)
 }
 
 /// Runs the trials: each says its name and how it ended when it ends, since they take long.

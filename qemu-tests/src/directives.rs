@@ -3,7 +3,8 @@
 //! | directive | meaning |
 //! |---|---|
 //! | `icount` | count instructions, so that every run takes the same course |
-//! | `seconds N` | wall time of the whole trial, at most 600; default 240 |
+//! | `stalls` | let the emulator stand still again and again, as a busy host does |
+//! | `seconds N` | wall time of the whole trial, at most 600, what the host does not give left out; default 240 |
 //! | `memory N` | RAM in MiB, 32 to 2048; default 256; more where the system needs more |
 //! | `boot pvh`, `bios`, `uefi` | how to boot; default pvh |
 //! | `command-line TEXT` | command line of the core, instead of the manifest's |
@@ -47,6 +48,8 @@ pub enum Rule {
 pub struct Directives {
     /// Count instructions.
     pub icount: bool,
+    /// Let the emulator stand still now and then.
+    pub stalls: bool,
     /// Wall time of the trial.
     pub limit: Duration,
     /// RAM, MiB.
@@ -73,6 +76,7 @@ impl Default for Directives {
     fn default() -> Self {
         Self {
             icount: false,
+            stalls: false,
             limit: Duration::from_secs(240),
             memory_mib: 256,
             boot: By::Pvh,
@@ -112,6 +116,7 @@ fn take(directives: &mut Directives, text: &str) -> Result<(), &'static str> {
     let value = value.trim();
     match (name, value) {
         ("icount", "") => directives.icount = true,
+        ("stalls", "") => directives.stalls = true,
         ("no-audit", "") => directives.audit = false,
         ("seconds", _) => directives.limit = Duration::from_secs(number(value, 1, 600)?.into()),
         ("memory", _) => directives.memory_mib = number(value, 32, 2048)?,
@@ -156,12 +161,13 @@ mod tests {
 
     #[test]
     fn every_directive_is_read_and_the_rest_of_the_manifest_is_not() {
-        let text = "# test: icount\n# test: seconds 90\n  # test: memory 512\n# test: boot bios\n\
+        let text = "# test: icount\n# test: stalls\n# test: seconds 90\n  # test: memory 512\n# test: boot bios\n\
                     # test: command-line a=1 b\n# test: expect guest x: done\n# test: expect b\n\
                     # test: forbid FAIL\n# test: no-audit\n# test: quick ryzen\n# test: known bochs a b\n# a comment\n[system]\nname = \"test: x\"\n";
         let directives = read(text).unwrap();
         let expected = Directives {
             icount: true,
+            stalls: true,
             limit: Duration::from_secs(90),
             memory_mib: 512,
             boot: By::Bios,

@@ -4,7 +4,7 @@
 //! [`debian`] makes the systems with the Debian guest, [`directives`] reads how a system wants to be tested from its manifest, [`judge`] decides from lines
 //! alone, [`place`] says in which emulator,
 //! [`table`] what ran where, [`trial`] boots, [`spoil`] makes images that must be
-//! refused, [`plant`] breaches that an audit must notice. The guests and partitions that run inside lie in `guests/` and `partitions/`.
+//! refused, [`plant`] breaches that an audit must notice, [`stalls`] a busy host. The guests and partitions that run inside lie in `guests/` and `partitions/`.
 
 pub mod debian;
 pub mod directives;
@@ -12,5 +12,6 @@ pub mod judge;
 pub mod place;
 pub mod plant;
 pub mod spoil;
+pub mod stalls;
 pub mod table;
 pub mod trial;

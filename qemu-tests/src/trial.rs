@@ -4,6 +4,7 @@
 use crate::directives::{By, Directives};
 use crate::judge::{Judge, Verdict};
 use crate::place::{self, Place};
+use crate::stalls::Busy;
 use anyhow::Context;
 use portcullis_build::emulator::Event;
 use portcullis_build::emulator::machine::{Boot, Machine};
@@ -15,12 +16,20 @@ use portcullis_build::{audit, image, workspace};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+/// A line that was said.
+pub struct Heard {
+    /// When the end of it arrived.
+    pub at: Instant,
+    /// The line.
+    pub text: String,
+}
+
 /// How a trial ended and everything that was said.
 pub struct Report {
     /// The verdict.
     pub verdict: Verdict,
     /// COM1, the log and what the audit found, as lines.
-    pub transcript: Vec<String>,
+    pub transcript: Vec<Heard>,
 }
 
 /// Time that a failed system is listened to further.
@@ -34,15 +43,20 @@ impl Report {
     /// image, as `said.txt`.
     pub fn outcome(&self, image: &Image) -> anyhow::Result<()> {
         let file = image.bundle.with_file_name("said.txt");
-        let text = self.transcript.join("\n") + "\n";
-        std::fs::write(&file, text).context("the transcript cannot be written")?;
+        let text = self.text();
+        std::fs::write(&file, &text).context("the transcript cannot be written")?;
         let Verdict::Fail(why) = &self.verdict else {
             return Ok(());
         };
         let left_out = self.transcript.len().saturating_sub(SHOWN);
-        let shown = self.transcript[left_out..].join("\n");
+        let shown: String = text.split_inclusive('\n').skip(left_out).collect();
         let file = workspace::display(&file);
-        anyhow::bail!("{why}\n... {left_out} lines before are in {file}\n{shown}\n{why}")
+        anyhow::bail!("{why}\n... {left_out} lines before are in {file}\n{shown}{why}")
+    }
+
+    /// All that was said.
+    pub fn text(&self) -> String {
+        self.transcript.iter().map(|line| line.text.clone() + "\n").collect()
     }
 }
 
@@ -55,14 +69,18 @@ pub fn run(image: &Image, directives: &Directives) -> anyhow::Result<Report> {
 pub fn run_at(image: &Image, directives: &Directives, place: Place) -> anyhow::Result<Report> {
     let mut session = start(image, directives, place)?;
     let mut listener = Listener::new(directives);
+    let busy = directives.stalls.then(|| Busy::host(session.emulator().process()));
     let verdict = listener.listen(&mut session);
+    drop(busy);
     if verdict != Verdict::Pass {
         // What follows the first failure often tells more.
         listener.listen_on(&mut session, Instant::now() + MORE);
     }
     let verdict = after(&mut session, image, directives, &mut listener, verdict)?;
     let rest = listener.com1.rest();
-    listener.transcript.extend((!rest.is_empty()).then_some(rest));
+    if !rest.is_empty() {
+        listener.note(rest);
+    }
     Ok(Report { verdict, transcript: listener.transcript })
 }
 
@@ -101,20 +119,20 @@ fn after(
     listener: &mut Listener,
     verdict: Verdict,
 ) -> anyhow::Result<Verdict> {
-    let snapshot = session.snapshot().context("the machine could not be captured afterwards")?;
-    let (lines, epitaph) = session.left_behind(&snapshot.memory);
-    for line in lines {
-        let _ = listener.hear(Said::Log(line));
-    }
-    listener.transcript.extend(epitaph.map(|text| format!("the core stopped: {text}")));
     if !directives.audit || verdict != Verdict::Pass {
+        match session.near_memory() {
+            Ok(memory) => listener.left_behind(session, &memory),
+            Err(error) => listener.note(format!("the core's memory could not be captured: {error}")),
+        }
         return Ok(verdict);
     }
+    let snapshot = session.snapshot().context("the machine could not be captured afterwards")?;
+    listener.left_behind(session, &snapshot.memory);
     let breaches = audit::inspect(session.emulator(), snapshot, image)?.breaches;
     if breaches.is_empty() {
         return Ok(Verdict::Pass);
     }
-    listener.transcript.extend(breaches.iter().map(|breach| format!("audit: {breach}")));
+    breaches.iter().for_each(|breach| listener.note(format!("audit: {breach}")));
     Ok(Verdict::Fail(format!("the audit found {} breaches, the first: {}", breaches.len(), breaches[0])))
 }
 
@@ -123,7 +141,9 @@ struct Listener {
     com1: Lines,
     consoles: BTreeMap<u8, Lines>,
     renderer: Renderer,
-    transcript: Vec<String>,
+    transcript: Vec<Heard>,
+    /// When what is heard now arrived.
+    arrived: Instant,
 }
 
 impl Listener {
@@ -134,6 +154,7 @@ impl Listener {
             consoles: BTreeMap::new(),
             renderer: Renderer::new(false, workspace::root()),
             transcript: Vec::new(),
+            arrived: Instant::now(),
         }
     }
 
@@ -154,6 +175,7 @@ impl Listener {
     /// Hears what comes next: the verdict, if any, and whether nothing can come any more.
     fn step(&mut self, session: &mut Session) -> (Option<Verdict>, bool) {
         let said = session.next(Duration::from_millis(500));
+        self.arrived = session.emulator().arrived();
         let over = said.iter().any(|one| matches!(one, Said::Event(Event::Deadline | Event::Gone)));
         let verdict = said.into_iter().fold(None, |verdict, one| {
             let own = self.hear(one);
@@ -194,8 +216,24 @@ impl Listener {
 
     fn take(&mut self, line: String) -> Option<Verdict> {
         let verdict = self.judge.line(&line);
-        self.transcript.push(line);
+        self.note(line);
         verdict
+    }
+
+    /// A line that is judged no more.
+    fn note(&mut self, text: String) {
+        self.transcript.push(Heard { at: self.arrived, text });
+    }
+
+    /// What the log ring and the epitaph in a captured memory say.
+    fn left_behind(&mut self, session: &mut Session, memory: &[u8]) {
+        let (lines, epitaph) = session.left_behind(memory);
+        for line in lines {
+            let _ = self.hear(Said::Log(line));
+        }
+        if let Some(text) = epitaph {
+            self.note(format!("the core stopped: {text}"));
+        }
     }
 
     fn event(&mut self, event: &Event) -> Option<Verdict> {

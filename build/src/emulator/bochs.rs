@@ -11,7 +11,7 @@ mod state;
 
 use super::line::Line;
 use super::machine::{BUILD, Boot, Machine, present};
-use super::{Console, Error, Event, Features, START_LIMIT, Started, end, host, with_this_process};
+use super::{Console, Error, Event, Events, Features, START_LIMIT, Started, end, host, with_this_process};
 use crate::process;
 use debugger::Debugger;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -22,7 +22,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 
 /// The emulator's program.
@@ -30,7 +29,7 @@ pub const BOCHS: &str = "bochs";
 const NAME: &str = "Bochs";
 
 /// Starts the machine, frozen.
-pub(super) fn start(machine: &Machine, directory: &Path, events: &Sender<Event>) -> Result<Started, Error> {
+pub(super) fn start(machine: &Machine, directory: &Path, events: &Events) -> Result<Started, Error> {
     let Boot::IsoBios(iso) = &machine.boot else {
         return Err(Error::NoCd);
     };
@@ -59,7 +58,9 @@ pub(super) fn start(machine: &Machine, directory: &Path, events: &Sender<Event>)
     let features = Arc::new(OnceLock::new());
     let last = log::listen(log, machine.log.as_deref(), Arc::clone(&features), events.clone())?;
     let sink = events.clone();
-    let gone = move || drop(sink.send(Event::Gone));
+    let gone = move || {
+        sink.send(Event::Gone);
+    };
     let opened = Debugger::new(child.id(), typed, shown, gone).and_then(|debugger| debugger.ready(START_LIMIT));
     let debugger = match opened {
         Ok(debugger) => debugger,

@@ -1,13 +1,12 @@
 //! One line of the emulator: a Unix socket or a terminal of its own, read by a thread of its own into the run's
 //! events.
 
-use super::Event;
+use super::{Event, Events};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::mpsc::Sender;
 
 /// A socket that waits for the emulator.
 pub struct Listener(UnixListener);
@@ -38,18 +37,14 @@ pub struct Line(File);
 
 impl Line {
     /// Starts the reader; `to_events` says what a piece of input is.
-    pub fn new(
-        stream: impl Into<OwnedFd>,
-        events: Sender<Event>,
-        to_events: fn(&[u8]) -> Vec<Event>,
-    ) -> io::Result<Self> {
+    pub fn new(stream: impl Into<OwnedFd>, events: Events, to_events: fn(&[u8]) -> Vec<Event>) -> io::Result<Self> {
         let stream = File::from(stream.into());
         let mut reader = stream.try_clone()?;
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             // The line ends with the emulator; its console reports that.
             while let Ok(count @ 1..) = reader.read(&mut buffer) {
-                if to_events(&buffer[..count]).into_iter().any(|event| events.send(event).is_err()) {
+                if to_events(&buffer[..count]).into_iter().any(|event| !events.send(event)) {
                     return;
                 }
             }

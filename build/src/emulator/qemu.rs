@@ -5,19 +5,18 @@ pub mod command;
 
 use super::line::{self, Line};
 use super::machine::Machine;
-use super::{Console, Error, Event, Features, START_LIMIT, Started, end, host, last_words};
+use super::{Console, Error, Event, Events, Features, START_LIMIT, Started, end, host, last_words};
 use crate::monitor::Monitor;
 use crate::process;
 use command::Sockets;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 const NAME: &str = "QEMU";
 
 /// Starts the machine, frozen.
-pub(super) fn start(machine: &Machine, directory: &Path, events: &Sender<Event>) -> Result<Started, Error> {
+pub(super) fn start(machine: &Machine, directory: &Path, events: &Events) -> Result<Started, Error> {
     if process::find(command::QEMU).is_none() {
         return Err(Error::Missing(command::QEMU, "qemu-system-x86"));
     }
@@ -42,7 +41,7 @@ pub(super) fn start(machine: &Machine, directory: &Path, events: &Sender<Event>)
 
 type Lines = (Line, Line, Monitor);
 
-fn open(child: &mut Child, listeners: &[line::Listener; 4], events: &Sender<Event>) -> Result<Lines, Error> {
+fn open(child: &mut Child, listeners: &[line::Listener; 4], events: &Events) -> Result<Lines, Error> {
     let deadline = Instant::now() + START_LIMIT;
     let mut accept = |listener: &line::Listener| {
         while Instant::now() < deadline {
@@ -64,7 +63,7 @@ fn open(child: &mut Child, listeners: &[line::Listener; 4], events: &Sender<Even
     let control = accept(control)?;
     let sink = events.clone();
     let monitor = Monitor::new(control, move |event| {
-        let _ = sink.send(event.map_or(Event::Gone, Event::Stopped));
+        sink.send(event.map_or(Event::Gone, Event::Stopped));
     })?;
     Ok((com1.map_err(host("read COM1"))?, com2.map_err(host("read COM2"))?, monitor))
 }

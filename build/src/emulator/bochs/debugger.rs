@@ -8,9 +8,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// Time within which the debugger must answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+const ANSWER_LIMIT: Duration = Duration::from_secs(180);
 /// Time that a guest may take to its next exit.
-const GUEST_LIMIT: Duration = Duration::from_secs(5);
+const GUEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// Why the debugger did not do what was asked.
 #[derive(Debug, thiserror::Error)]

@@ -1,10 +1,9 @@
 //! Bochs's log: bytes for the exit port, resets, crashes, and what the processor has.
 
-use crate::emulator::{EXIT_PORT, Error, Event, Features, host};
+use crate::emulator::{EXIT_PORT, Error, Event, Events, Features, host};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
@@ -28,7 +27,7 @@ pub fn listen(
     log: impl Read + Send + 'static,
     file: Option<&Path>,
     features: Arc<OnceLock<Features>>,
-    events: Sender<Event>,
+    events: Events,
 ) -> Result<Last, Error> {
     let mut copy = file.map(File::create).transpose().map_err(host("write Bochs's log"))?;
     let line = Arc::new(Mutex::new("it said nothing".to_owned()));
@@ -43,7 +42,9 @@ pub fn listen(
             let text = String::from_utf8_lossy(&bytes);
             match report.line(text.trim_end()) {
                 // Nobody listens after the end of the run.
-                Some(Report::Event(event)) => drop(events.send(event)),
+                Some(Report::Event(event)) => {
+                    events.send(event);
+                }
                 Some(Report::Features(found)) => drop(features.set(found)),
                 Some(Report::Complaint(text)) => *last.lock().unwrap_or_else(PoisonError::into_inner) = text,
                 None => {}

@@ -104,9 +104,7 @@ fn a_triple_fault_and_a_reset_stop_the_machine_and_leave_its_memory() {
 #[test]
 fn a_machine_that_hangs_ends_at_its_deadline() {
     let Some((mut emulator, _file)) = start(&[0xeb, 0xfe], Bios::Bochs, Duration::from_millis(300)) else { return };
-    let begun = Instant::now();
-    assert_eq!(emulator.next(PATIENCE), Event::Deadline);
-    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert_eq!(emulator.next(10 * PATIENCE), Event::Deadline);
 }
 
 #[test]
