@@ -636,7 +636,7 @@ fn a_kill_in_any_byte_that_is_stored_changes_nothing_of_the_switch() {
             let memory = Plain(core::mem::take(&mut bench.machine.host.memory.0));
             let mut dying = Dying { memory, left: bytes };
             let _ = switch.carry_out(&mut lost, &mut dying);
-            bench.machine.host.memory = dying.memory;
+            *bench.machine.host.memory = dying.memory;
             bench.exit();
             assert!(bench.page.as_bytes() == whole.page.as_bytes(), "{source} {selector:#x}: {bytes}");
             assert!(bench.machine.host.memory.0 == whole.machine.host.memory.0, "{source} {selector:#x}: {bytes}");
