@@ -49,13 +49,15 @@ impl Core {
     /// Charge the time since the last charge to the payer, and to the runner if it alone ran in it. What a
     /// thread is not charged for is less than a slice, because the timer ends each.
     pub fn charge(&mut self, now: u64) {
-        let ticks = i64::try_from(now.wrapping_sub(self.clock.since)).unwrap_or(i64::MAX);
-        self.clock.since = now;
+        let since = core::mem::replace(&mut self.clock.since, now);
+        let ticks = i64::try_from(now.wrapping_sub(since)).unwrap_or(i64::MAX);
         let overdrawn = self.accounts[self.payer].left <= 0 && self.serves(self.runner).is_some();
         self.accounts[self.payer].charge(ticks);
         if !core::mem::take(&mut self.clock.mixed)
             && let Runner::Thread(index) = self.runner
         {
+            // The timer ends more than that: an SMI or an emulator's host that stands still is not the thread's doing.
+            let ticks = ticks.min(i64::try_from(self.clock.armed.saturating_sub(since)).unwrap_or(i64::MAX));
             let thread = &mut self.partitions[index].thread;
             thread.used = thread.used.saturating_add(ticks);
             if overdrawn {
@@ -272,8 +274,8 @@ impl Core {
     /// The local APIC's timer fired: expire timers, refill accounts, end the slice.
     pub fn tick(&mut self) {
         let now = cpu::tsc();
-        self.clock.armed = u64::MAX;
         self.charge(now);
+        self.clock.armed = u64::MAX;
         self.clock.look = true;
         while let Some((holder, bits)) = self.timers.expired(now) {
             self.notify(holder, bits);
