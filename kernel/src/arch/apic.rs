@@ -61,15 +61,14 @@ pub fn enable() {
     write(TIMER, u32::from(idt::TIMER) | MASKED);
 }
 
-/// Fire the timer once after `ticks` of its own clock; 0 stops it.
+/// Fire the timer once after `ticks` of its own clock, at least 1.
 pub fn one_shot(ticks: u32) {
-    write(TIMER, if ticks == 0 { MASKED } else { 0 } | u32::from(idt::TIMER));
+    write(TIMER, idt::TIMER.into());
     write(INITIAL, ticks);
 }
 
-/// Start a masked count from the top, for calibration.
+/// Start a count from the top, for calibration: masked, as [`enable`] left the timer.
 pub fn count_down() {
-    write(TIMER, u32::from(idt::TIMER) | MASKED);
     write(INITIAL, u32::MAX);
 }
 
