@@ -8,4 +8,3 @@ mod nested;
 mod port;
 mod processor;
 pub(crate) mod string;
-mod task;
