@@ -3,7 +3,7 @@
 use crate::emulator::machine::{Bios, Boot, Kind, Machine, Target};
 use crate::emulator::{EXIT_PORT, Emulator, Event};
 use crate::{process, setup};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A CD that boots `code` without emulation of another medium (El Torito), loaded at 0x7C00.
 fn cd(code: &[u8]) -> Vec<u8> {

@@ -12,7 +12,7 @@ use portcullis_ipc::exit::{ExitPage, Reason, gpr};
 use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::syscall::Resume;
 use proptest::prelude::*;
-use std::iter::{once, repeat};
+use std::iter::{once, repeat_n};
 
 /// RAM up to a little above 1 MiB.
 const MEMORY: usize = 0x10_2000;
@@ -98,7 +98,7 @@ fn a_load_cut_at_any_store_ends_as_if_it_had_not_been_cut() {
 fn instances_too_short_for_a_load_end_in_a_loaded_guest_and_repeat_little() {
     let whole = start(cold(0), once(ALL));
     let words = whole.machine.host.memory.written;
-    let started = start(cold(0), repeat(70).take(1_000));
+    let started = start(cold(0), repeat_n(70, 1_000));
     assert_same(&started, &whole, "in short lives");
     assert!(started.lives > 10);
     let again = started.machine.host.memory.written - words;
