@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// Time within which the debugger must answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(180);
+/// Time after which a signal is taken for forgotten.
+const SIGNAL_LIMIT: Duration = Duration::from_secs(5);
 /// Time that a guest may take to its next exit.
 const GUEST_LIMIT: Duration = Duration::from_secs(30);
 
@@ -87,9 +89,14 @@ impl Debugger {
 
     /// Stops it wherever it is.
     pub fn stop(&mut self) -> Result<(), Error> {
-        if self.runs {
+        let latest = Instant::now() + ANSWER_LIMIT;
+        while self.runs {
+            // A signal that comes just before the machine goes on is forgotten: then another one stops it.
             self.interrupt()?;
-            self.answer("stop", ANSWER_LIMIT)?;
+            match self.answer("stop", SIGNAL_LIMIT) {
+                Err(Error::Silent { .. }) if Instant::now() < latest => {}
+                other => drop(other?),
+            }
         }
         Ok(())
     }
