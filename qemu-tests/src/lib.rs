@@ -1,11 +1,13 @@
 //! The emulator tests' harness: a trial boots one image, collects what it says, judges it and audits the
 //! machine afterwards.
 //!
-//! [`debian`] makes the systems with the Debian guest, [`directives`] reads how a system wants to be tested from its manifest, [`judge`] decides from lines
-//! alone, [`place`] says in which emulator,
-//! [`table`] what ran where, [`trial`] boots, [`spoil`] makes images that must be
-//! refused, [`plant`] breaches that an audit must notice, [`stalls`] a busy host. The guests and partitions that run inside lie in `guests/` and `partitions/`.
+//! [`debian`] makes the systems with the Debian guest, [`directives`] reads how a system wants to be tested from
+//! its manifest, [`judge`] decides from lines alone, [`clock`] from when they came, [`place`] says in which
+//! emulator, [`table`] what ran where, [`trial`] boots, [`spoil`] makes images that must be refused, [`plant`]
+//! breaches that an audit must notice, [`stalls`] a busy host. The guests and partitions that run inside lie in
+//! `guests/` and `partitions/`.
 
+pub mod clock;
 pub mod debian;
 pub mod directives;
 pub mod judge;

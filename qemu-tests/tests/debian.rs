@@ -5,6 +5,7 @@
 use libtest_mimic::{Arguments, Failed, Trial};
 use portcullis_build::guest::kernel::Entry;
 use portcullis_build::{build, image, setup, workspace};
+use portcullis_qemu_tests::clock::{self, Rate};
 use portcullis_qemu_tests::debian::{Kill, Scenario};
 use portcullis_qemu_tests::directives::Directives;
 use portcullis_qemu_tests::trial;
@@ -24,9 +25,16 @@ struct Plan {
     expect: &'static [&'static str],
     /// What must not be said.
     forbid: &'static [&'static str],
+    /// Whether the guest says its time, which must be right.
+    clock: bool,
     /// Only on demand.
     long: bool,
 }
+
+/// How far a guest's clock may be off, parts of the host's time.
+const CLOCK_ERROR: f64 = 0.001;
+/// For how long it is compared at least, seconds.
+const CLOCK_SECONDS: f64 = 60.0;
 
 /// What the tests inside say at the end.
 const DONE: &str = "portcullis-guest: done: ";
@@ -34,7 +42,15 @@ const DONE: &str = "portcullis-guest: done: ";
 const NEVER: [&str; 3] = ["Kernel panic", "guest not loaded", "vCPU stopped"];
 
 fn plans() -> Vec<Plan> {
-    let plan = |name, scenario, seconds| Plan { name, scenario, seconds, expect: &[DONE], forbid: &NEVER, long: false };
+    let plan = |name, scenario, seconds| Plan {
+        name,
+        scenario,
+        seconds,
+        expect: &[DONE],
+        forbid: &NEVER,
+        clock: false,
+        long: false,
+    };
     let long = |plan| Plan { long: true, ..plan };
     let (base, two) = (Scenario::default, || Scenario { vcpus: 2, ..Scenario::default() });
     vec![
@@ -42,6 +58,7 @@ fn plans() -> Vec<Plan> {
         plan("one-vcpu", Scenario { tests: &["tools", "hygiene"], ..base() }, 400),
         plan("two-vcpus-sipi", Scenario { tests: &["processors", "hygiene"], ..two() }, 400),
         plan("two-vcpus-mailbox", Scenario { tests: &["processors"], ap_start: "mailbox", ..two() }, 400),
+        Plan { clock: true, ..plan("clock", Scenario { tests: &["clock"], ..base() }, 400) },
         long(plan("linux32", Scenario { entry: Entry::Linux32, ..base() }, 400)),
         Plan {
             expect: &["about to restart", DONE],
@@ -111,5 +128,13 @@ fn run(plan: &Plan) -> anyhow::Result<()> {
         audit: false,
         ..Directives::default()
     };
-    trial::run(&image, &directives)?.outcome(&image)
+    let report = trial::run(&image, &directives)?;
+    report.outcome(&image)?;
+    if plan.clock {
+        let Rate { seconds, error } = clock::rate(&report.transcript)?;
+        println!("the guest's clock was {:+.4} % off in {seconds:.1} s", error * 100.0);
+        anyhow::ensure!(seconds >= CLOCK_SECONDS, "{seconds:.1} s are less than {CLOCK_SECONDS} s");
+        anyhow::ensure!(error.abs() <= CLOCK_ERROR, "that is more than {} %", CLOCK_ERROR * 100.0);
+    }
+    Ok(())
 }
