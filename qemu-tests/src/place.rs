@@ -26,7 +26,7 @@ pub const HASWELL: Place = bochs("haswell", "corei7_haswell_4770");
 /// The same under SeaBIOS.
 pub const HASWELL_SEABIOS: Place = Place { name: "haswell-seabios", bios: Bios::Seabios, ..HASWELL };
 /// Bochs with VT-x and SMAP.
-const SKYLAKE: Place = bochs("skylake", "corei7_skylake_x");
+pub const SKYLAKE: Place = bochs("skylake", "corei7_skylake_x");
 /// Bochs with a processor that has no SMEP.
 pub const SANDY_BRIDGE: Place = bochs("sandy-bridge", "corei7_sandy_bridge_2600k");
 

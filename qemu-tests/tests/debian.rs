@@ -8,6 +8,7 @@ use portcullis_build::{build, image, setup, workspace};
 use portcullis_qemu_tests::clock::{self, Rate};
 use portcullis_qemu_tests::debian::{Kill, Scenario};
 use portcullis_qemu_tests::directives::Directives;
+use portcullis_qemu_tests::place::{self, Place};
 use portcullis_qemu_tests::trial;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,6 +19,7 @@ const THREADS: usize = 2;
 /// One trial.
 struct Plan {
     name: &'static str,
+    place: Place,
     scenario: Scenario,
     /// Wall time, seconds.
     seconds: u64,
@@ -44,6 +46,7 @@ const NEVER: [&str; 3] = ["Kernel panic", "guest not loaded", "vCPU stopped"];
 fn plans() -> Vec<Plan> {
     let plan = |name, scenario, seconds| Plan {
         name,
+        place: place::QEMU,
         scenario,
         seconds,
         expect: &[DONE],
@@ -55,6 +58,7 @@ fn plans() -> Vec<Plan> {
     let (base, two) = (Scenario::default, || Scenario { vcpus: 2, ..Scenario::default() });
     vec![
         long(plan("demo", base(), 240)),
+        long(Plan { place: place::SKYLAKE, ..plan("demo", base(), 900) }),
         plan("one-vcpu", Scenario { tests: &["tools", "hygiene"], ..base() }, 400),
         plan("two-vcpus-sipi", Scenario { tests: &["processors", "hygiene"], ..two() }, 400),
         plan("two-vcpus-mailbox", Scenario { tests: &["processors"], ap_start: "mailbox", ..two() }, 400),
@@ -105,19 +109,19 @@ fn main() -> ExitCode {
 
 fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
     if !arguments.list {
-        setup::ensure(&[setup::Need::Toolchain, setup::Need::Qemu])?;
+        setup::ensure(&[setup::Need::Toolchain, setup::Need::Qemu, setup::Need::Bochs, setup::Need::Grub])?;
         build::compile("info", |binary| !binary.is_test() || binary.name == "test-killer")?;
     }
     let trial = |plan: Plan| {
         let long = plan.long;
-        Trial::test(plan.name, move || run(&plan).map_err(|error| Failed::from(format!("{error:#}"))))
+        Trial::test(plan.place.trial(plan.name), move || run(&plan).map_err(|error| Failed::from(format!("{error:#}"))))
             .with_ignored_flag(long)
     };
     Ok(plans().into_iter().map(trial).collect())
 }
 
 fn run(plan: &Plan) -> anyhow::Result<()> {
-    let out = workspace::out_dir().join("tests").join(format!("debian-{}", plan.name));
+    let out = workspace::out_dir().join("tests").join(plan.place.name).join(format!("debian-{}", plan.name));
     let manifest = workspace::root().join("systems/debian.toml");
     let image = image::assemble(&manifest, plan.scenario.system()?, Some(&out))?;
     let directives = Directives {
@@ -128,7 +132,7 @@ fn run(plan: &Plan) -> anyhow::Result<()> {
         audit: false,
         ..Directives::default()
     };
-    let report = trial::run(&image, &directives)?;
+    let report = trial::run_at(&image, &plan.place.adapt(directives), plan.place)?;
     report.outcome(&image)?;
     if plan.clock {
         let Rate { seconds, error } = clock::rate(&report.transcript)?;

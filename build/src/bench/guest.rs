@@ -1,12 +1,12 @@
 //! The Debian guest's way to its first program: instructions of guest, core and services together, and the exits
 //! among them. The first program switches the machine off at once, and then `vmexit` tells what it counted.
 
-use super::{READY, figures};
+use super::{READY, figures, session};
 use crate::emulator::Event;
-use crate::emulator::machine::{MEMORY_MIB, Machine};
+use crate::emulator::machine::Kind;
 use crate::guest::overrides::Overrides;
 use crate::logs::decode::Line;
-use crate::run::session::{self, Said, Session};
+use crate::run::session::Said;
 use crate::{image, manifest, workspace};
 use anyhow::bail;
 use portcullis_ipc::proto::link::VmEventKind;
@@ -47,14 +47,13 @@ impl Seen {
     }
 }
 
-/// Boots the Debian guest with one vCPU and counts. The binaries are compiled.
-pub fn measure(limit: Duration) -> anyhow::Result<[(String, u64); 2]> {
+/// Boots the Debian guest with one vCPU in that emulator and counts. The binaries are compiled.
+pub fn measure(kind: Kind, limit: Duration) -> anyhow::Result<[(String, u64); 2]> {
     let path = workspace::debian_manifest();
     let mut system = manifest::load(&path)?;
     Overrides { append: Some(OFF.to_owned()), vcpus: Some(1), ..Overrides::default() }.apply(&mut system)?;
     let image = image::assemble(&path, system, Some(&workspace::out_dir().join("bench").join("debian")))?;
-    let machine = Machine { icount: true, ..Machine::new(session::pvh(&image, None), image.memory_mib(MEMORY_MIB)) };
-    let mut session = Session::start(&machine, &image, limit)?;
+    let mut session = session(&image, kind, limit)?;
     let mut seen = Seen::default();
     loop {
         for said in session.next(Duration::from_secs(1)) {

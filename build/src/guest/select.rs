@@ -28,6 +28,9 @@ const WANTED: [&str; 10] = [
 /// Not for a guest without a screen.
 const UNWANTED: [&str; 1] = ["libresolutionKMS.so"];
 
+/// A program, and a library that it opens by name when it runs: no ELF says that it is needed.
+const OPENED: [(&str, &str); 1] = [("usr/bin/vmtoolsd", "libguestStoreClient.so.0")];
+
 /// Where libraries are looked for when an ELF does not say otherwise; the loader is found under the name
 /// that every program gives it.
 const LIBRARIES: [&str; 2] = ["usr/lib64", "usr/lib/x86_64-linux-gnu"];
@@ -52,7 +55,7 @@ pub enum Error {
 
 /// All of the rules above as one line: what was chosen by others is out of date.
 pub fn rules() -> String {
-    format!("{ROOTS:?} {WANTED:?} {UNWANTED:?} {LIBRARIES:?}")
+    format!("{ROOTS:?} {WANTED:?} {UNWANTED:?} {OPENED:?} {LIBRARIES:?}")
 }
 
 /// What is chosen so far.
@@ -125,7 +128,7 @@ impl Selection {
                 continue;
             };
             let Some(needs) = needs(bytes) else { continue };
-            for library in needs.libraries {
+            for library in needs.libraries.into_iter().chain(opened(&path)) {
                 let found = needs.directories.iter().find_map(|directory| find(packages, directory, &library));
                 match found {
                     Some(chain) => {
@@ -145,6 +148,11 @@ impl Selection {
         }
         missing
     }
+}
+
+/// What the program opens when it runs.
+fn opened(program: &str) -> impl Iterator<Item = String> {
+    OPENED.iter().filter(move |(by, _)| *by == program).map(|(_, library)| (*library).to_owned())
 }
 
 /// A file and the links that lead to it.
@@ -239,6 +247,19 @@ mod tests {
         assert_eq!(chain.iter().map(|(package, _, _)| package.as_str()).collect::<Vec<_>>(), ["a", "b", "b"]);
         assert!(find(&packages, "usr/lib/x86_64-linux-gnu", "loop").is_none());
         assert!(find(&packages, "usr/lib64", "libc.so.6").is_none());
+    }
+
+    #[test]
+    fn a_library_that_a_program_opens_when_it_runs_comes_with_it() {
+        let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let vmtoolsd = Node::File { bytes: own, program: true };
+        let library = ("open-vm-tools", "usr/lib64/libguestStoreClient.so.0", file());
+        let packages = packages(&[("open-vm-tools", "usr/bin/vmtoolsd", vmtoolsd.clone()), library]);
+        let mut selection = Selection::default();
+        selection.take("open-vm-tools", "usr/bin/vmtoolsd", &vmtoolsd);
+        let missing = selection.add_libraries(&packages);
+        assert!(selection.files.contains_key("usr/lib64/libguestStoreClient.so.0"));
+        assert!(missing.iter().all(|missing| missing.library != "libguestStoreClient.so.0"));
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use crate::emulator::machine::{Bios, Machine};
 use std::path::{Path, PathBuf};
 
-/// Instructions that make a second of the machine's time; the TSC counts instructions. About what Bochs does in a
-/// second of the host's.
-pub const PER_SECOND: u32 = 50_000_000;
+/// Instructions that make a second of the machine's time; the TSC counts instructions. As many as in QEMU where it
+/// counts them, so that a budget in microseconds is one in as many thousand instructions there and here.
+pub const PER_SECOND: u32 = 1_000_000_000;
 
 /// The files of a BIOS: the BIOS itself, and that of the video card.
 pub const fn firmware(bios: Bios) -> [&'static str; 2] {
