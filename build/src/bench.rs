@@ -16,6 +16,7 @@ use crate::run::session::{self, Said, Session};
 use crate::{build, image, manifest, setup, workspace};
 use anyhow::{Context, bail};
 use figures::Measured;
+use guest::Console;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,9 +88,10 @@ fn measure(manifests: &[PathBuf], limit: Duration, extent: Extent) -> anyhow::Re
         measured.svm.extend(on(Kind::Qemu)?);
         measured.vmx.extend(on(Kind::Bochs)?);
     }
-    measured.svm.extend(guest::measure(Kind::Qemu, limit)?);
+    measured.svm.extend(guest::measure(Kind::Qemu, Console::Full, limit)?);
+    measured.svm.extend(guest::measure(Kind::Qemu, Console::Quiet, limit)?);
     if extent == Extent::Whole {
-        measured.vmx.extend(guest::measure(Kind::Bochs, limit)?);
+        measured.vmx.extend(guest::measure(Kind::Bochs, Console::Quiet, limit)?);
     }
     Ok(measured)
 }
