@@ -22,3 +22,4 @@ pub mod port;
 pub mod report;
 pub mod rpc;
 pub mod run;
+pub mod task;

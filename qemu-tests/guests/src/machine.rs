@@ -31,6 +31,8 @@ pub mod selector {
     pub const USER_DATA: u64 = 0x3b;
     /// 64-bit code, ring 3.
     pub const USER_CODE64: u64 = 0x43;
+    /// The TSS of legacy code.
+    pub const OWN_TSS: u64 = 0x58;
     /// A second 32-bit TSS, for task switches.
     pub const OTHER_TSS: u64 = 0x60;
     /// Points past the table: loading it raises #GP with itself as the error code.
@@ -112,9 +114,24 @@ pub fn set_gate(vector: u64, rights: u64) {
     poke(tables + LEGACY_IDT + vector * 8, legacy_gate(vector, rights));
 }
 
+/// Has a vector's gate in the legacy IDT switch to a task.
+pub fn set_task_gate(vector: u64, task: u64) {
+    poke(address(0) + LEGACY_IDT + vector * 8, task << 16 | 0x85 << 40);
+}
+
+/// Address of the TSS of legacy code.
+pub fn own_tss() -> u64 {
+    address(0) + TSS32
+}
+
 /// Address of the second TSS.
 pub fn other_tss() -> u64 {
     address(0) + OTHER_TSS32
+}
+
+/// Address of a descriptor.
+pub fn descriptor_at(selector: u64) -> u64 {
+    addr_of!(GDT) as u64 + (selector & !7)
 }
 
 /// Takes the machine over from the loader: own page tables, descriptor tables, gates and low memory.

@@ -12,6 +12,9 @@ fn pieces(address: u64, length: usize) -> [(u64, usize); 2] {
     [(address, first), (address.wrapping_add(first as u64), length - first)]
 }
 
+/// Guest-physical address and length of the pieces of an access.
+pub type Places = [(u64, usize); 2];
+
 /// Translates both pieces before anything is moved, so that a fault changes nothing.
 pub fn translate(
     translation: &Translation,
@@ -19,7 +22,7 @@ pub fn translate(
     address: u64,
     length: usize,
     access: Access,
-) -> Result<[(u64, usize); 2], PageFault> {
+) -> Result<Places, PageFault> {
     let mut result = [(0, 0); 2];
     for (to, (linear, length)) in result.iter_mut().zip(pieces(address, length)) {
         if length > 0 {
@@ -47,6 +50,12 @@ pub fn read(
     bytes: &mut [u8],
 ) -> Result<(), PageFault> {
     let places = translate(translation, memory, address, bytes.len(), Access::Read)?;
+    read_at(memory, places, bytes);
+    Ok(())
+}
+
+/// Reads `bytes` where [`translate`] found so many.
+pub fn read_at(memory: &impl GuestMemory, places: Places, bytes: &mut [u8]) {
     let mut rest = bytes;
     for (physical, length) in places {
         let (piece, after) = rest.split_at_mut(length);
@@ -55,7 +64,6 @@ pub fn read(
         }
         rest = after;
     }
-    Ok(())
 }
 
 /// Writes `bytes` at a linear address.
@@ -66,13 +74,18 @@ pub fn write(
     bytes: &[u8],
 ) -> Result<(), PageFault> {
     let places = translate(translation, memory, address, bytes.len(), Access::Write)?;
+    write_at(memory, places, bytes);
+    Ok(())
+}
+
+/// Writes `bytes` where [`translate`] found so many.
+pub fn write_at(memory: &mut impl GuestMemory, places: Places, bytes: &[u8]) {
     let mut rest = bytes;
     for (physical, length) in places {
         let (piece, after) = rest.split_at(length);
         memory.write(physical, piece);
         rest = after;
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -11,6 +11,10 @@ pub mod vector {
     pub const UNDEFINED: u8 = 6;
     /// Double fault.
     pub const DOUBLE_FAULT: u8 = 8;
+    /// Invalid TSS.
+    pub const INVALID_TASK: u8 = 10;
+    /// Segment not present.
+    pub const NOT_PRESENT: u8 = 11;
     /// Stack.
     pub const STACK: u8 = 12;
     /// General protection.
@@ -50,7 +54,8 @@ pub const fn has_error(vector: u8) -> bool {
     matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30)
 }
 
-fn kind(event: u64) -> u64 {
+/// Type of an event word.
+pub const fn kind(event: u64) -> u64 {
     event >> TYPE_SHIFT & TYPE
 }
 

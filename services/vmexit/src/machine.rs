@@ -212,7 +212,7 @@ impl<H: Host> Machine<H> {
             // The core delivers again what the exit interrupted.
             INTERRUPT_WINDOW | NMI_WINDOW | IRET | SYSTEM_SIGNAL => Ok(Resume::ENTER),
             SHUTDOWN => self.reset(vcpu, page, "triple fault"),
-            TASK_SWITCH => self.stop(vcpu, page, "task switch, which is not emulated", page.qualification[0]),
+            TASK_SWITCH => self.task_switch(vcpu, page),
             BAD_STATE => self.stop(vcpu, page, "guest state that the processor refuses", page.qualification[0]),
             reason => self.stop(vcpu, page, "exit that is not served", reason.into()),
         };

@@ -5,7 +5,7 @@
 //! memory, its own exit pages and the calls below. What it acknowledged to the guest lies in the state
 //! region; an exit that is given again to a new instance is answered from the record.
 //!
-//! Not emulated: task switches; interval timer and 8259, which the guest's tables say are not there.
+//! Not emulated: interval timer and 8259, which the guest's tables say are not there.
 //!
 //! Capabilities: the VM `vm` with the right `run`; the endpoint `link` (its badge names the console) and
 //! the timer `uart` (sends a line that has no end after a while), without which the serial port goes

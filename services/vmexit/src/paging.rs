@@ -87,6 +87,11 @@ impl Translation {
         }
     }
 
+    /// For the processor's own accesses to descriptors and tasks: a supervisor's, whatever level the guest runs at.
+    pub fn system(page: &ExitPage) -> Self {
+        Self { user: false, alignment_check: false, ..Self::of(page) }
+    }
+
     /// Translates `linear` for `access`.
     pub fn translate(&self, memory: &mut impl GuestMemory, linear: u64, access: Access) -> Result<u64, PageFault> {
         let low = linear & 0xffff_ffff;
@@ -201,6 +206,15 @@ impl Translation {
         };
         PageFault { address, error: error | kind | u32::from(self.user) << 2 }
     }
+}
+
+/// Whether a load of CR3 under PAE paging takes the four entries that it finds: those present have no reserved bit set.
+pub fn takes_pae_root(memory: &impl GuestMemory, cr3: u64, physical_bits: u32) -> bool {
+    let reserved = 0x1e6 | u64::MAX.checked_shl(physical_bits).unwrap_or(0);
+    (0..4).all(|index| {
+        let entry = load::<8>(memory, (cr3 & THREE.root) + 8 * index);
+        entry & PRESENT == 0 || entry & reserved == 0
+    })
 }
 
 #[inline(always)]
@@ -327,6 +341,27 @@ mod tests {
         let pae = Translation { cr0: CR0_PG, cr3: 0x1020, cr4: CR4_PAE, ..Default::default() };
         assert_eq!(pae.translate(&mut memory, 0x1010, Access::Read), Ok(0x9010));
         assert_eq!(load::<8>(&memory, 0x1020), 0x2000 | PRESENT);
+    }
+
+    #[test]
+    fn a_pae_root_is_taken_without_reserved_bits_in_its_present_entries() {
+        let table = [
+            (0x2001, 40, true),
+            (0x2019, 40, true),
+            (0x2003, 40, false),
+            (0x2021, 40, false),
+            (0x2002, 40, true),
+            (1 << 40 | 1, 40, false),
+            (1 << 40 | 1, 41, true),
+            (1 << 63 | 1, 52, false),
+            (0x2001, 255, true),
+        ];
+        for (entry, physical_bits, taken) in table {
+            let mut memory = Plain::new(0x2000);
+            put64(&mut memory, 0x1038, entry);
+            assert_eq!(takes_pae_root(&memory, 0x103f, physical_bits), taken, "{entry:#x} of {physical_bits}");
+        }
+        assert!(!takes_pae_root(&Plain::new(0x2000), 0x2000, 40), "nothing there reads all ones");
     }
 
     proptest! {

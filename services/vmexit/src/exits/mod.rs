@@ -8,3 +8,4 @@ mod nested;
 mod port;
 mod processor;
 pub(crate) mod string;
+mod task;

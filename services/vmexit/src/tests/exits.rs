@@ -342,7 +342,7 @@ fn a_single_stepped_instruction_traps_after_it_was_emulated() {
 
 #[test]
 fn the_guest_stops_at_what_is_not_emulated_and_the_log_says_why() {
-    for reason in [Reason::TaskSwitch, Reason::BadState, Reason::Other, Reason::None] {
+    for reason in [Reason::BadState, Reason::Other, Reason::None] {
         let mut machine = machine();
         let mut page = page(reason);
         assert_eq!(machine.exited(0, &mut page), Resume::STOP);
