@@ -8,8 +8,10 @@ use portcullis_ipc::exit::{ExitPage, Segment, segment};
 
 /// The bit of a selector that means the LDT.
 pub const LOCAL: u16 = 1 << 2;
-/// The bits of a selector that are not its privilege level.
-pub const WHICH: u16 = !3;
+/// The bits of a selector that are its privilege level.
+pub const LEVEL: u16 = 3;
+/// The bits of a selector that are not.
+pub const WHICH: u16 = !LEVEL;
 /// Where the type stands in a descriptor, with the accessed and the busy bit.
 pub const TYPE: u64 = 5;
 

@@ -1,7 +1,7 @@
 //! The second half of a switch: the page takes the new task's registers and segments. A fault is raised in the new task's
 //! context, before its first instruction.
 
-use super::descriptor::{ACCESSED, BIG, CONFORMING, Fault, LOCAL, Role, TYPE, WHICH, place, read};
+use super::descriptor::{ACCESSED, BIG, CONFORMING, Fault, LEVEL, LOCAL, Role, TYPE, WHICH, place, read};
 use super::leave::{NESTED, New};
 use super::{Source, Switch};
 use crate::data;
@@ -21,6 +21,8 @@ const FLAGS: (u64, u64) = (0x003f_7fd7, 2);
 const LOCAL_BREAKPOINTS: u64 = 0x155;
 /// DR6.BT.
 const TASK_TRAP: u64 = 1 << 15;
+/// DR7.GD, which a debug exception clears; one that is injected does not.
+const DETECT: u64 = 1 << 13;
 /// Attributes of a data segment of virtual-8086 mode.
 const REAL: u16 = 0xf3;
 
@@ -28,9 +30,9 @@ const REAL: u16 = 0xf3;
 pub fn enter(switch: &Switch, page: &mut ExitPage, memory: &mut impl GuestMemory, new: &New) -> Result<(), Fault> {
     take(switch, page, new);
     if let Some(cr3) = new.task.cr3.map(u64::from).filter(|_| page.cr0 & CR0_PG != 0) {
-        // The manuals do not say what becomes of one that is refused; here the old task's stays.
+        // As a MOV to CR3 is refused; the manuals do not say what CR3 holds then, here it is the old task's.
         if page.cr4 & CR4_PAE != 0 && !takes_pae_root(memory, cr3, switch.physical_bits) {
-            return Err(Fault::Selector(vector::INVALID_TASK, 0));
+            return Err(Fault::Selector(vector::PROTECTION, 0));
         }
         page.cr3 = cr3;
     }
@@ -43,6 +45,7 @@ pub fn enter(switch: &Switch, page: &mut ExitPage, memory: &mut impl GuestMemory
     }
     if new.task.trap {
         page.dr6 |= TASK_TRAP;
+        page.dr7 &= !DETECT;
         page.dirty |= group::DEBUG;
         raise(page, vector::DEBUG, None);
     }
@@ -50,7 +53,7 @@ pub fn enter(switch: &Switch, page: &mut ExitPage, memory: &mut impl GuestMemory
 }
 
 /// What cannot fail. Segments that are to be loaded have their selectors only, and until CS and SS are there a fault
-/// finds level 3, so that its handler runs on a stack of the new task's own.
+/// finds level 3, in CS's selector too, so that its handler runs on a stack of the new task's own and sees why.
 fn take(switch: &Switch, page: &mut ExitPage, new: &New) {
     let registers = &new.task.registers;
     for (to, from) in page.registers.iter_mut().zip(registers.general) {
@@ -88,11 +91,11 @@ fn real_segment(selector: u16) -> Segment {
 }
 
 fn unloaded(index: usize, selector: u16) -> Segment {
-    let (attributes, limit) = match index {
-        // No processor enters without code: flat, level 3.
-        segment::CS => (0xcfb, u32::MAX),
-        segment::SS => (0x60, 0),
-        _ => (0, 0),
+    let (selector, attributes, limit) = match index {
+        // No processor enters without code: flat, of the level that the selector names.
+        segment::CS => (selector | LEVEL, 0xcfb, u32::MAX),
+        segment::SS => (selector, 0x60, 0),
+        _ => (selector, 0, 0),
     };
     Segment { selector, attributes, limit, base: 0 }
 }
@@ -100,7 +103,7 @@ fn unloaded(index: usize, selector: u16) -> Segment {
 /// Loads CS and SS, both or none, then the others.
 fn segments(page: &mut ExitPage, memory: &mut impl GuestMemory, selectors: [u16; 6]) -> Result<(), Fault> {
     let [es, cs, ss, ds, fs, gs] = selectors;
-    let level = cs & 3;
+    let level = cs & LEVEL;
     let code = load(page, memory, cs, Role::Code, level)?;
     let stack = load(page, memory, ss, Role::Stack, level)?;
     (page.segments[segment::CS], page.segments[segment::SS], page.cpl) = (code, stack, level.into());
@@ -123,7 +126,7 @@ fn load(page: &ExitPage, memory: &mut impl GuestMemory, selector: u16, role: Rol
     }
     let address = place(page, selector).ok_or(invalid)?;
     let mut found = read(page, memory, address, selector)?;
-    if let Some(number) = role.refusal(found.attributes, selector & 3, cpl) {
+    if let Some(number) = role.refusal(found.attributes, selector & LEVEL, cpl) {
         return Err(refused(number));
     }
     if role != Role::Table && found.attributes & ACCESSED == 0 {
