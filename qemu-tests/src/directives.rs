@@ -15,7 +15,7 @@
 //! | `not PLACE REASON` | it cannot run there |
 //! | `known PLACE TEXT` | there a failed check whose line holds TEXT is the emulator's fault, and must fail |
 //!
-//! A PLACE is `ryzen`, `haswell` or `skylake`, or `bochs` for all three (`place`).
+//! A PLACE is `qemu`, `ryzen`, `haswell` or `skylake`, or `bochs` for the last three (`place`).
 
 use crate::place::{self, Place};
 use std::time::Duration;
@@ -137,7 +137,7 @@ fn take(directives: &mut Directives, text: &str) -> Result<(), &'static str> {
             };
             let places = place::named(place);
             if places.is_empty() {
-                return Err("the place is ryzen, haswell, skylake or bochs");
+                return Err("the place is qemu, ryzen, haswell, skylake or bochs");
             }
             directives.elsewhere.extend(places.into_iter().map(|place| (place, rule.clone())));
         }

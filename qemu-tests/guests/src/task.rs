@@ -16,6 +16,8 @@ const INNER_STACK: u64 = STACK - 0x200;
 /// CR3 bits that change no translation and tell the other task's CR3 from the own one.
 const MARK: u64 = 0x18;
 const TASK_SWITCHED: u64 = 8;
+/// DR6.BT.
+const TASK_TRAP: u64 = 1 << 15;
 
 /// Access byte of an available 32-bit task.
 pub const AVAILABLE: u8 = 0x89;
@@ -38,12 +40,18 @@ pub mod field {
     pub const EAX: u64 = 40;
     /// ESP.
     pub const ESP: u64 = 56;
-    /// ES; CS, SS, DS, FS, GS follow.
+    /// ES; the other segments follow.
     pub const ES: u64 = 72;
+    /// CS.
+    pub const CS: u64 = 76;
     /// SS.
     pub const SS: u64 = 80;
     /// DS.
     pub const DS: u64 = 84;
+    /// LDTR.
+    pub const LDT: u64 = 96;
+    /// The trap flag; above it the offset of the I/O permission map.
+    pub const TRAP: u64 = 100;
 }
 
 const ESP0: u64 = 4;
@@ -125,6 +133,16 @@ pub fn switched() -> bool {
     // SAFETY: reading CR0 changes nothing.
     unsafe { asm!("mov {}, cr0", out(reg) cr0, options(nomem, nostack, preserves_flags)) };
     cr0 & TASK_SWITCHED != 0
+}
+
+/// Whether DR6 says that a task's trap flag raised the debug exception; DR6 says so no more.
+pub fn take_trap_cause() -> bool {
+    let status: u64;
+    // SAFETY: DR6 tells of debug exceptions that are past, and nothing else in this program reads it.
+    unsafe { asm!("mov {}, dr6", out(reg) status, options(nomem, nostack, preserves_flags)) };
+    // SAFETY: as above.
+    unsafe { asm!("mov dr6, {}", in(reg) status & !TASK_TRAP, options(nomem, nostack, preserves_flags)) };
+    status & TASK_TRAP != 0
 }
 
 /// A far jump (0xea) or call (0x9a) to the other task.

@@ -62,6 +62,7 @@ extern "C" fn main(_memory: u64) -> ! {
     }
     narrow(&mut report);
     refused(&mut report);
+    trapped(&mut report);
     report.done()
 }
 
@@ -228,20 +229,35 @@ fn narrow(report: &mut Report) {
     );
 }
 
-/// Segments that the other task may not have: the exception is raised there.
+/// Segments that the other task may not have: the exception is raised there, and names its first instruction.
 fn refused(report: &mut Report) {
-    for (what, at) in [("SS", field::SS), ("DS", field::DS)] {
+    for (what, at) in [("LDT", field::LDT), ("CS", field::CS), ("SS", field::SS), ("DS", field::DS)] {
         prepare(Mode::Protected, &code().raw(QUIET_END));
         poke(machine::other_tss() + at, selector::BEYOND as u32);
         let after = run(Mode::Protected, &code().raw(&far(JUMP)), |_| {});
         let access = task::access();
         report.check(
-            (after.vector, after.error, after.rip) == (10, selector::BEYOND, task::CODE) && access == (AVAILABLE, BUSY),
+            (after.vector, after.error) == (10, selector::BEYOND) && access == (AVAILABLE, BUSY),
             "a segment that is not there",
-            format_args!(
-                "{what} vector {} error {:#x} rip {:x} access {access:x?}",
-                after.vector, after.error, after.rip
-            ),
+            format_args!("{what} vector {} error {:#x} access {access:x?}", after.vector, after.error),
+        );
+        report.check(
+            after.rip == task::CODE,
+            "where a new task is refused a segment",
+            format_args!("{what} rip {:x}", after.rip),
         );
     }
+}
+
+/// The trap flag of the other task: a debug exception before its first instruction.
+fn trapped(report: &mut Report) {
+    prepare(Mode::Protected, &code().raw(QUIET_END));
+    poke(machine::other_tss() + field::TRAP, 1u32);
+    let after = run(Mode::Protected, &code().raw(&far(JUMP)), |_| {});
+    report.check(
+        (after.vector, after.rip) == (1, task::CODE),
+        "the trap flag of a task",
+        format_args!("vector {} error {:#x} rip {:x}", after.vector, after.error, after.rip),
+    );
+    report.check(task::take_trap_cause(), "why DR6 says a task was trapped", format_args!("BT"));
 }
