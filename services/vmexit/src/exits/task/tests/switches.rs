@@ -1,8 +1,8 @@
 //! What each kind of switch does to both tasks.
 
 use super::{
-    Bench, CALL, DATA, ENTRY, GATE, HALF, HALF_TASK, IRET, JUMP, LDT, NEW, NEW_TASK, OLD, OLD_TASK, PRIVATE, RING0, RING3,
-    STACK, TABLE, USER,
+    Bench, CALL, DATA, ENTRY, GATE, HALF, HALF_TASK, IRET, JUMP, LDT, NEW, NEW_TASK, OLD, OLD_TASK, PRIVATE, RING0,
+    RING3, STACK, TABLE, USER,
 };
 use crate::tests::CODE;
 use portcullis_ipc::exit::event::{NMI, SOFTWARE, TYPE_SHIFT, VALID, exception, interrupt};
