@@ -1,5 +1,6 @@
 //! Switches between the tasks of a small machine.
 
+mod entry;
 mod killed;
 mod paged;
 mod refused;
