@@ -8,7 +8,7 @@ pub mod demo;
 mod input;
 pub mod keys;
 pub mod lines;
-mod options;
+pub mod options;
 mod record;
 mod report;
 mod screen;

@@ -11,6 +11,7 @@
 //! | `expect TEXT` | a line that holds TEXT must come; may stand several times |
 //! | `forbid TEXT` | no line may hold TEXT; may stand several times |
 //! | `no-audit` | the core does not live at the end, so there is nothing to audit |
+//! | `long KEY=VALUE` | there is a second trial, NAME-long, in QEMU, with this guestinfo and six times the time; it runs only with `--include-ignored`; may stand several times |
 //! | `quick PLACE` | there it is part of every run, and not only of `--include-ignored` |
 //! | `not PLACE REASON` | it cannot run there |
 //! | `known PLACE TEXT` | there a failed check whose line holds TEXT is the emulator's fault, and must fail |
@@ -64,6 +65,8 @@ pub struct Directives {
     pub forbid: Vec<String>,
     /// Look at the machine's page tables and registers afterwards.
     pub audit: bool,
+    /// Guestinfo of the long trial; without any there is none.
+    pub long: Vec<String>,
     /// What holds at single places.
     pub elsewhere: Vec<(Place, Rule)>,
     /// Commands that GRUB runs before it loads the system; no manifest has any.
@@ -84,6 +87,7 @@ impl Default for Directives {
             expect: Vec::new(),
             forbid: Vec::new(),
             audit: true,
+            long: Vec::new(),
             elsewhere: Vec::new(),
             grub: Vec::new(),
             known: Vec::new(),
@@ -124,6 +128,7 @@ fn take(directives: &mut Directives, text: &str) -> Result<(), &'static str> {
         ("boot", "bios") => directives.boot = By::Bios,
         ("boot", "uefi") => directives.boot = By::Uefi,
         ("command-line", _) => directives.command_line = Some(value.to_owned()),
+        ("long", _) if value.contains('=') => directives.long.push(value.to_owned()),
         ("expect" | "forbid", "") => return Err("name the text"),
         ("expect", _) => directives.expect.push(value.to_owned()),
         ("forbid", _) => directives.forbid.push(value.to_owned()),
@@ -163,7 +168,8 @@ mod tests {
     fn every_directive_is_read_and_the_rest_of_the_manifest_is_not() {
         let text = "# test: icount\n# test: stalls\n# test: seconds 90\n  # test: memory 512\n# test: boot bios\n\
                     # test: command-line a=1 b\n# test: expect guest x: done\n# test: expect b\n\
-                    # test: forbid FAIL\n# test: no-audit\n# test: quick ryzen\n# test: known bochs a b\n# a comment\n[system]\nname = \"test: x\"\n";
+                    # test: forbid FAIL\n# test: no-audit\n# test: quick ryzen\n# test: known bochs a b\n\
+                    # test: long a.b=1\n# a comment\n[system]\nname = \"test: x\"\n";
         let directives = read(text).unwrap();
         let expected = Directives {
             icount: true,
@@ -175,6 +181,7 @@ mod tests {
             expect: vec!["guest x: done".into(), "b".into()],
             forbid: vec!["FAIL".into()],
             audit: false,
+            long: vec!["a.b=1".into()],
             elsewhere: [("ryzen", Rule::Quick), ("bochs", Rule::Known("a b".into()))]
                 .into_iter()
                 .flat_map(|(name, rule)| place::named(name).into_iter().map(move |place| (place, rule.clone())))
@@ -195,6 +202,7 @@ mod tests {
             ("# test: memory lots", "out of range"),
             ("# test: expect", "name the text"),
             ("# test: boot floppy", "list"),
+            ("# test: long fuzz", "list"),
             ("# test: not ryzen", "a reason"),
             ("# test: known ryzen", "a text"),
             ("# test: quick ryzen always", "a place only"),

@@ -1,9 +1,9 @@
-//! One trial a manifest in `systems/tests` and place; those in Bochs run with `--include-ignored`, few of them always.
-//! The binaries are built once, before the first trial; images
-//! are put together by each.
+//! One trial a manifest in `systems/tests` and place; those in Bochs and the long ones run with `--include-ignored`,
+//! few of those in Bochs always. The binaries are built once, before the first trial; images are put together by each.
 
 use anyhow::Context;
 use libtest_mimic::{Arguments, Failed, Trial};
+use portcullis_build::run::options::Options;
 use portcullis_build::{build, image, manifest, setup, workspace};
 use portcullis_qemu_tests::directives::{self, Directives};
 use portcullis_qemu_tests::place::{self, Place};
@@ -16,6 +16,8 @@ use std::time::Instant;
 
 /// Trials that run at once when the command line does not say: each keeps one CPU busy.
 const THREADS: usize = 2;
+/// How much longer a long trial may take.
+const LONG: u32 = 6;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -46,10 +48,20 @@ fn prepare(arguments: &Arguments, table: &Arc<Table>) -> anyhow::Result<Vec<Tria
                 continue;
             }
             let quick = place.is_quick(&directives);
-            let plan =
-                Plan { name: name.clone(), path: path.clone(), directives: place.adapt(directives.clone()), place };
-            let table = Arc::clone(table);
-            trials.push(Trial::test(place.trial(&name), move || plan.run(&table)).with_ignored_flag(!quick));
+            let plan = Plan {
+                name: name.clone(),
+                path: path.clone(),
+                directives: place.adapt(directives.clone()),
+                place,
+                guestinfo: Vec::new(),
+            };
+            trials.push(plan.trial(table).with_ignored_flag(!quick));
+        }
+        if !directives.long.is_empty() {
+            let guestinfo = directives.long.clone();
+            let directives = Directives { limit: directives.limit * LONG, ..directives };
+            let plan = Plan { name: format!("{name}-long"), path, directives, place: place::QEMU, guestinfo };
+            trials.push(plan.trial(table).with_ignored_flag(true));
         }
     }
     if !arguments.list && !trials.is_empty() {
@@ -81,9 +93,16 @@ struct Plan {
     path: PathBuf,
     directives: Directives,
     place: Place,
+    /// What the guest finds there.
+    guestinfo: Vec<String>,
 }
 
 impl Plan {
+    fn trial(self, table: &Arc<Table>) -> Trial {
+        let table = Arc::clone(table);
+        Trial::test(self.place.trial(&self.name), move || self.run(&table))
+    }
+
     fn run(&self, table: &Table) -> Result<(), Failed> {
         let begun = Instant::now();
         let outcome = self.outcome();
@@ -92,7 +111,8 @@ impl Plan {
     }
 
     fn outcome(&self) -> anyhow::Result<()> {
-        let system = manifest::load(&self.path)?;
+        let mut system = manifest::load(&self.path)?;
+        Options::with_guestinfo(&self.guestinfo).apply(&mut system)?;
         // Two manifests may give the same name to their system.
         let out = workspace::out_dir().join("tests").join(self.place.name).join(&self.name);
         let image = image::assemble(&self.path, system, Some(&out))?;

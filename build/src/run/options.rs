@@ -61,6 +61,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Wishes for guestinfo only: each KEY=VALUE or KEY=@FILE.
+    pub fn with_guestinfo(guestinfo: &[String]) -> Self {
+        Self { guestinfo: guestinfo.to_vec(), ..Self::default() }
+    }
+
     /// Puts the wishes into `system`.
     pub fn apply(&self, system: &mut System) -> anyhow::Result<()> {
         let overrides = Overrides {
