@@ -104,7 +104,7 @@ fn session(image: &Image, kind: Kind, limit: Duration) -> anyhow::Result<Session
     };
     let target = Target::new(kind, None);
     let machine = Machine { icount: true, target, ..Machine::new(boot, image.memory_mib(MEMORY_MIB)) };
-    Ok(Session::start(&machine, image, limit)?)
+    Session::start(&machine, image, limit)
 }
 
 /// The machine's time when the last service of the system says in the log that it is ready.
