@@ -14,6 +14,9 @@ const NO_MSR: u64 = 0x1234_5678;
 const NO_PORT: u64 = 0x1234;
 const GENERAL_PROTECTION: u64 = 13;
 const UNDEFINED: u64 = 6;
+const DEBUG: u64 = 1;
+/// GD of DR7 and BD of DR6.
+const GENERAL_DETECT: u64 = 1 << 13;
 
 /// The tests of one mode.
 pub struct Tests<'a> {
@@ -275,8 +278,26 @@ impl Tests<'_> {
             |_| {},
             |s| s.registers[reg::RAX] & 0x400 != 0,
         );
+        self.general_detect();
         self.quiet("mov rax, dr6", self.code().raw(&[0x0f, 0x21, 0xf0]), |_| {}, |_| true);
         self.extended_control();
+    }
+
+    /// DR7.GD: the next write of a debug register traps before it is done, DR6.BD says so, and the one after it is done.
+    fn general_detect(&mut self) {
+        let write = self.code().raw(&[0x0f, 0x23, 0xf8, 0x0f, 0x23, 0xc3]);
+        let after = write.run(self.place, |s| s.registers[reg::RAX] = GENERAL_DETECT | 0x400);
+        let look = self.code().raw(&[0x0f, 0x21, 0xf0, 0x0f, 0x21, 0xfb]);
+        let found = look.run(self.place, |_| {});
+        let [status, control] = [found.registers[reg::RAX], found.registers[reg::RBX]].map(|it| it & GENERAL_DETECT);
+        self.report.check(
+            after.vector == DEBUG && after.rip == CODE + 3 && control == 0,
+            "mov dr0 under DR7.GD",
+            format_args!("{} vector {} rip {:x}, GD {control:x}", self.place, after.vector, after.rip),
+        );
+        self.report.check(status != 0, "DR6.BD", format_args!("{} {status:x}", self.place));
+        let back = self.code().raw(&[0x0f, 0x23, 0xf0]);
+        self.quiet("mov dr6", back, |s| s.registers[reg::RAX] = 0xffff_0ff0, |_| true);
     }
 
     fn extended_control(&mut self) {

@@ -17,6 +17,20 @@ const DR6: (u64, u64) = (0xe00f, 0xffff_0ff0);
 /// Bits of DR7 that a write changes, and the one that reads as one.
 const DR7: (u64, u64) = (0xffff_23ff, 0x400);
 
+/// DR7.GD: the next access to a debug register raises a debug exception.
+const DETECT: u64 = 1 << 13;
+/// DR6.BD: it did.
+const DETECTED: u64 = 1 << 13;
+
+/// Switches general detection off, as the processor does when it delivers a debug exception that nobody injected
+/// (Intel SDM volume 3, 17.2.4). The page holds the debug registers.
+pub fn detect_no_more(page: &mut ExitPage) {
+    if page.dr7 & DETECT != 0 {
+        page.dr7 &= !DETECT;
+        page.dirty |= group::DEBUG;
+    }
+}
+
 /// What becomes of a write of `value` to the register `number`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Write {
@@ -59,6 +73,12 @@ impl<H: Host> Machine<H> {
         let (to, from): (Register, Register) = (instruction.op0_register(), instruction.op1_register());
         if instruction.mnemonic() != Mnemonic::Mov || to.is_dr() == from.is_dr() {
             return Err(Resume::ENTER);
+        }
+        if page.dr7 & DETECT != 0 {
+            page.dr6 |= DETECTED;
+            detect_no_more(page);
+            raise(page, vector::DEBUG, None);
+            return Ok(Resume::ENTER);
         }
         let next = after(page, instruction.len(), bytes.bits);
         if from.is_dr() {

@@ -1,6 +1,7 @@
 //! Exceptions that exit: #GP, behind which an access to VMware's ports may stand, and those that the core
 //! intercepts for its own safety and the guest gets back unchanged.
 
+use super::debug::detect_no_more;
 use super::string::StringIo;
 use crate::exception::{Combined, combine, deliver, error_of, vector};
 use crate::fetch::Bytes;
@@ -71,6 +72,10 @@ impl<H: Host> Machine<H> {
             && let Some(word) = self.counter_behind_protection(vcpu, page)
         {
             return Ok(word);
+        }
+        if number == vector::DEBUG {
+            self.host.fetch(vcpu, page, group::DEBUG);
+            detect_no_more(page);
         }
         match combine(page.event, number, error_of(number, code)) {
             Combined::Deliver(event) => {

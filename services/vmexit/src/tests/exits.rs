@@ -281,6 +281,32 @@ fn control_register_4_takes_the_bits_of_features_that_the_guest_sees() {
 }
 
 #[test]
+fn an_access_to_a_debug_register_that_is_to_be_detected_raises_a_debug_exception_once() {
+    let mut machine = machine();
+    let mut page = page(Reason::DebugRegister);
+    put(&mut machine, &page, &[0x0f, 0x23, 0xc3]);
+    (page.dr7, page.dr6, page.registers[gpr::RBX]) = (1 << 13 | 0x400, 0xffff_0ff0, 0x5000);
+    assert_eq!(machine.exited(0, &mut page), Resume::ENTER);
+    assert_eq!((page.event, page.rip, page.dr[0]), (exception(1, None), CODE, 0));
+    assert_eq!((page.dr6, page.dr7), (0xffff_2ff0, 0x400));
+    assert!(page.dirty & group::DEBUG != 0);
+    (page.event, page.dirty, page.sequence) = (0, 0, page.sequence + 1);
+    assert_eq!(machine.exited(0, &mut page), Resume::ENTER);
+    assert_eq!((page.event, page.rip, page.dr[0]), (0, CODE + 3, 0x5000));
+}
+
+#[test]
+fn a_debug_exception_that_the_guest_gets_back_ends_the_detection_of_accesses() {
+    for (dr7, dirty) in [(1 << 13 | 0x401, group::DEBUG), (0x401, 0)] {
+        let mut page = page(Reason::Exception);
+        (page.qualification, page.dr7) = ([1, 0, 0], dr7);
+        assert_eq!(machine().exited(0, &mut page), Resume::ENTER);
+        assert_eq!((page.event, page.dr7), (exception(1, None), 0x401));
+        assert_eq!(page.dirty, group::EVENT | dirty);
+    }
+}
+
+#[test]
 fn long_mode_cannot_be_left_by_clearing_pae() {
     let mut machine = machine();
     let mut page = super::long_page(&mut machine.host, Reason::ControlRegister);

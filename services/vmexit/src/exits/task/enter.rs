@@ -6,6 +6,7 @@ use super::leave::{NESTED, New};
 use super::{Source, Switch};
 use crate::data;
 use crate::exception::{kind, raise, vector};
+use crate::exits::debug::detect_no_more;
 use crate::memory::{GuestMemory, all_ones};
 use crate::paging::{Translation, takes_pae_root};
 use crate::registers::{VIRTUAL_8086, linear, merge};
@@ -21,8 +22,6 @@ const FLAGS: (u64, u64) = (0x003f_7fd7, 2);
 const LOCAL_BREAKPOINTS: u64 = 0x155;
 /// DR6.BT.
 const TASK_TRAP: u64 = 1 << 15;
-/// DR7.GD, which a debug exception clears; one that is injected does not.
-const DETECT: u64 = 1 << 13;
 /// Attributes of a data segment of virtual-8086 mode.
 const REAL: u16 = 0xf3;
 
@@ -45,8 +44,8 @@ pub fn enter(switch: &Switch, page: &mut ExitPage, memory: &mut impl GuestMemory
     }
     if new.task.trap {
         page.dr6 |= TASK_TRAP;
-        page.dr7 &= !DETECT;
         page.dirty |= group::DEBUG;
+        detect_no_more(page);
         raise(page, vector::DEBUG, None);
     }
     Ok(())
