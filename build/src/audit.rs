@@ -1,9 +1,10 @@
 //! `audit`: boots a system and checks its page tables and control registers from outside.
 //!
-//! [`walk`] reads page tables in captured memory, [`registers`] the monitor's listing, [`subject`] says
-//! whose each frame is, [`grants`] what the image gives each partition, [`platform`] what the core says of
-//! the machine, [`rules`] judges. Nothing here asks the running core.
+//! [`walk`] reads page tables in captured memory, `ept` the entries of VT-x's nested ones, [`registers`] the monitor's
+//! listing, [`subject`] says whose each frame is, [`grants`] what the image gives each partition, [`platform`] what the
+//! core says of the machine, [`rules`] judges. Nothing here asks the running core.
 
+mod ept;
 pub mod grants;
 pub mod inspect;
 pub mod platform;

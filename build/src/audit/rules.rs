@@ -3,7 +3,7 @@
 
 use super::registers::{self, Control};
 use super::subject::{Kind, Owner, Space, Subject};
-use super::walk::{Mapping, Memory, Tree, walk};
+use super::walk::{Format, Mapping, Memory, Tree, walk};
 use crate::emulator::Features;
 use portcullis_ipc::layout::USER_BASE;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +38,10 @@ pub struct Extent {
 /// Checks everything; `control` are the registers of the processors, which have these features, while the core's own
 /// tables were in force.
 pub fn check(memory: Memory<'_>, subject: &Subject, control: &[Control], features: Features) -> (Vec<Breach>, Extent) {
-    let trees: Vec<(&Space, Tree)> = subject.spaces.iter().map(|space| (space, walk(memory, space.root))).collect();
+    let nested = if features.vmx { Format::Ept } else { Format::Plain };
+    let format = |space: &Space| if matches!(space.kind, Kind::Vm(_)) { nested } else { Format::Plain };
+    let tree = |space: &Space| walk(memory, space.root, format(space));
+    let trees: Vec<(&Space, Tree)> = subject.spaces.iter().map(|space| (space, tree(space))).collect();
     let mut report = Report::default();
     for processor in control {
         for bit in registers::clear_bits(processor, features, !subject.vmexit.is_empty()) {
@@ -87,6 +90,9 @@ fn space_rules(subject: &Subject, space: &Space, tree: &Tree, report: &mut Repor
     for (address, frame) in &tree.missing {
         let place = format!("{}, table {frame:#x} for {address:#x}", space.name);
         report.add("a page table lies outside RAM or forms a loop", &place, None);
+    }
+    for (address, what) in &tree.malformed {
+        report.add("an entry of a nested table is malformed", &format!("{} at {address:#x}, {what}", space.name), None);
     }
     for &frame in &tree.tables {
         if !matches!(subject.owner(frame), Some(Owner::Tables | Owner::Core)) {

@@ -1,5 +1,7 @@
-//! Page tables in captured memory: the four-level walk, for address spaces and for nested tables alike.
-//! What a mapping may be is not known here.
+//! Page tables in captured memory: the four-level walk, for address spaces and for nested tables, of AMD-V and of VT-x.
+//! What a mapping may be is not known here; how its entry must look is [`ept`]'s.
+
+use super::ept;
 
 /// Captured physical memory, from address 0.
 #[derive(Clone, Copy)]
@@ -54,63 +56,102 @@ pub struct Tree {
     /// Tables that lie outside the captured memory or form a loop: address of the first byte translated,
     /// and frame.
     pub missing: Vec<(u64, u64)>,
+    /// Entries that no core writes: address of the first byte translated, and what is wrong.
+    pub malformed: Vec<(u64, &'static str)>,
+}
+
+/// How an entry is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Address spaces, and nested tables of AMD-V.
+    Plain,
+    /// Nested tables of VT-x.
+    Ept,
 }
 
 const PRESENT: u64 = 1;
 const WRITE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
-const LARGE: u64 = 1 << 7;
+/// A leaf above the last level.
+pub const LARGE: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// Frame of an entry.
+pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// Walks the tree below `root` (a CR3 or nCR3).
-pub fn walk(memory: Memory<'_>, root: u64) -> Tree {
+/// Walks the tree below `root` (a CR3 or nCR3, or an EPT pointer's table).
+pub fn walk(memory: Memory<'_>, root: u64, format: Format) -> Tree {
     let mut tree = Tree::default();
     let all = Rights { write: true, user: true, execute: true };
-    table(memory, root & ADDRESS, 4, 0, all, &mut tree);
+    Walk { memory, format, tree: &mut tree }.table(root & ADDRESS, 4, 0, all);
     tree
 }
 
-/// Address of the entry that maps the 4 KiB page at `address` below `root`; `None` where a larger page or
-/// nothing does.
+/// Address of the entry that maps the page at `address` below `root`, of whatever size; `None` where nothing does.
 pub fn leaf_entry(memory: Memory<'_>, root: u64, address: u64) -> Option<u64> {
     let mut frame = root & ADDRESS;
     for level in (2..=4u32).rev() {
-        let entry = memory.word(frame + (address >> (12 + 9 * (level - 1)) & 511) * 8)?;
-        if entry & PRESENT == 0 || entry & LARGE != 0 {
+        let at = frame + (address >> (12 + 9 * (level - 1)) & 511) * 8;
+        let entry = memory.word(at)?;
+        if entry & PRESENT == 0 {
             return None;
+        }
+        if entry & LARGE != 0 {
+            return Some(at);
         }
         frame = entry & ADDRESS;
     }
     Some(frame + (address >> 12 & 511) * 8)
 }
 
-fn table(memory: Memory<'_>, frame: u64, level: u32, base: u64, rights: Rights, tree: &mut Tree) {
-    let looping = tree.tables.len() > memory.0.len() / 4096;
-    if looping || memory.bytes(frame, 4096).is_none() {
-        tree.missing.push((base, frame));
-        return;
-    }
-    tree.tables.push(frame);
-    for index in 0..512 {
-        let entry = memory.word(frame + index * 8).unwrap_or(0);
-        if entry & PRESENT == 0 {
-            continue;
+struct Walk<'a> {
+    memory: Memory<'a>,
+    format: Format,
+    tree: &'a mut Tree,
+}
+
+impl Walk<'_> {
+    fn table(&mut self, frame: u64, level: u32, base: u64, rights: Rights) {
+        let looping = self.tree.tables.len() > self.memory.0.len() / 4096;
+        if looping || self.memory.bytes(frame, 4096).is_none() {
+            self.tree.missing.push((base, frame));
+            return;
         }
-        let shift = 12 + 9 * (level - 1);
-        let address = canonical(base + (index << shift));
-        let rights = Rights {
-            write: rights.write && entry & WRITE != 0,
-            user: rights.user && entry & USER != 0,
-            execute: rights.execute && entry & NO_EXECUTE == 0,
-        };
-        let leaf = level == 1 || (level < 4 && entry & LARGE != 0);
-        if leaf {
-            let pages = 1u64 << (9 * (level - 1));
-            let physical = entry & ADDRESS & !((pages << 12) - 1);
-            tree.mappings.push(Mapping { address, physical, pages, rights });
-        } else {
-            table(memory, entry & ADDRESS, level - 1, address, rights, tree);
+        self.tree.tables.push(frame);
+        for index in 0..512 {
+            let entry = self.memory.word(frame + index * 8).unwrap_or(0);
+            let shift = 12 + 9 * (level - 1);
+            let address = canonical(base + (index << shift));
+            let leaf = level == 1 || (level < 4 && entry & LARGE != 0);
+            let Some(own) = self.rights(entry, leaf, level, address) else { continue };
+            let rights = Rights {
+                write: rights.write && own.write,
+                user: rights.user && own.user,
+                execute: rights.execute && own.execute,
+            };
+            if leaf {
+                let pages = 1u64 << (9 * (level - 1));
+                let physical = entry & ADDRESS & !((pages << 12) - 1);
+                self.tree.mappings.push(Mapping { address, physical, pages, rights });
+            } else {
+                self.table(entry & ADDRESS, level - 1, address, rights);
+            }
+        }
+    }
+
+    /// What the entry allows; `None` when it translates nothing.
+    fn rights(&mut self, entry: u64, leaf: bool, level: u32, address: u64) -> Option<Rights> {
+        match self.format {
+            Format::Plain => (entry & PRESENT != 0).then_some(Rights {
+                write: entry & WRITE != 0,
+                user: entry & USER != 0,
+                execute: entry & NO_EXECUTE == 0,
+            }),
+            Format::Ept => {
+                let rights = ept::rights(entry)?;
+                let faults = ept::faults(entry, leaf.then_some(level));
+                self.tree.malformed.extend(faults.into_iter().map(|what| (address, what)));
+                Some(rights)
+            }
         }
     }
 }
@@ -131,7 +172,7 @@ mod tests {
         let root = image.table();
         image.map(root, 0x4000_0000, 0x9000, U | E);
         image.map(root, 0x4000_1000, 0xa000, W | U | NX);
-        let tree = walk(image.memory(), root);
+        let tree = walk(image.memory(), root, Format::Plain);
         let rights = |write, user, execute| Rights { write, user, execute };
         let leaf = |address, physical, rights| Mapping { address, physical, pages: 1, rights };
         assert_eq!(
@@ -145,7 +186,7 @@ mod tests {
         // A level above that is read-only and supervisor wins over the leaf.
         let directory = image.memory().word(root).unwrap() & !0xfff;
         image.set(root, directory | P);
-        let first = walk(image.memory(), root).mappings[1];
+        let first = walk(image.memory(), root, Format::Plain).mappings[1];
         assert_eq!(first.rights, rights(false, false, false));
     }
 
@@ -158,7 +199,7 @@ mod tests {
         image.set(second, third | P | W | U);
         image.set(second + 8, 0x4000_0000 | P | LARGE);
         image.set(third + 8, 0x20_0000 | P | LARGE | NX);
-        let tree = walk(image.memory(), root);
+        let tree = walk(image.memory(), root, Format::Plain);
         let found: Vec<_> = tree.mappings.iter().map(|m| (m.address, m.physical, m.pages)).collect();
         assert_eq!(found, [(0xffff_ff80_0020_0000, 0x20_0000, 512), (0xffff_ff80_4000_0000, 0x4000_0000, 512 * 512)]);
     }
@@ -171,6 +212,9 @@ mod tests {
         let entry = leaf_entry(image.memory(), root, 0x4000_3000).unwrap();
         assert_eq!(image.memory().word(entry), Some(0x9000 | U | NX | P));
         assert_eq!(leaf_entry(image.memory(), root, 0x8000_0000), None);
+        let directory = image.memory().word(root).unwrap() & ADDRESS;
+        image.set(directory + 3 * 8, LARGE | P);
+        assert_eq!(leaf_entry(image.memory(), root, 0xc123_4000), Some(directory + 3 * 8));
     }
 
     #[test]
@@ -178,7 +222,7 @@ mod tests {
         let mut image = Image::new(4);
         let root = image.table();
         image.set(root + 8, 0x7fff_f000 | P);
-        assert_eq!(walk(image.memory(), root).missing, [(1 << 39, 0x7fff_f000)]);
+        assert_eq!(walk(image.memory(), root, Format::Plain).missing, [(1 << 39, 0x7fff_f000)]);
     }
 
     #[test]
@@ -187,7 +231,7 @@ mod tests {
         let root = image.table();
         image.set(root, root | P);
         image.set(root + 8, root | P);
-        assert!(!walk(image.memory(), root).missing.is_empty());
+        assert!(!walk(image.memory(), root, Format::Plain).missing.is_empty());
     }
 
     proptest! {
@@ -195,7 +239,8 @@ mod tests {
         #[test]
         fn tables_of_garbage_never_panic(bytes in proptest::collection::vec(any::<u8>(), 4096)) {
             // Entries above the captured memory end the walk, so it stays short.
-            walk(Memory(&bytes), 0);
+            walk(Memory(&bytes), 0, Format::Plain);
+            walk(Memory(&bytes), 0, Format::Ept);
         }
     }
 }

@@ -4,6 +4,7 @@
 use super::super::fixture::{E, Image, NX, U, W};
 use super::super::grants::Grant;
 use super::super::subject::Owned;
+use super::super::walk::leaf_entry;
 use super::*;
 
 const ALL: Features = Features { smap: true, umip: true, vmx: false };
@@ -207,4 +208,48 @@ fn a_clear_control_bit_is_a_breach_by_its_name() {
     let (breaches, _) = check(system.image.memory(), &system.subject(), &[control], ALL);
     let text: Vec<_> = breaches.iter().map(Breach::to_string).collect();
     assert_eq!(text, ["control bit is clear: CR4.SMAP"]);
+}
+
+/// The same system on a processor with VT-x.
+const VMX: Features = Features { vmx: true, ..ALL };
+const SOUND_VMX: Control = Control { cr4: SOUND.cr4 | 1 << 13, ..SOUND };
+/// A leaf of its nested table: read, write, execute, write-back.
+const EPT_LEAF: u64 = 0b1110_111;
+const NESTED: &str = "a nested table maps what is not its VM's";
+const MALFORMED: &str = "an entry of a nested table is malformed";
+
+fn broken_on_vtx(change: impl Fn(&mut System)) -> Vec<&'static str> {
+    let mut system = system();
+    system.map(2, 0, GUEST, EPT_LEAF);
+    change(&mut system);
+    let (breaches, _) = check(system.image.memory(), &system.subject(), &[SOUND_VMX], VMX);
+    breaches.iter().map(|breach| breach.rule).collect()
+}
+
+#[test]
+fn a_nested_table_of_vt_x_is_read_by_its_own_rules() {
+    assert_eq!(broken_on_vtx(|_| ()), [] as [&str; 0]);
+    // The last but one has no bit that AMD-V would call present.
+    let cases: [(&str, fn(&mut System), &[&str]); 5] = [
+        ("an entry as AMD-V has it", |system| system.map(2, 0, GUEST, W | U), &[MALFORMED]),
+        ("another's frame", |system| system.map(2, 0x1000, SECOND, EPT_LEAF), &[NESTED, TWO]),
+        ("a frame of nobody, read-only", |system| system.map(2, 0x1000, STRANGER, EPT_LEAF & !0b110), &[NESTED]),
+        (
+            "another's frame, for stores only",
+            |system| {
+                system.map(2, 0x1000, SECOND, EPT_LEAF);
+                let entry = leaf_entry(system.image.memory(), system.roots[2], 0x1000).unwrap();
+                system.image.set(entry, SECOND | EPT_LEAF & !0b101);
+            },
+            &[MALFORMED, NESTED, TWO],
+        ),
+        (
+            "a table with a memory type",
+            |system| system.image.set(system.roots[2], 0x6_0000 | 0b111 | 6 << 3),
+            &[MALFORMED],
+        ),
+    ];
+    for (what, change, rules) in cases {
+        assert_eq!(broken_on_vtx(change), rules, "{what}");
+    }
 }
