@@ -73,6 +73,8 @@ pub struct Directives {
     pub grub: Vec<String>,
     /// Texts of the checks that must fail where the trial runs.
     pub known: Vec<String>,
+    /// The lines have the speed of real ones where the trial runs, so what was said arrives long afterwards.
+    pub slow_lines: bool,
 }
 
 impl Default for Directives {
@@ -91,6 +93,7 @@ impl Default for Directives {
             elsewhere: Vec::new(),
             grub: Vec::new(),
             known: Vec::new(),
+            slow_lines: false,
         }
     }
 }
@@ -188,6 +191,7 @@ mod tests {
                 .collect(),
             grub: vec![],
             known: vec![],
+            slow_lines: false,
         };
         assert_eq!(directives, expected);
         assert_eq!(read("[system]").unwrap(), Directives::default());

@@ -2,7 +2,7 @@
 //! some are part of every run.
 
 use crate::directives::{By, Directives, Rule};
-use portcullis_build::emulator::machine::{Bios, Kind, QEMU_NO_SVM, QEMU_SVM, Target};
+use portcullis_build::emulator::machine::{Bios, Kind, QEMU_NO_SVM, QEMU_NO_VMX, QEMU_SVM, Target};
 use std::time::Duration;
 
 /// An emulator with a processor.
@@ -19,6 +19,8 @@ pub struct Place {
 pub const QEMU: Place = Place { name: "qemu", kind: Kind::Qemu, processor: QEMU_SVM, bios: Bios::Bochs };
 /// QEMU without it.
 pub const QEMU_BARE: Place = Place { name: "qemu-bare", processor: QEMU_NO_SVM, ..QEMU };
+/// QEMU with a processor of Intel's without VT-x.
+pub const QEMU_INTEL: Place = Place { name: "qemu-intel", processor: QEMU_NO_VMX, ..QEMU };
 /// Bochs with AMD-V.
 const RYZEN: Place = bochs("ryzen", "ryzen");
 /// Bochs with VT-x and without SMAP.
@@ -29,6 +31,8 @@ pub const HASWELL_SEABIOS: Place = Place { name: "haswell-seabios", bios: Bios::
 pub const SKYLAKE: Place = bochs("skylake", "corei7_skylake_x");
 /// Bochs with a processor that has no SMEP.
 pub const SANDY_BRIDGE: Place = bochs("sandy-bridge", "corei7_sandy_bridge_2600k");
+/// Bochs with a processor of 32 bits.
+pub const ATOM: Place = bochs("atom", "atom_n270");
 
 /// Where the systems of `systems/tests` run.
 pub const ALL: [Place; 4] = [QEMU, RYZEN, HASWELL, SKYLAKE];
@@ -67,14 +71,18 @@ impl Place {
         self == QEMU || self.rules(directives).any(|rule| *rule == Rule::Quick)
     }
 
-    /// What a system wants, as this place can give it: Bochs boots from a CD only, and takes longer.
+    /// What a system wants, as this place can give it: Bochs boots from a CD only, takes longer, and sends a byte on a
+    /// line in the time of a real one.
     pub fn adapt(self, directives: Directives) -> Directives {
         let known = |rule: &Rule| if let Rule::Known(text) = rule { Some(text.clone()) } else { None };
         let known = self.rules(&directives).filter_map(known).collect();
         let directives = Directives { known, ..directives };
         match self.kind {
             Kind::Qemu => directives,
-            Kind::Bochs => Directives { boot: By::Bios, limit: directives.limit * 2 + FIRMWARE, ..directives },
+            Kind::Bochs => {
+                let limit = directives.limit * 2 + FIRMWARE;
+                Directives { boot: By::Bios, limit, slow_lines: true, ..directives }
+            }
         }
     }
 
@@ -96,7 +104,8 @@ mod tests {
         assert_eq!(ryzen.refusal(&directives), Some("it hangs"));
         assert_eq!(haswell.refusal(&directives), None);
         assert_eq!(skylake.adapt(directives.clone()).limit, Duration::from_secs(70));
-        assert_eq!(skylake.adapt(directives.clone()).boot, By::Bios);
+        let adapted = skylake.adapt(directives.clone());
+        assert_eq!((adapted.boot, adapted.slow_lines), (By::Bios, true));
         assert_eq!(qemu.adapt(directives.clone()), directives);
         assert_eq!([qemu.trial("a"), ryzen.trial("a")], ["a", "ryzen::a"]);
     }

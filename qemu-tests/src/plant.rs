@@ -71,16 +71,53 @@ pub const ALL: [Plant; 7] = [
     },
 ];
 
-/// Entry of `address` in partition `partition`: where it stands, and its value.
-fn entry(scene: &Scene, partition: u16, address: u64) -> Option<(u64, u64)> {
+/// Those of the first VM's nested table on a processor with VT-x.
+pub const EPT: [Plant; 4] = [
+    Plant {
+        name: "a guest sees the core",
+        rule: "a nested table maps what is not its VM's",
+        change: |scene| with_guest(scene, |entry| entry & !ADDRESS | CORE_TEXT),
+    },
+    Plant {
+        name: "a guest writes to the core and cannot read it",
+        rule: "a nested table maps what is not its VM's",
+        change: |scene| with_guest(scene, |entry| entry & !ADDRESS & !0b101 | CORE_TEXT),
+    },
+    Plant {
+        name: "guest memory that is not cached",
+        rule: "an entry of a nested table is malformed",
+        change: |scene| with_guest(scene, |entry| entry & !EPT_TYPE),
+    },
+    Plant {
+        name: "guest memory that can be written and not read",
+        rule: "an entry of a nested table is malformed",
+        change: |scene| with_guest(scene, |entry| entry & !1),
+    },
+];
+
+/// Memory type of an EPT leaf.
+const EPT_TYPE: u64 = 7 << 3;
+
+/// Entry of `address` in a partition or VM: where it stands, and its value.
+fn entry_of(scene: &Scene, kind: Kind, address: u64) -> Option<(u64, u64)> {
     let memory = Memory(&scene.memory);
-    let space = scene.subject.spaces.iter().find(|space| space.kind == Kind::Partition(partition))?;
+    let space = scene.subject.spaces.iter().find(|space| space.kind == kind)?;
     let at = leaf_entry(memory, space.root, address)?;
     Some((at, memory.word(at)?))
 }
 
+fn entry(scene: &Scene, partition: u16, address: u64) -> Option<(u64, u64)> {
+    entry_of(scene, Kind::Partition(partition), address)
+}
+
 fn with(scene: &Scene, partition: u16, address: u64, change: impl Fn(u64) -> u64) -> Option<(u64, u64)> {
     let (at, value) = entry(scene, partition, address)?;
+    Some((at, change(value)))
+}
+
+/// A page of guest memory, at 4 MiB.
+fn with_guest(scene: &Scene, change: impl Fn(u64) -> u64) -> Option<(u64, u64)> {
+    let (at, value) = entry_of(scene, Kind::Vm(0), 4 << 20)?;
     Some((at, change(value)))
 }
 

@@ -84,9 +84,9 @@ pub fn run_at(image: &Image, directives: &Directives, place: Place) -> anyhow::R
     Ok(Report { verdict, transcript: listener.transcript })
 }
 
-/// Boots `image` until it has passed as the directives say, and captures it for an audit.
-pub fn capture(image: &Image, directives: &Directives) -> anyhow::Result<audit::Scene> {
-    let mut session = start(image, directives, place::QEMU)?;
+/// Boots `image` at a place until it has passed as the directives say, and captures it for an audit.
+pub fn capture(image: &Image, directives: &Directives, place: Place) -> anyhow::Result<audit::Scene> {
+    let mut session = start(image, directives, place)?;
     if let Verdict::Fail(why) = Listener::new(directives).listen(&mut session) {
         anyhow::bail!(why);
     }
@@ -238,7 +238,7 @@ impl Listener {
 
     fn event(&mut self, event: &Event) -> Option<Verdict> {
         match event {
-            Event::Exit(value) => Some(self.judge.exit(*value)),
+            Event::Exit(value) => self.judge.exit(*value),
             Event::Deadline => Some(self.judge.unfinished("the trial's time was over")),
             Event::Stopped(why) => Some(self.judge.unfinished(&format!("the machine stopped ({why})"))),
             Event::Gone => Some(self.judge.unfinished("the emulator was gone")),

@@ -56,6 +56,8 @@ pub struct Target {
 pub const QEMU_SVM: &str = "max,+svm,-la57";
 /// QEMU's processor without AMD-V.
 pub const QEMU_NO_SVM: &str = "max,-svm,-la57";
+/// The same as one of Intel's; QEMU has no VT-x.
+pub const QEMU_NO_VMX: &str = "max,-svm,-la57,vendor=GenuineIntel";
 /// Bochs's processor when nothing else is asked for.
 const BOCHS_PROCESSOR: &str = "corei7_skylake_x";
 

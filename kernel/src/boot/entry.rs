@@ -65,8 +65,15 @@ boot_pvh:
     .short {code}
 
 9:  mov esi, offset no_long_mode
+    mov edx, 0x3fb
+    mov al, 3                       // eight data bits; the speed is the firmware's
+    out dx, al
+4:  mov edx, 0x3fd
+    in al, dx
+    test al, 0x20                   // the last byte has left
+    jz 4b
     mov edx, 0x3f8
-4:  lodsb
+    lodsb
     test al, al
     jz 5f
     out dx, al

@@ -3,8 +3,9 @@
 use crate::emulator::machine::{Bios, Machine};
 use std::path::{Path, PathBuf};
 
-/// Instructions that make a second of the machine's time; the TSC counts instructions. As many as in QEMU where it
-/// counts them, so that a budget in microseconds is one in as many thousand instructions there and here.
+/// Instructions that make a second of the machine's time; the TSC counts instructions. As many as with QEMU's
+/// `-icount`, so that a budget pays for the same work. Bochs does about a twentieth in a second of the host's, but three
+/// times as much while the processor is halted.
 pub const PER_SECOND: u32 = 1_000_000_000;
 
 /// The files of a BIOS: the BIOS itself, and that of the video card.
