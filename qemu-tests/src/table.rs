@@ -1,9 +1,9 @@
 //! Which trial ran where and how it ended, as a table; and what could not run, with the reason.
 
 use crate::place::{self, Place};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How a trial ended at one place.
@@ -17,7 +17,14 @@ enum Outcome {
 
 /// All outcomes; trials add theirs from threads of their own.
 #[derive(Default)]
-pub struct Table(Mutex<BTreeMap<String, BTreeMap<&'static str, Outcome>>>);
+pub struct Table(Mutex<Content>);
+
+#[derive(Default)]
+struct Content {
+    outcomes: BTreeMap<String, BTreeMap<&'static str, Outcome>>,
+    /// Trials and their places in Bochs that are part of every run.
+    quick: BTreeSet<(String, &'static str)>,
+}
 
 impl Table {
     /// A trial ended.
@@ -30,16 +37,26 @@ impl Table {
         self.add(trial, place, Outcome::Refused(why.to_owned()));
     }
 
+    /// The trial is part of every run at that place, where most are not.
+    pub fn quick(&self, trial: &str, place: Place) {
+        self.content().quick.insert((trial.to_owned(), place.name));
+    }
+
     fn add(&self, trial: &str, place: Place, outcome: Outcome) {
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        table.entry(trial.to_owned()).or_default().insert(place.name, outcome);
+        self.content().outcomes.entry(trial.to_owned()).or_default().insert(place.name, outcome);
+    }
+
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Display for Table {
-    /// Seconds where a trial passed, `-` where it was not asked for, a number in brackets for a reason below.
+    /// Seconds where a trial passed, `-` where it was not asked for, a number in brackets for a reason below; a star
+    /// where Bochs is part of every run.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let content = self.content();
+        let table = &content.outcomes;
         let ran = |outcomes: &&BTreeMap<_, _>| outcomes.values().any(|one| !matches!(one, Outcome::Refused(_)));
         if table.values().filter(ran).count() == 0 {
             return Ok(());
@@ -65,9 +82,13 @@ impl fmt::Display for Table {
                         format!("[{}]", number + 1)
                     }
                 };
-                write!(line, "{cell:>10}")?;
+                let star = if content.quick.contains(&(trial.clone(), place.name)) { "*" } else { "" };
+                write!(line, "{:>10}", cell + star)?;
             }
             writeln!(f, "{line}")?;
+        }
+        if !content.quick.is_empty() {
+            writeln!(f, "* part of every run; all others in Bochs with `--all` only")?;
         }
         for (number, why) in reasons.iter().enumerate() {
             writeln!(f, "[{}] cannot run: {why}", number + 1)?;
@@ -94,10 +115,13 @@ mod tests {
         table.refused("a", ryzen, "no bits");
         table.refused("b", ryzen, "no bits");
         table.ran("b", skylake, true, Duration::from_secs(40));
+        table.quick("b", haswell);
+        table.quick("b", skylake);
         let expected = "\
             seconds at                qemu     ryzen   haswell   skylake\n\
             a                          1.2       [1]    FAILED         -\n\
-            b                            -       [1]         -      40.0\n\
+            b                            -       [1]        -*     40.0*\n\
+            * part of every run; all others in Bochs with `--all` only\n\
             [1] cannot run: no bits\n\
             2 passed, 1 failed\n";
         assert_eq!(table.to_string(), expected);

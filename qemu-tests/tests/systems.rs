@@ -48,6 +48,9 @@ fn prepare(arguments: &Arguments, table: &Arc<Table>) -> anyhow::Result<Vec<Tria
                 continue;
             }
             let quick = place.is_quick(&directives);
+            if quick && place != place::QEMU {
+                table.quick(&name, place);
+            }
             let plan = Plan {
                 name: name.clone(),
                 path: path.clone(),

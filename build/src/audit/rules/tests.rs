@@ -214,7 +214,7 @@ fn a_clear_control_bit_is_a_breach_by_its_name() {
 const VMX: Features = Features { vmx: true, ..ALL };
 const SOUND_VMX: Control = Control { cr4: SOUND.cr4 | 1 << 13, ..SOUND };
 /// A leaf of its nested table: read, write, execute, write-back.
-const EPT_LEAF: u64 = 0b1110_111;
+const EPT_LEAF: u64 = 0b111_0111;
 const NESTED: &str = "a nested table maps what is not its VM's";
 const MALFORMED: &str = "an entry of a nested table is malformed";
 
@@ -226,11 +226,14 @@ fn broken_on_vtx(change: impl Fn(&mut System)) -> Vec<&'static str> {
     breaches.iter().map(|breach| breach.rule).collect()
 }
 
+/// What is done to the sound system, how, and the rules that it breaks.
+type Change = (&'static str, fn(&mut System), &'static [&'static str]);
+
 #[test]
 fn a_nested_table_of_vt_x_is_read_by_its_own_rules() {
     assert_eq!(broken_on_vtx(|_| ()), [] as [&str; 0]);
     // The last but one has no bit that AMD-V would call present.
-    let cases: [(&str, fn(&mut System), &[&str]); 5] = [
+    let cases: [Change; 5] = [
         ("an entry as AMD-V has it", |system| system.map(2, 0, GUEST, W | U), &[MALFORMED]),
         ("another's frame", |system| system.map(2, 0x1000, SECOND, EPT_LEAF), &[NESTED, TWO]),
         ("a frame of nobody, read-only", |system| system.map(2, 0x1000, STRANGER, EPT_LEAF & !0b110), &[NESTED]),
