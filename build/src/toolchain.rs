@@ -14,9 +14,12 @@ use std::process::Command;
 /// Oldest compiler that builds the workspace (`rust-version` in Cargo.toml).
 pub const OLDEST: (u32, u32) = (1, 95);
 
-/// Flags of every bare-metal build. They are constant, because a changed flag compiles core anew.
-const FLAGS: &str =
-    "-Crelocation-model=static -Clink-arg=-no-pie -Clink-arg=-zmax-page-size=4096 -Clink-arg=--build-id=sha1";
+/// Flags of every bare-metal build. They are constant, because a changed flag compiles core anew. Without jump tables
+/// and without a table of addresses for calls into core, nothing branches where memory says (R14).
+const FLAGS: &str = concat!(
+    "-Cjump-tables=no -Crelro-level=off -Crelocation-model=static ",
+    "-Clink-arg=-no-pie -Clink-arg=-zmax-page-size=4096 -Clink-arg=--build-id=sha1",
+);
 
 /// Why there is no toolchain.
 #[derive(Debug, thiserror::Error)]

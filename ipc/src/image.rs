@@ -275,6 +275,10 @@ pub mod mitigation {
     pub const VERW: u32 = 16;
     /// L1D flush before entering a guest.
     pub const L1D_FLUSH: u32 = 32;
+    /// Guest memory in 4 KiB pages only: a guest that may execute larger ones can raise a machine check.
+    pub const SMALL_PAGES: u32 = 64;
+    /// IBRS on for good: what ring 3 and guests train predicts nothing in the core.
+    pub const IBRS: u32 = 128;
 }
 
 static_assertions::const_assert_eq!(size_of::<ImageHead>(), 64);

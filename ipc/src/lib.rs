@@ -25,6 +25,7 @@ pub mod layout;
 pub mod limits;
 pub mod log;
 pub mod message;
+pub mod msr;
 pub mod platform;
 pub mod port;
 pub mod proto;

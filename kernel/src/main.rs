@@ -37,7 +37,7 @@ use arch::entry::{self, Cause};
 use arch::{apic, cpu, idt};
 use portcullis_ipc::record::cause;
 use schedule::Runner;
-use state::Core;
+use state::{Core, NOBODY};
 
 /// INV-CORE: the state is taken once at boot and then at every entry from ring 3, of which there is one at a time;
 /// a reference never survives the way out.
@@ -99,8 +99,11 @@ impl Core {
                 self.line(vector.wrapping_sub(idt::GSI));
                 apic::end();
             }
-            _ => {}
+            0 | idt::SPURIOUS => return,
+            _ => apic::end(),
         }
+        // It touched the memory of whom it concerns, whoever runs next.
+        self.domain = NOBODY;
     }
 
     #[inline(always)]

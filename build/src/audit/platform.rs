@@ -7,13 +7,15 @@ use portcullis_ipc::platform::{PLATFORM_MAGIC, PlatformPage};
 use zerocopy::FromBytes;
 
 /// Mitigations by name.
-const NAMES: [(u32, &str); 6] = [
+const NAMES: [(u32, &str); 8] = [
     (mitigation::IBPB, "IBPB"),
     (mitigation::STIBP, "STIBP"),
     (mitigation::SSBD, "SSBD"),
     (mitigation::RSB_FILL, "RSB fill"),
     (mitigation::VERW, "VERW"),
     (mitigation::L1D_FLUSH, "L1D flush"),
+    (mitigation::SMALL_PAGES, "small pages"),
+    (mitigation::IBRS, "IBRS"),
 ];
 
 /// One line about the platform page in `frame`; `None` when the page is not there.

@@ -2,6 +2,7 @@
 //! reach memory by DMA (R15).
 
 use super::Problem;
+use portcullis_ipc::msr;
 
 /// A range and why it is refused.
 struct Kept {
@@ -44,27 +45,28 @@ const DMA_PORTS: &[Kept] = &[
     kept(0xc000, 0xffff, "PCI devices"),
 ];
 
-/// Registers by which a holder would take over the machine or another domain's secrets.
-const CORE_MSRS: &[Kept] = &[
-    kept(0x10, 0x10, "time-stamp counter"),
-    kept(0x1b, 0x1b, "local APIC base"),
-    kept(0x3a, 0x3b, "feature control and TSC adjust"),
-    kept(0x48, 0x49, "speculation control"),
-    kept(0x79, 0x79, "microcode update"),
-    kept(0x10a, 0x10b, "speculation control"),
-    kept(0x122, 0x122, "TSX control"),
-    kept(0x174, 0x176, "system-call entry"),
-    kept(0x1d9, 0x1d9, "debug control"),
-    kept(0x200, 0x2ff, "memory types"),
-    kept(0x400, 0x5ff, "machine checks, VMX and processor trace"),
-    kept(0x600, 0x600, "debug store"),
-    kept(0x6a0, 0x6a8, "control-flow enforcement"),
-    kept(0x6e0, 0x6e0, "TSC deadline"),
-    kept(0x800, 0x8ff, "local APIC"),
-    kept(0xda0, 0xda0, "extended supervisor state"),
-    kept(0xc000_0080, 0xc000_0084, "EFER and system-call entry"),
-    kept(0xc000_0100, 0xc000_0104, "segment bases and TSC"),
-    kept(0xc001_0000, 0xc001_ffff, "AMD system configuration and SVM"),
+/// What the ranges of [`msr::CORE`] are.
+const CORE_MSRS: [&str; msr::CORE.len()] = [
+    "time-stamp counter",
+    "local APIC base",
+    "feature control and TSC adjust",
+    "speculation control",
+    "microcode update",
+    "speculation control",
+    "TSX control",
+    "system-call entry",
+    "miscellaneous features, execute-disable among them",
+    "debug control",
+    "memory types",
+    "machine checks, VMX and processor trace",
+    "debug store",
+    "control-flow enforcement",
+    "TSC deadline",
+    "local APIC",
+    "extended supervisor state",
+    "EFER and system-call entry",
+    "segment bases and TSC",
+    "AMD system configuration and SVM",
 ];
 
 fn hit(table: &'static [Kept], first: u64, last: u64) -> Option<&'static Kept> {
@@ -89,9 +91,10 @@ pub fn check_ports(first: u64, count: u64) -> Option<Problem> {
 /// What is wrong with giving registers away; `None` when they may be.
 pub fn check_msrs(first: u64, count: u64) -> Option<Problem> {
     let last = first.saturating_add(count.max(1) - 1);
-    let kept = hit(CORE_MSRS, first, last)?;
-    let what = name("MSR", first.max(kept.first), last.min(kept.last));
-    Some(Problem::Protected { what, reason: kept.reason })
+    let place = msr::of_the_core(first, last)?;
+    let (range, reason) = (msr::CORE.get(place)?, CORE_MSRS.get(place)?);
+    let what = name("MSR", first.max(range.0.into()), last.min(range.1.into()));
+    Some(Problem::Protected { what, reason })
 }
 
 #[cfg(test)]

@@ -84,13 +84,15 @@ fn resolve(file: &raw::File, report: &mut Report) -> System {
     system
 }
 
-const MITIGATIONS: [(&str, u32); 6] = [
+const MITIGATIONS: [(&str, u32); 8] = [
     ("ibpb", mitigation::IBPB),
     ("stibp", mitigation::STIBP),
     ("ssbd", mitigation::SSBD),
     ("rsb-fill", mitigation::RSB_FILL),
     ("verw", mitigation::VERW),
     ("l1d-flush", mitigation::L1D_FLUSH),
+    ("small-pages", mitigation::SMALL_PAGES),
+    ("ibrs", mitigation::IBRS),
 ];
 
 /// Names in the order of their indices.

@@ -108,6 +108,8 @@ pub fn install() {
         // IF, TF, DF, IOPL, NT, AC, RF off at entry.
         (x86::msr::IA32_FMASK, 0x0005_7700),
         (x86::msr::IA32_EFER, cpu::msr(x86::msr::IA32_EFER) | 1 | 1 << 11),
+        // No entry, whatever a boot loader left: SYSENTER faults.
+        (x86::msr::IA32_SYSENTER_CS, 0),
     ];
     for (number, value) in settings {
         // SAFETY: these are the entry points that INV-ENTRY describes.
@@ -150,7 +152,7 @@ pub unsafe fn resume(frame: *mut Frame) -> ! {
 /// Reset the data segment registers, which a partition may load with any selector of ring 3: the next one
 /// must not read them.
 pub fn reset_segments() {
-    // SAFETY: the selector is valid in ring 0 and 3; SWAPGS keeps the core's own GS base out of it, and
+    // SAFETY: the null selector is valid in ring 0 and 3; SWAPGS keeps the core's own GS base out of it, and
     // nothing interrupts (interrupts are off, the NMI stub uses no GS).
     unsafe {
         asm!(
@@ -160,7 +162,7 @@ pub fn reset_segments() {
             "swapgs",
             "mov gs, {data:e}",
             "swapgs",
-            data = in(reg) u32::from(gdt::USER_DATA),
+            data = in(reg) 0,
             options(nomem, nostack, preserves_flags),
         );
     }

@@ -71,9 +71,9 @@ pub fn reset(area: CorePage) {
 /// Load DR0 to DR3, XCR0, and TSC_AUX where the processor has it, from `area`.
 pub fn load_small(area: CorePage) {
     let [a, b, c, d] = area.read::<[u64; 4], DEBUG>();
-    // SAFETY: the core never enables a breakpoint of its own (DR7 is 0x400 outside guests).
+    // SAFETY: DR7 enables no breakpoint, here and wherever no guest runs.
     unsafe {
-        asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", in(reg) a, in(reg) b, in(reg) c, in(reg) d, options(nomem, nostack, preserves_flags));
+        asm!("mov dr7, {}", "mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", in(reg) 0x400u64, in(reg) a, in(reg) b, in(reg) c, in(reg) d, options(nomem, nostack, preserves_flags));
     }
     set_xcr0(area.word(XCR0));
     if cpu::cpuid(0x8000_0001, 0).edx >> 27 & 1 != 0 {

@@ -16,6 +16,8 @@ pub struct Facts {
     pub leaf7_edx: u32,
     /// CPUID 0x80000008 EBX.
     pub leaf8_ebx: u32,
+    /// CPUID 0x80000021 EAX.
+    pub leaf21_eax: u32,
     /// MSR 0x10A, 0 where CPUID does not offer it.
     pub arch_capabilities: u64,
     /// Bits the manifest turns off.
@@ -43,6 +45,13 @@ pub fn choose(facts: &Facts) -> u32 {
     if intel(28) && !immune(0) && !immune(3) {
         chosen |= mitigation::L1D_FLUSH;
     }
+    // Errata of older processors of Intel's: instruction TLB entries of two sizes are a machine check.
+    if !facts.amd && !immune(6) {
+        chosen |= mitigation::SMALL_PAGES;
+    }
+    if !facts.amd && immune(1) || facts.amd && facts.leaf21_eax >> 8 & 1 != 0 {
+        chosen |= mitigation::IBRS;
+    }
     chosen & !facts.off
 }
 
@@ -54,17 +63,21 @@ pub fn facts(off: u32) -> Facts {
         amd: vendor.ebx == u32::from_le_bytes(*b"Auth"),
         leaf7_edx,
         leaf8_ebx: cpu::cpuid(0x8000_0008, 0).ebx,
+        leaf21_eax: cpu::cpuid(0x8000_0021, 0).eax,
         arch_capabilities: if leaf7_edx >> 29 & 1 != 0 { cpu::msr(0x10a) } else { 0 },
         off,
     }
 }
 
-/// Set what stays set: STIBP and SSBD in SPEC_CTRL.
-pub fn install(chosen: u32) {
-    let value = u64::from(chosen & mitigation::STIBP != 0) << 1 | u64::from(chosen & mitigation::SSBD != 0) << 2;
-    if value != 0 {
+/// Set what stays set: in SPEC_CTRL IBRS, STIBP and SSBD; IBRS of AMD in EFER.
+pub fn install(chosen: u32, amd: bool) {
+    let bit = |wanted: u32, place: u32| u64::from(chosen & wanted != 0) << place;
+    let (own, all) = if amd { (0, bit(mitigation::IBRS, 21)) } else { (bit(mitigation::IBRS, 0), 0) };
+    let value = own | bit(mitigation::STIBP, 1) | bit(mitigation::SSBD, 2);
+    let settings = [(0x48, value), (x86::msr::IA32_EFER, all)];
+    for (number, bits) in settings.into_iter().filter(|setting| setting.1 != 0) {
         // SAFETY: `choose` found the register's bits in CPUID.
-        unsafe { cpu::set_msr(0x48, value) };
+        unsafe { cpu::set_msr(number, if number == 0x48 { bits } else { cpu::msr(number) | bits }) };
     }
 }
 
@@ -82,17 +95,17 @@ pub fn cross(chosen: u32) {
         // SAFETY: VERW of a valid selector changes flags only.
         unsafe { core::arch::asm!("verw [{}]", in(reg) &selector, options(nostack, readonly)) };
     }
-    if chosen & mitigation::RSB_FILL != 0 {
-        fill_return_stack();
-    }
+    fill_return_stack(chosen);
 }
 
-#[inline(never)]
-fn fill_return_stack() {
-    // SAFETY: 32 calls into the next instruction, then the stack pointer is put back: only the return
-    // predictor changes.
-    unsafe {
-        core::arch::asm!(".rept 32", "call 77f", "int3", "77:", ".endr", "add rsp, 256",);
+/// Leave nothing in the return predictor of what ran before.
+pub fn fill_return_stack(chosen: u32) {
+    if chosen & mitigation::RSB_FILL != 0 {
+        // SAFETY: 32 calls into the next instruction, then the stack pointer is put back: only the return
+        // predictor changes.
+        unsafe {
+            core::arch::asm!(".rept 32", "call 77f", "int3", "77:", ".endr", "add rsp, 256");
+        }
     }
 }
 
@@ -104,11 +117,13 @@ mod tests {
     fn the_choice_follows_the_processor_and_the_manifest() {
         let all_intel = Facts { leaf7_edx: 1 << 26 | 1 << 27 | 1 << 31 | 1 << 10 | 1 << 28, ..Facts::default() };
         let table = [
-            (Facts::default(), 0),
+            (Facts::default(), 64),
             (Facts { amd: true, leaf7_edx: u32::MAX, ..Facts::default() }, 0),
-            (all_intel, 63),
-            (Facts { arch_capabilities: 1 << 5 | 1 << 4 | 1, ..all_intel }, 1 | 2 | 8),
-            (Facts { off: 63, ..all_intel }, 0),
+            (all_intel, 63 | 64),
+            (Facts { arch_capabilities: 1 << 6 | 1 << 5 | 1 << 4 | 1, ..all_intel }, 1 | 2 | 8),
+            (Facts { arch_capabilities: 1 << 1 | 1 << 6, ..Facts::default() }, 128),
+            (Facts { amd: true, leaf21_eax: 1 << 8, ..Facts::default() }, 128),
+            (Facts { off: 255, ..all_intel }, 0),
             (Facts { amd: true, leaf8_ebx: 1 << 12 | 1 << 15 | 1 << 24, ..Facts::default() }, 1 | 2 | 4 | 8),
             (Facts { amd: true, leaf8_ebx: 1 << 24 | 1 << 26, ..Facts::default() }, 0),
         ];

@@ -119,8 +119,9 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
         vendor(vcpus)?;
         machine::enable(&mut core.machine, pages);
     }
-    core.mitigations = mitigation::choose(&mitigation::facts(image.head.mitigations_off));
-    mitigation::install(core.mitigations);
+    let facts = mitigation::facts(image.head.mitigations_off);
+    core.mitigations = mitigation::choose(&facts);
+    mitigation::install(core.mitigations, facts.amd);
     fill_platform(core);
     let Rates { tsc, lapic } = core.rates;
     log::begin(tsc, &build_id());
@@ -189,7 +190,7 @@ fn start_clock(core: &mut Core) -> Result<(), BootError> {
     (core.clock.armed, core.clock.refill, core.clock.look) = (u64::MAX, u64::MAX, true);
     (core.payer, core.domain, core.reschedule) = (NOBODY, NOBODY, true);
     core.clock.ratio = time::scale(1 << 32, core.rates.lapic, core.rates.tsc);
-    for gsi in 0..core.ioapic.lines().min(32) as u16 {
+    for gsi in 0..core.ioapic.lines() as u16 {
         core.ioapic.route(gsi, 0, true);
     }
     core.clock.since = cpu::tsc();

@@ -12,6 +12,7 @@ use crate::object::capability::of_the_core;
 use crate::object::partition::{Life, Range};
 use crate::state::{Core, Index, Line};
 use crate::vcpu::{Vendor, nested};
+use portcullis_ipc::image::mitigation;
 use portcullis_ipc::image::{
     CapabilityRecord, NO_PARTITION, PartitionRecord, SegmentRecord, VcpuRecord, VmRecord, kind, rank,
 };
@@ -183,7 +184,8 @@ impl Builder<'_> {
         require(components, "VM's XCR0 above x87, SSE and AVX, or AVX without SSE")?;
         let physical = self.take(pages, 1 << 21, Owner(Owner::GUEST, index))?;
         self.give(vmexit, kept(layout::GUEST_BASE, physical, pages))?;
-        let nested = nested::build(&mut self.core.pool, self.core.machine.vendor, physical, pages)?;
+        let small = self.core.mitigations & mitigation::SMALL_PAGES != 0;
+        let nested = nested::build(&mut self.core.pool, self.core.machine.vendor, physical, pages, small)?;
         self.core.audit.nested[index] = nested;
         let vm = &mut self.core.vms[index];
         vm.exists = true;

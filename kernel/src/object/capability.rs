@@ -2,7 +2,7 @@
 //! filled from the image at boot and never changes.
 
 use crate::fault::Misuse;
-use portcullis_ipc::{image, limits, record::misuse};
+use portcullis_ipc::{image, limits, msr, record::misuse};
 use zerocopy::FromZeros;
 
 /// One slot.
@@ -48,35 +48,15 @@ pub fn covers(capability: &Capability, number: u64, extra: u64) -> bool {
     number >= capability.first && number.saturating_add(extra) < capability.first.saturating_add(capability.count)
 }
 
-/// Registers that a partition must never write: paging, entry points, mitigations, local APIC, PAT, SVM.
-const CORE_MSRS: [(u64, u64); 9] = [
-    (0x1b, 0x1b),
-    (0x48, 0x49),
-    (0x10a, 0x10b),
-    (0x174, 0x176),
-    (0x277, 0x277),
-    (0x800, 0x8ff),
-    (0xc000_0080, 0xc000_0084),
-    (0xc000_0100, 0xc000_0103),
-    (0xc001_0114, 0xc001_0117),
-];
-
 /// The MSR capability touches a register of the core.
 pub fn of_the_core(capability: &Capability) -> bool {
-    let end = capability.first.saturating_add(capability.count);
-    CORE_MSRS.iter().any(|(first, last)| capability.first <= *last && end > *first)
+    let last = capability.first.saturating_add(capability.count).saturating_sub(1);
+    msr::of_the_core(capability.first, last).is_some()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn registers_of_the_core_are_recognised_at_both_ends() {
-        let range = |first, count| Capability { first, count, ..Capability::default() };
-        assert!(of_the_core(&range(0xc000_0080, 1)) && of_the_core(&range(0, 0x1c)) && of_the_core(&range(0x8ff, 1)));
-        assert!(!of_the_core(&range(0, 0x1b)) && !of_the_core(&range(0x10, 1)) && !of_the_core(&range(0x900, 16)));
-    }
 
     #[test]
     fn a_slot_answers_only_to_its_kind_its_rights_and_its_range() {

@@ -7,6 +7,7 @@ use super::block::at;
 use crate::mem::table::{self, Pool, PoolExhausted};
 use crate::state::Core;
 use portcullis_ipc::exit::group;
+use portcullis_ipc::image::mitigation;
 use portcullis_ipc::syscall::rights;
 
 /// Bits 3 to 6 of an EPT leaf, with [`table::USED`], which the walk of [`table`] sets.
@@ -29,10 +30,15 @@ fn flags(vendor: Vendor, wanted: u8) -> u64 {
     table::PRESENT | write | rest
 }
 
-/// Map `pages` of guest memory from guest-physical address 0.
-pub fn build(pool: &mut Pool, vendor: Vendor, physical: u64, pages: u64) -> Result<u64, PoolExhausted> {
+/// Map `pages` of guest memory from guest-physical address 0; `small`: in 4 KiB pages only.
+pub fn build(pool: &mut Pool, vendor: Vendor, physical: u64, pages: u64, small: bool) -> Result<u64, PoolExhausted> {
     let root = pool.table()?;
-    pool.map_range(root, 0, physical, pages, flags(vendor, 7))?;
+    let (mut done, step) = (0, if small { 1 } else { pages });
+    while done < pages {
+        let place = done << 12;
+        pool.map_range(root, place, physical.wrapping_add(place), step, flags(vendor, 7))?;
+        done = done.wrapping_add(step);
+    }
     Ok(root)
 }
 
@@ -41,7 +47,8 @@ impl Core {
     pub fn protect_guest(&mut self, vm: u8, address: u64, pages: u64, wanted: u8) -> bool {
         let root = self.vms[vm].nested;
         // Each 2 MiB page that the range touches may have to be split.
-        if self.pool.left() < (pages >> 9).wrapping_add(2) {
+        let large = self.mitigations & mitigation::SMALL_PAGES == 0;
+        if large && self.pool.left() < (pages >> 9).wrapping_add(2) {
             return false;
         }
         let flags = flags(self.machine.vendor, wanted);

@@ -42,6 +42,8 @@ impl Core {
             Vendor::Svm => while self.enter_svm(vcpu) {},
             Vendor::Vmx => self.run_vmx(vcpu),
         }
+        // The first return of a function that was called before the guest ran.
+        mitigation::fill_return_stack(self.mitigations);
     }
 
     /// An exit interrupted the delivery of an event; `injected` is the one that the entry was to deliver.

@@ -1,7 +1,7 @@
 //! Turning VMX on at boot, and the VMCS of a vCPU.
 
 use super::capability::{self, Extension};
-use super::carry::SWAPPED;
+use super::carry::{SWAPPED, UNTOUCHED};
 use super::instruction::{clear, load, vmxon, write};
 use crate::arch::{cpu, gdt, idt};
 use crate::mem::page::CorePage;
@@ -57,7 +57,8 @@ pub fn enable(machine: &mut Machine, msr: CorePage, own: CorePage) {
         revision: cpu::msr(capability::BASIC) & 0x7fff_ffff,
         words: words.map(|(number, bits)| capability::word(cpu::msr(number), bits)),
         cr0: cpu::msr(capability::CR0_FIXED0) & !(free as u64),
-        cr4: cpu::msr(capability::CR4_FIXED0),
+        // A machine check in a guest is an exit, whatever the guest's CR4 says.
+        cr4: cpu::msr(capability::CR4_FIXED0) | 1 << 6,
         eptp: 6 | 3 << 3 | dirty,
         timer_shift: cpu::msr(capability::MISC) as u32 & 31,
         current: Index::NONE,
@@ -80,6 +81,8 @@ impl Core {
         let (vmcs, block, vm) = (state.vmcs, state.control, &self.vms[state.vm]);
         state.launched = false;
         machine.vmx.current = Index::of(vcpu);
+        // After a refused state it is active: stores into it come after VMCLEAR only.
+        clear(vmcs);
         vmcs.clear();
         vmcs.set_word(0, machine.vmx.revision);
         clear(vmcs);
@@ -118,7 +121,7 @@ impl Core {
             (control::VMEXIT_MSR_LOAD_COUNT, count),
             (control::VMENTRY_INTERRUPTION_INFO_FIELD, 0),
             (control::EPTP_FULL, vm.nested | machine.vmx.eptp),
-            (control::CR0_GUEST_HOST_MASK, machine.vmx.cr0),
+            (control::CR0_GUEST_HOST_MASK, machine.vmx.cr0 | UNTOUCHED),
             (control::CR4_GUEST_HOST_MASK, machine.vmx.cr4 | !machine.cr4),
             (guest::LINK_PTR_FULL, u64::MAX),
             (guest::IA32_DEBUGCTL_FULL, 0),

@@ -14,6 +14,9 @@ use portcullis_ipc::layout;
 use portcullis_ipc::syscall::rights;
 use x86::vmx::vmcs::{control, guest};
 
+/// CD and NW of CR0, which neither an entry nor an exit changes: a guest's own are only shown to it.
+pub const UNTOUCHED: u64 = 3 << 29;
+
 /// Words that both hold alike: group, offset in the control block, field.
 const WORDS: [(u32, usize, u32); 7] = [
     (group::CONTROL, at::CR3, guest::CR3),
@@ -104,7 +107,8 @@ impl Core {
         }
         if wanted & group::CONTROL != 0 {
             block.set_word(at::EFER, read(guest::IA32_EFER_FULL) | EFER_SVME);
-            block.set_word(at::CR0, read(guest::CR0) & !vmx.cr0 | read(control::CR0_READ_SHADOW) & vmx.cr0);
+            let shown = vmx.cr0 | UNTOUCHED;
+            block.set_word(at::CR0, read(guest::CR0) & !shown | read(control::CR0_READ_SHADOW) & shown);
             block.set_word(at::CR4, read(guest::CR4) & !vmx.cr4 | read(control::CR4_READ_SHADOW) & vmx.cr4);
         }
         if wanted & group::SEGMENTS != 0 {
@@ -160,7 +164,7 @@ impl Core {
             let long = efer >> 10 & 1 != 0;
             let [.., entry] = vmx.words;
             let fields = [
-                (guest::CR0, cr0 | vmx.cr0),
+                (guest::CR0, cr0 & !UNTOUCHED | vmx.cr0),
                 (control::CR0_READ_SHADOW, cr0),
                 (guest::CR4, cr4 | vmx.cr4),
                 (control::CR4_READ_SHADOW, cr4),

@@ -19,6 +19,8 @@ mod code {
     pub const INTERRUPT_WINDOW: u32 = 7;
     pub const NMI_WINDOW: u32 = 8;
     pub const IO: u32 = 30;
+    /// During an entry.
+    pub const MACHINE_CHECK: u16 = 41;
     pub const NESTED_FAULT: u32 = 48;
     pub const TIMER: u32 = 52;
     /// The entry failed.
@@ -138,6 +140,9 @@ impl Core {
         block.set_word(at::RAX, rax);
         let number = read(ro::EXIT_REASON) as u32;
         if number & code::REFUSED != 0 {
+            if number as u16 == code::MACHINE_CHECK {
+                epitaph::stop(format_args!("machine check at a VM entry"));
+            }
             self.refused(vcpu);
             return false;
         }
