@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod bench;
+pub mod branches;
 pub mod build;
 pub mod bundle;
 pub mod dependencies;

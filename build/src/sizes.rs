@@ -1,6 +1,7 @@
 //! `sizes`: counts the core's code, text and `unsafe`, and the memory of core and services, and fails
 //! when a budget is exceeded.
 
+use crate::branches;
 use crate::bundle::{self, Bundle};
 use crate::dependencies::Graph;
 use crate::elf_file::Program;
@@ -107,6 +108,11 @@ pub fn measure(path: &Path) -> anyhow::Result<Vec<Figure>> {
     let inputs = bundle::inputs(&file, &system, build::resolve)?;
     let bytes = bundle::write(&file, &system, &inputs)?;
     let mut figures = code_figures(&graph, &core);
+    let indirect = branches::indirect(&core.path)?;
+    for (name, address) in &indirect {
+        println!("the core branches where memory or a register says at {address:#x}, in {name}");
+    }
+    figures.push(figure("indirect branches of the core outside formatting", indirect.len() as u64, Some(0)));
     figures.extend(service_figures(&graph, &system)?);
     figures.extend(memory_figures(&memory(&core, &Bundle::read(&bytes)?)));
     Ok(figures)
