@@ -14,6 +14,9 @@ use guests::{
 
 guests::entry!(long64, main);
 
+/// Ticks from one line to the next: a real line is slow, and while the guest waits for it nothing else is hit.
+const NOTED: u64 = 4;
+
 /// Decimal digits of a tick, as many for each.
 fn digits(tick: u64) -> [u8; 8] {
     let mut rest = tick;
@@ -67,7 +70,8 @@ extern "C" fn main(_memory: u64) -> ! {
     for number in 0u64.. {
         let place = places[(number % 2) as usize];
         match tick(place, number) {
-            Ok(()) => report.note(format_args!("tick {number}")),
+            Ok(()) if number % NOTED == 0 => report.note(format_args!("tick {number}")),
+            Ok(()) => {}
             Err(what) => {
                 let (first, second) = (peek::<u64>(ANSWER), peek::<u64>(ANSWER + 8));
                 report.check(false, what, format_args!("{place} tick {number}, answer {first:x} {second:x}"));
