@@ -65,13 +65,6 @@ fn main() {
     )
     .expect("OUT_DIR is writable");
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rerun-if-env-changed=CARGO_ENCODED_RUSTFLAGS");
-    println!("cargo:rustc-check-cfg=cfg(no_got)");
-    let gnu_ld =
-        env::var("CARGO_ENCODED_RUSTFLAGS").is_ok_and(|flags| flags.split('\x1f').any(|flag| flag == "-Clinker=ld"));
-    if gnu_ld {
-        println!("cargo:rustc-cfg=no_got");
-    }
     println!("cargo:rustc-link-arg-bins=-no-pie");
     println!("cargo:rustc-link-arg-bins=--oformat=binary");
     println!("cargo:rustc-link-arg-bins=--build-id=none");

@@ -14,7 +14,6 @@ mod entry;
 pub mod exits;
 pub mod fuzz;
 pub mod gap;
-mod library;
 pub mod machine;
 pub mod memory;
 pub mod paging;

@@ -2,7 +2,7 @@
 //! the other VM ran. Two copies run side by side; an odd number of 2 MiB units of memory makes a guest the second.
 //!
 //! The registers: x87 and SSE, AVX where it is offered, MXCSR, DR0 to DR3, CR2, the MSRs of SYSCALL and SYSENTER,
-//! KERNEL_GS_BASE, FS and GS base, TSC_AUX. They are read back while nothing of this program uses them.
+//! KERNEL_GS_BASE, FS and GS base, TSC_AUX, and CR0.CD, which neither a VMX entry nor an exit swaps. They are read back while nothing of this program uses them.
 #![no_std]
 #![no_main]
 
@@ -39,6 +39,7 @@ const SFMASK: u32 = 0xc000_0084;
 /// Holds a selector: some processors keep no more than 16 bits.
 const SYSENTER_CS: u32 = 0x174;
 const TSC_AUX: u32 = 0xc000_0103;
+const CACHE_DISABLE: u64 = 1 << 30;
 const OSXSAVE: u64 = 1 << 18;
 
 /// Vector registers as they are loaded and stored: 16 of 32 bytes, of which SSE has the first 16.
@@ -57,6 +58,8 @@ struct Registers {
     cr2: u64,
     msrs: [u64; MSRS.len()],
     tsc_aux: u64,
+    /// CR0.CD.
+    uncached: bool,
 }
 
 /// What the processor offers.
@@ -90,6 +93,7 @@ impl Registers {
                 _ => address(0x400 + index as u64),
             }),
             tsc_aux: if offered.rdtscp { word(0x500) >> 32 } else { 0 },
+            uncached: second != (round & 1 != 0),
         }
     }
 
@@ -120,6 +124,9 @@ impl Registers {
         if offered.rdtscp {
             write_msr(TSC_AUX, self.tsc_aux);
         }
+        let cr0 = read_cr0() & !CACHE_DISABLE | if self.uncached { CACHE_DISABLE } else { 0 };
+        // SAFETY: no code of this guest relies on a cache.
+        unsafe { asm!("mov cr0, {}", in(reg) cr0, options(nomem, nostack)) };
     }
 
     /// Reads all of them.
@@ -153,6 +160,7 @@ impl Registers {
             cr2,
             msrs: core::array::from_fn(|index| MSRS.get(index).map_or(0, |(number, _)| read_msr(*number))),
             tsc_aux: if offered.rdtscp { rdtscp() } else { 0 },
+            uncached: read_cr0() & CACHE_DISABLE != 0,
         }
     }
 
@@ -164,6 +172,7 @@ impl Registers {
             (self.mxcsr == other.mxcsr, "MXCSR"),
             (self.debug == other.debug, "DR0 to DR3"),
             (self.tsc_aux == other.tsc_aux, "TSC_AUX"),
+            (self.uncached == other.uncached, "CR0.CD"),
         ];
         let msr = MSRS.iter().zip(self.msrs.iter().zip(other.msrs)).find(|(_, (one, two))| **one != *two);
         let found = named.into_iter().find(|(same, _)| !same).map(|(_, name)| name);
@@ -247,6 +256,13 @@ fn read_msr(number: u32) -> u64 {
     // SAFETY: reading has no effect.
     unsafe { asm!("rdmsr", in("ecx") number, out("eax") low, out("edx") high, options(nomem, nostack)) };
     u64::from(high) << 32 | u64::from(low)
+}
+
+fn read_cr0() -> u64 {
+    let value: u64;
+    // SAFETY: reading has no effect.
+    unsafe { asm!("mov {}, cr0", out(reg) value, options(nomem, nostack)) };
+    value
 }
 
 fn rdtscp() -> u64 {
