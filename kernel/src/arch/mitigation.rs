@@ -81,6 +81,9 @@ pub fn install(chosen: u32, amd: bool) {
     }
 }
 
+/// What [`cross`] does; others are done once.
+pub const AT_CROSSINGS: u32 = mitigation::IBPB | mitigation::RSB_FILL | mitigation::VERW | mitigation::L1D_FLUSH;
+
 /// Crossing from one partition or VM to another.
 #[inline(never)]
 pub fn cross(chosen: u32) {

@@ -90,7 +90,7 @@ impl Core {
     pub fn cross(&mut self, domain: u8) {
         if self.domain != domain {
             self.domain = domain;
-            if self.mitigations != 0 {
+            if self.mitigations & mitigation::AT_CROSSINGS != 0 {
                 mitigation::cross(self.mitigations);
             }
         }
