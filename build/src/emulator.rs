@@ -145,6 +145,8 @@ trait Console {
     fn go(&mut self) -> Result<(), Error>;
     /// Stops it.
     fn stop(&mut self) -> Result<(), Error>;
+    /// Lets the stopped machine run to the next exit of a guest; `after_entry` is where the core goes on after one.
+    fn leave_guest(&mut self, after_entry: u64) -> Result<(), Error>;
     /// The stopped machine's control registers.
     fn registers(&mut self) -> Result<String, Error>;
     /// The first `bytes` of the stopped machine's memory, or all there is.
@@ -271,12 +273,10 @@ impl Emulator {
         self.started.console.memory(bytes)
     }
 
-    /// Lets a stopped machine run for about `time` and stops it again; its control registers then.
-    pub fn registers_after(&mut self, time: Duration) -> Result<String, Error> {
-        self.started.console.go()?;
-        std::thread::sleep(time);
-        self.started.console.stop()?;
-        self.started.console.registers()
+    /// Lets a stopped machine run to the next exit of a guest, which a guest that spins has, too; `after_entry` is the
+    /// linear address at which the core goes on after one.
+    pub fn leave_guest(&mut self, after_entry: u64) -> Result<(), Error> {
+        self.started.console.leave_guest(after_entry)
     }
 }
 

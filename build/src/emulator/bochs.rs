@@ -153,6 +153,10 @@ impl Console for Bochs {
         Ok(self.debugger.leave_guest()?)
     }
 
+    fn leave_guest(&mut self, _after_entry: u64) -> Result<(), Error> {
+        Ok(self.debugger.leave_guest()?)
+    }
+
     fn registers(&mut self) -> Result<String, Error> {
         Ok(self.debugger.ask("creg")?)
     }

@@ -1,7 +1,8 @@
 //! QEMU as the emulator: it connects to sockets that this process listens on, so no byte is lost before
-//! somebody reads. [`command`] makes its command line.
+//! somebody reads. [`command`] makes its command line, [`stub`] stops the machine at a place.
 
 pub mod command;
+mod stub;
 
 use super::line::{self, Line};
 use super::machine::Machine;
@@ -32,7 +33,8 @@ pub(super) fn start(machine: &Machine, directory: &Path, events: &Events) -> Res
     match open(&mut child, &listeners, events) {
         Ok((com1, com2, monitor)) => {
             let bytes = u64::from(machine.low_mib()) << 20;
-            let console = Box::new(Qemu { monitor, bytes, file: directory.join("memory") });
+            let (file, stub) = (directory.join("memory"), directory.join("stub"));
+            let console = Box::new(Qemu { monitor, bytes, file, stub });
             Ok(Started { child, com1, com2, console })
         }
         Err(error) => Err(quoted(&mut child, error)),
@@ -92,6 +94,8 @@ struct Qemu {
     bytes: u64,
     /// Where memory is written to on its way here.
     file: PathBuf,
+    /// Where the stub for debuggers listens while it is asked something.
+    stub: PathBuf,
 }
 
 impl Console for Qemu {
@@ -101,6 +105,14 @@ impl Console for Qemu {
 
     fn stop(&mut self) -> Result<(), Error> {
         Ok(self.monitor.run("stop")?)
+    }
+
+    fn leave_guest(&mut self, after_entry: u64) -> Result<(), Error> {
+        self.monitor.human(&format!("gdbserver unix:{},server=on,wait=off", command::escaped(&self.stub)))?;
+        let reached = stub::run_to(&self.stub, after_entry);
+        // Without its connection the stub leaves the machine as it stands.
+        self.monitor.human("gdbserver none")?;
+        reached.map_err(host("run the machine to the guest's next exit"))
     }
 
     fn registers(&mut self) -> Result<String, Error> {

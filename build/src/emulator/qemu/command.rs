@@ -91,7 +91,7 @@ fn cd(command: &mut Command, iso: &Path) {
 }
 
 /// A path in an option list, where a comma is doubled.
-fn escaped(path: &Path) -> String {
+pub(super) fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
