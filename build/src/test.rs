@@ -1,19 +1,28 @@
 //! `test`: every check of the project, cheapest first. Each step prints its name and time; the first
-//! that fails ends the run, unless asked otherwise, with one line that says how to repeat it alone.
+//! that fails ends the run, unless asked otherwise, with one line that says how to repeat it alone. [`trials`] knows
+//! the emulator trials by their names.
+
+pub mod trials;
 
 use crate::build::{self, Binary};
 use crate::toolchain::Toolchain;
 use crate::{bench, dependencies, image, manifest, process, setup, sizes, workspace};
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
+#[command(after_help = help())]
 pub struct Args {
-    /// Run only these steps, in their own order; default: all.
-    #[arg(value_enum)]
-    steps: Vec<Step>,
+    /// Run only these steps, in their own order; default: all. Beside `emulator`, any other word is the name of an
+    /// emulator trial, and only the named ones run.
+    #[arg(value_name = "STEP|TRIAL")]
+    words: Vec<String>,
+    /// Show the names of the emulator trials, and run nothing.
+    #[arg(long)]
+    list: bool,
     /// Run the steps after a failed one too.
     #[arg(long)]
     keep_going: bool,
@@ -72,7 +81,7 @@ impl Step {
         }
     }
 
-    fn run(self, all: bool) -> anyhow::Result<()> {
+    fn run(self, all: bool, names: &[String]) -> anyhow::Result<()> {
         match self {
             Self::Format => Ok(limited(cargo("fmt").args(["--all", "--check"]), "rustfmt", 2)?),
             Self::Dependencies => check_dependencies(),
@@ -81,18 +90,51 @@ impl Step {
             Self::ClippyMetal => clippy_metal(),
             Self::Unit => unit(),
             Self::Sizes => check_sizes(),
-            Self::Emulator => emulator(all),
+            Self::Emulator => emulator(all, names),
             Self::Bench => check_bench(all),
         }
     }
 }
 
+/// The steps for the help.
+fn help() -> String {
+    let line = |step: &Step| {
+        let value = step.to_possible_value()?;
+        Some(format!("  {:<13} {}", value.get_name(), value.get_help()?))
+    };
+    let lines: Vec<String> = Step::ALL.iter().filter_map(line).collect();
+    format!("Steps:\n{}", lines.join("\n"))
+}
+
+/// What the words mean: steps in their own order, and names of trials.
+fn chosen(words: &[String]) -> anyhow::Result<(Vec<Step>, Vec<String>)> {
+    let step = |word: &String| Step::ALL.into_iter().find(|step| step.name() == word);
+    let names: Vec<String> = words.iter().filter(|word| step(word).is_none()).cloned().collect();
+    let named: Vec<Step> = words.iter().filter_map(step).collect();
+    if let Some(name) = names.first()
+        && !named.contains(&Step::Emulator)
+    {
+        let steps = Step::ALL.map(Step::name).join(", ");
+        bail!("`{name}` is no step ({steps}); a trial is run by `cargo xtask test emulator {name}`");
+    }
+    let steps = Step::ALL.into_iter().filter(|step| named.is_empty() || named.contains(step)).collect();
+    Ok((steps, names))
+}
+
 /// Runs the verb.
 pub fn command(args: &Args) -> anyhow::Result<()> {
     use setup::Need;
+    let (steps, names) = chosen(&args.words)?;
+    if args.list {
+        for trial in trials::list()? {
+            println!("{}{}", trial.name, if trial.long { "  (with --all, or by its name)" } else { "" });
+        }
+        return Ok(());
+    }
     setup::ensure(&Need::ALL)?;
-    let wanted = |step: &Step| args.steps.is_empty() || args.steps.contains(step);
-    let steps: Vec<Step> = Step::ALL.into_iter().filter(wanted).collect();
+    if !names.is_empty() {
+        trials::check(&names, &trials::list()?)?;
+    }
     let start = Instant::now();
     let (mut passed, mut failed) = (Vec::new(), Vec::new());
     for (index, step) in steps.iter().enumerate() {
@@ -100,7 +142,7 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
         let place = format!("[{}/{}] {name}", index + 1, steps.len());
         println!("test: {place}");
         let begin = Instant::now();
-        let outcome = step.run(args.all);
+        let outcome = step.run(args.all, &names);
         let seconds = begin.elapsed().as_secs_f64();
         match outcome {
             Ok(()) => {
@@ -122,7 +164,8 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
         return Ok(());
     }
     let all = if args.all { " --all" } else { "" };
-    bail!("the tests FAILED in {}; repeat with `cargo xtask test{all} {}`", failed.join(", "), failed.join(" "))
+    let again = [failed.clone(), names.iter().map(String::as_str).filter(|_| failed.contains(&"emulator")).collect()];
+    bail!("the tests FAILED in {}; repeat with `cargo xtask test{all} {}`", failed.join(", "), again.concat().join(" "))
 }
 
 fn or_none(text: &str) -> &str {
@@ -205,13 +248,10 @@ fn clippy_metal() -> anyhow::Result<()> {
     Ok(limited(&mut command, "clippy for bare metal", 40)?)
 }
 
-/// The emulator tests' package: not a unit test.
-const EMULATOR_TESTS: &str = "portcullis-qemu-tests";
-
 fn unit() -> anyhow::Result<()> {
-    limited(on_host("test", &[EMULATOR_TESTS])?.args(["--no-fail-fast", "--quiet"]), "the unit tests", 60)?;
+    limited(on_host("test", &[trials::PACKAGE])?.args(["--no-fail-fast", "--quiet"]), "the unit tests", 60)?;
     let mut judge = cargo("test");
-    judge.args(["--package", EMULATOR_TESTS, "--lib", "--quiet"]);
+    judge.args(["--package", trials::PACKAGE, "--lib", "--quiet"]);
     Ok(limited(&mut judge, "the unit tests of the emulator tests", 40)?)
 }
 
@@ -222,20 +262,13 @@ fn check_sizes() -> anyhow::Result<()> {
     Ok(sizes::check(&figures)?)
 }
 
-fn emulator(all: bool) -> anyhow::Result<()> {
-    image::make(&workspace::demo_manifest(), None, "info").context("the demonstration")?;
-    // Each trial has a limit of its own; this one only ends what is stuck outside a trial.
-    Ok(limited(&mut trials(all), "the emulator tests", if all { 240 } else { 120 })?)
-}
-
-/// Runs the trials: each says its name and how it ended when it ends, since they take long.
-fn trials(all: bool) -> Command {
-    let mut command = cargo("test");
-    command.args(["--package", EMULATOR_TESTS, "--tests"]);
-    if all {
-        command.args(["--", "--include-ignored"]);
+fn emulator(all: bool, names: &[String]) -> anyhow::Result<()> {
+    if names.is_empty() {
+        image::make(&workspace::demo_manifest(), None, "info").context("the demonstration")?;
     }
-    command
+    // Each trial has a limit of its own; this one only ends what is stuck outside a trial.
+    let minutes = if all || !names.is_empty() { 240 } else { 120 };
+    Ok(limited(&mut trials::command(all, names), "the emulator tests", minutes)?)
 }
 
 fn check_bench(all: bool) -> anyhow::Result<()> {
@@ -246,23 +279,23 @@ fn check_bench(all: bool) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
 
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
-
-    fn arguments(line: &[&str]) -> Vec<String> {
-        let all = Line::parse_from([&["test"], line].concat()).args.all;
-        trials(all).get_args().map(|one| one.to_string_lossy().into_owned()).collect()
+    fn words(line: &str) -> anyhow::Result<(Vec<Step>, Vec<String>)> {
+        chosen(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
     }
 
     #[test]
-    fn trials_that_take_minutes_run_when_all_is_wanted_and_none_is_quiet() {
-        let plain = arguments(&["emulator"]);
-        assert!(!plain.iter().any(|one| one == "--include-ignored" || one == "--quiet"), "{plain:?}");
-        assert!(arguments(&["emulator", "--all"]).ends_with(&["--".to_owned(), "--include-ignored".to_owned()]));
+    fn words_are_steps_in_their_own_order_and_beside_emulator_names_of_trials() {
+        assert_eq!(words("").unwrap(), (Step::ALL.to_vec(), Vec::new()));
+        assert_eq!(words("bench unit").unwrap(), (vec![Step::Unit, Step::Bench], Vec::new()));
+        let names = vec!["vcpu".to_owned(), "boot::pvh".to_owned()];
+        assert_eq!(words("emulator vcpu boot::pvh").unwrap(), (vec![Step::Emulator], names));
+    }
+
+    #[test]
+    fn a_word_that_is_no_step_is_one_line_that_says_what_it_could_be() {
+        let text = words("unit vcpu").unwrap_err().to_string();
+        assert!(text.starts_with("`vcpu` is no step (format, dependencies, "), "{text}");
+        assert!(text.ends_with("a trial is run by `cargo xtask test emulator vcpu`"), "{text}");
     }
 }

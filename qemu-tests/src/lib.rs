@@ -3,10 +3,11 @@
 //!
 //! [`debian`] makes the systems with the Debian guest, [`directives`] reads how a system wants to be tested from
 //! its manifest, [`judge`] decides from lines alone, [`clock`] from when they came, [`place`] says in which
-//! emulator, [`table`] what ran where, [`trial`] boots, [`spoil`] makes images that must be refused, [`plant`]
+//! emulator, [`chosen`] which trials run, [`table`] what ran where, [`trial`] boots, [`spoil`] makes images that must be refused, [`plant`]
 //! breaches that an audit must notice, [`stalls`] a busy host. The guests and partitions that run inside lie in
 //! `guests/` and `partitions/`.
 
+pub mod chosen;
 pub mod clock;
 pub mod debian;
 pub mod directives;

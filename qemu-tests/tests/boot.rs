@@ -2,10 +2,11 @@
 //! each way in which its image can be bad and each processor that will not do; and its audit, which must be able to fail.
 
 use anyhow::Context;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 use portcullis_build::image::{self, Image};
 use portcullis_build::manifest::Blob;
 use portcullis_build::{setup, workspace};
+use portcullis_qemu_tests::chosen::Chosen;
 use portcullis_qemu_tests::directives::{By, Directives};
 use portcullis_qemu_tests::place::{self, Place};
 use portcullis_qemu_tests::spoil::{self, Spoiled};
@@ -18,22 +19,14 @@ const THREADS: usize = 2;
 const DEMO_DONE: &str = "guest demo: done";
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(THREADS);
-    match prepare(&arguments) {
-        Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
-        Err(error) => {
-            eprintln!("portcullis: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let chosen = Chosen::from_args(THREADS);
+    chosen.run(prepare(&chosen))
 }
 
 /// What is done with the demonstration's image.
 type Run = Box<dyn Fn(&Image) -> anyhow::Result<()> + Send>;
 
-fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
-    let image = if arguments.list { None } else { Some(demo()?) };
+fn prepare(chosen: &Chosen) -> anyhow::Result<Vec<Trial>> {
     let ways = [("pvh", By::Pvh), ("multiboot2-bios", By::Bios), ("multiboot2-uefi", By::Uefi)];
     let boot = |(name, by)| -> (String, Run) { (format!("boot::{name}"), Box::new(move |image| boots(image, by))) };
     let refusal = |one: &'static Spoiled| -> (String, Run) {
@@ -52,12 +45,14 @@ fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
     let all = ways.into_iter().map(boot).chain(spoil::ALL.iter().map(refusal)).chain(others);
     let damaged: (String, Run) = ("refuse::a-guest-file-that-is-damaged".into(), Box::new(refuses_file));
     let all = all.chain(REFUSALS.iter().map(processor)).chain([opened, damaged]);
+    let all: Vec<(String, Run)> = all.filter(|(name, _)| chosen.wants(name)).collect();
+    let image = if chosen.only_lists() || all.is_empty() { None } else { Some(demo()?) };
     // By wall clock, so only on demand.
     let by_wall_clock = |trial: Trial| {
         let ignored = trial.name() == "boot::on-a-host-that-stands-still";
         trial.with_ignored_flag(ignored)
     };
-    Ok(all.map(|(name, run)| by_wall_clock(trial(name, image.clone(), run))).collect())
+    Ok(all.into_iter().map(|(name, run)| by_wall_clock(trial(name, image.clone(), run))).collect())
 }
 
 /// A processor, or a firmware, with which the core does not start.

@@ -1,10 +1,11 @@
 //! `cargo xtask run` as a user has it: on a terminal, here a pseudo terminal, with a guest that echoes what is typed.
 
 use anyhow::{Context, bail, ensure};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 use portcullis_build::emulator::machine::{MEMORY_MIB, Machine};
 use portcullis_build::run::session::{self, Said, Session};
 use portcullis_build::{build, image, process, setup, workspace};
+use portcullis_qemu_tests::chosen::Chosen;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
@@ -22,15 +23,12 @@ const LISTENS: &str = "guest echo: note listens";
 const PATIENCE: Duration = Duration::from_secs(90);
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
     // Runs of one system write one image.
-    arguments.test_threads = Some(1);
-    if !arguments.list
-        && let Err(error) = prepare()
-    {
-        eprintln!("portcullis: {error:#}");
-        return ExitCode::FAILURE;
-    }
+    let chosen = Chosen::from_args(1);
+    chosen.run(trials(&chosen))
+}
+
+fn trials(chosen: &Chosen) -> anyhow::Result<Vec<Trial>> {
     let trials: [(&str, Run); 5] = [
         ("keys-and-a-reboot", keys_and_a_reboot),
         ("the-guest-ends-the-run", the_guest_ends_the_run),
@@ -41,7 +39,12 @@ fn main() -> ExitCode {
     let trial = |(name, run): (&str, Run)| {
         Trial::test(format!("console::{name}"), move || run().map_err(|error| Failed::from(format!("{error:#}"))))
     };
-    libtest_mimic::run(&arguments, trials.into_iter().map(trial).collect()).exit_code()
+    let mut trials: Vec<Trial> = trials.into_iter().map(trial).collect();
+    trials.retain(|trial| chosen.wants(trial.name()));
+    if !chosen.only_lists() && !trials.is_empty() {
+        prepare()?;
+    }
+    Ok(trials)
 }
 
 type Run = fn() -> anyhow::Result<()>;

@@ -2,9 +2,10 @@
 //! that run inside. Trials that take minutes run only with `--include-ignored`, which is what
 //! `cargo xtask test --all` gives.
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 use portcullis_build::guest::kernel::Entry;
 use portcullis_build::{build, image, setup, workspace};
+use portcullis_qemu_tests::chosen::Chosen;
 use portcullis_qemu_tests::clock::{self, Rate};
 use portcullis_qemu_tests::debian::{Kill, Scenario};
 use portcullis_qemu_tests::directives::Directives;
@@ -31,6 +32,12 @@ struct Plan {
     clock: bool,
     /// Only on demand.
     long: bool,
+}
+
+impl Plan {
+    fn trial_name(&self) -> String {
+        self.place.trial(&format!("debian::{}", self.name))
+    }
 }
 
 /// How far a guest's clock may be off, parts of the host's time.
@@ -96,28 +103,24 @@ fn plans() -> Vec<Plan> {
 }
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(THREADS);
-    match prepare(&arguments) {
-        Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
-        Err(error) => {
-            eprintln!("portcullis: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let chosen = Chosen::from_args(THREADS);
+    chosen.run(prepare(&chosen))
 }
 
-fn prepare(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
-    if !arguments.list {
+fn prepare(chosen: &Chosen) -> anyhow::Result<Vec<Trial>> {
+    let mut plans = plans();
+    plans.retain(|plan| chosen.wants(&plan.trial_name()));
+    if !chosen.only_lists() && !plans.is_empty() {
         setup::ensure(&[setup::Need::Toolchain, setup::Need::Qemu, setup::Need::Bochs, setup::Need::Grub])?;
         build::compile("info", |binary| !binary.is_test() || binary.name == "test-killer")?;
     }
     let trial = |plan: Plan| {
         let long = plan.long;
-        Trial::test(plan.place.trial(plan.name), move || run(&plan).map_err(|error| Failed::from(format!("{error:#}"))))
+        let name = plan.trial_name();
+        Trial::test(name, move || run(&plan).map_err(|error| Failed::from(format!("{error:#}"))))
             .with_ignored_flag(long)
     };
-    Ok(plans().into_iter().map(trial).collect())
+    Ok(plans.into_iter().map(trial).collect())
 }
 
 fn run(plan: &Plan) -> anyhow::Result<()> {

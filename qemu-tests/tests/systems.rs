@@ -2,9 +2,10 @@
 //! few of those in Bochs always. The binaries are built once, before the first trial; images are put together by each.
 
 use anyhow::Context;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 use portcullis_build::run::options::Options;
 use portcullis_build::{build, image, manifest, setup, workspace};
+use portcullis_qemu_tests::chosen::Chosen;
 use portcullis_qemu_tests::directives::{self, Directives};
 use portcullis_qemu_tests::place::{self, Place};
 use portcullis_qemu_tests::table::Table;
@@ -20,23 +21,16 @@ const THREADS: usize = 2;
 const LONG: u32 = 6;
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(THREADS);
+    let chosen = Chosen::from_args(THREADS);
     let table = Arc::new(Table::default());
-    match prepare(&arguments, &table) {
-        Ok(trials) => {
-            let code = libtest_mimic::run(&arguments, trials).exit_code();
-            print!("{table}");
-            code
-        }
-        Err(error) => {
-            eprintln!("portcullis: {error:#}");
-            ExitCode::FAILURE
-        }
+    let code = chosen.run(prepare(&chosen, &table));
+    if !chosen.only_lists() {
+        print!("{table}");
     }
+    code
 }
 
-fn prepare(arguments: &Arguments, table: &Arc<Table>) -> anyhow::Result<Vec<Trial>> {
+fn prepare(chosen: &Chosen, table: &Arc<Table>) -> anyhow::Result<Vec<Trial>> {
     let mut trials = Vec::new();
     for path in manifests()? {
         let text = std::fs::read_to_string(&path)?;
@@ -67,7 +61,8 @@ fn prepare(arguments: &Arguments, table: &Arc<Table>) -> anyhow::Result<Vec<Tria
             trials.push(plan.trial(table).with_ignored_flag(true));
         }
     }
-    if !arguments.list && !trials.is_empty() {
+    trials.retain(|trial: &Trial| chosen.wants(trial.name()));
+    if !chosen.only_lists() && !trials.is_empty() {
         setup::ensure(&[setup::Need::Toolchain, setup::Need::Qemu, setup::Need::Bochs, setup::Need::Grub])?;
         build::compile("info", |_| true)?;
     }
