@@ -11,6 +11,8 @@ const MAGIC: usize = 0x202;
 const SETUP_SECTORS: usize = 0x1f1;
 /// Version of the boot protocol.
 const VERSION: usize = 0x206;
+/// Address of the 32-bit entry.
+const ENTRY_32: usize = 0x214;
 /// Where the payload lies in the protected-mode code, since 2.08.
 const PAYLOAD_OFFSET: usize = 0x248;
 /// Its length.
@@ -40,6 +42,11 @@ pub enum Error {
     /// The header names no payload.
     #[error("holds no inner kernel: its header names none")]
     NoPayload,
+    /// It can be started in real mode only.
+    #[error(
+        "names no 32-bit entry in its setup header (code32_start is 0): it starts in real mode only, which no guest loader here does; give a Linux kernel, or an ELF or multiboot build of it"
+    )]
+    RealModeOnly,
     /// The payload cannot be decompressed.
     #[error("has an inner kernel that {0}")]
     Payload(#[from] payload::Error),
@@ -48,6 +55,15 @@ pub enum Error {
 /// True when the file is a bzImage, whole or not.
 pub fn is(file: &[u8]) -> bool {
     half(file, BOOT_FLAG) == Some(0xaa55) && file.get(MAGIC..MAGIC + 4) == Some(b"HdrS")
+}
+
+/// Refuses an image that only code in real mode can start, as iPXE's is.
+pub fn check_entry(file: &[u8]) -> Result<(), Error> {
+    match word(file, ENTRY_32) {
+        Some(0) => Err(Error::RealModeOnly),
+        Some(_) => Ok(()),
+        None => Err(Error::CutOff { wanted: ENTRY_32 as u64 + 4, length: file.len() as u64 }),
+    }
 }
 
 /// The inner kernel of a bzImage, decompressed: an ELF, perhaps with other data behind it.
@@ -101,6 +117,7 @@ pub fn wrap(payload: &[u8]) -> Vec<u8> {
     file[BOOT_FLAG..BOOT_FLAG + 2].copy_from_slice(&0xaa55u16.to_le_bytes());
     file[MAGIC..MAGIC + 4].copy_from_slice(b"HdrS");
     file[VERSION..VERSION + 2].copy_from_slice(&0x20fu16.to_le_bytes());
+    file[ENTRY_32..ENTRY_32 + 4].copy_from_slice(&0x10_0000u32.to_le_bytes());
     file[PAYLOAD_OFFSET..PAYLOAD_OFFSET + 4].copy_from_slice(&0x200u32.to_le_bytes());
     file[PAYLOAD_LENGTH..PAYLOAD_LENGTH + 4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
     file.extend(payload);

@@ -3,9 +3,8 @@
 
 use super::bzimage;
 use elf::ElfBytes;
-use elf::abi::{EM_386, PT_LOAD, PT_NOTE};
+use elf::abi::{PT_LOAD, PT_NOTE};
 use elf::endian::LittleEndian;
-use elf::file::Class;
 use std::fmt;
 use std::path::Path;
 
@@ -98,13 +97,19 @@ pub fn read(path: &Path, wanted: Option<Entry>) -> Result<Kernel, Error> {
 /// [`read`] for a file in memory; `name` is what errors call it.
 pub fn prepare(name: &str, bytes: Vec<u8>, wanted: Option<Entry>) -> Result<Kernel, Error> {
     let file = || name.to_owned();
-    let kernel = if bzimage::is(&bytes) { of_bzimage(name, bytes, wanted)? } else { of_elf(name, bytes)? };
+    let kernel = if bzimage::is(&bytes) {
+        of_bzimage(name, bytes, wanted)?
+    } else if let Some(end) = flat_multiboot_end(&bytes) {
+        Kernel { entry: Entry::Multiboot, bytes, end }
+    } else {
+        of_elf(name, bytes)?
+    };
     match wanted {
         Some(wanted) if wanted != kernel.entry => {
             let fix = match wanted {
                 Entry::Pvh => "it has no PVH note; build it with CONFIG_PVH=y",
                 Entry::Linux32 => "it is no bzImage; name arch/x86/boot/bzImage of its build",
-                Entry::Multiboot => "it is no 32-bit ELF with a multiboot 1 header",
+                Entry::Multiboot => "it has no multiboot 1 header in its first 8 KiB",
             };
             Err(Error::NotBy { file: file(), wanted, fix })
         }
@@ -114,7 +119,7 @@ pub fn prepare(name: &str, bytes: Vec<u8>, wanted: Option<Entry>) -> Result<Kern
 
 fn of_bzimage(name: &str, bytes: Vec<u8>, wanted: Option<Entry>) -> Result<Kernel, Error> {
     let damaged = |reason| Error::Image { file: name.to_owned(), reason };
-    let end = bzimage::memory_end(&bytes).map_err(damaged)?;
+    let end = bzimage::check_entry(&bytes).and_then(|()| bzimage::memory_end(&bytes)).map_err(damaged)?;
     let as_it_is = |bytes| Kernel { entry: Entry::Linux32, bytes, end };
     if wanted == Some(Entry::Linux32) {
         return Ok(as_it_is(bytes));
@@ -147,8 +152,7 @@ fn of_elf(name: &str, mut bytes: Vec<u8>) -> Result<Kernel, Error> {
         }
         pvh |= segment.p_type == PT_NOTE && has_pvh_note(data);
     }
-    let multiboot = elf.ehdr.class == Class::ELF32 && elf.ehdr.e_machine == EM_386 && has_multiboot_header(&bytes);
-    let entry = match (pvh, multiboot) {
+    let entry = match (pvh, has_multiboot_header(&bytes)) {
         (true, _) => Entry::Pvh,
         (false, true) => Entry::Multiboot,
         (false, false) => return Err(Error::NoEntry { file: file() }),
@@ -182,14 +186,36 @@ const MULTIBOOT_RANGE: usize = 8192;
 /// Its magic number.
 const MULTIBOOT_MAGIC: u32 = 0x1bad_b002;
 
-fn has_multiboot_header(file: &[u8]) -> bool {
+/// Flag of its header: fields follow that say where a flat file goes.
+const MULTIBOOT_ADDRESSES: u32 = 1 << 16;
+
+/// The words from the header on, and where it stands in the file.
+fn multiboot_header(file: &[u8]) -> Option<(usize, Vec<u32>)> {
     let start = file.get(..MULTIBOOT_RANGE.min(file.len())).unwrap_or_default();
     let words: Vec<u32> =
         start.chunks_exact(4).map(|four| four.iter().rev().fold(0, |all, &byte| all << 8 | u32::from(byte))).collect();
-    words.windows(3).any(|header| match *header {
+    let at = words.windows(3).position(|header| match *header {
         [MULTIBOOT_MAGIC, flags, checksum] => MULTIBOOT_MAGIC.wrapping_add(flags).wrapping_add(checksum) == 0,
         _ => false,
-    })
+    })?;
+    Some((at * 4, words.get(at..)?.to_vec()))
+}
+
+fn has_multiboot_header(file: &[u8]) -> bool {
+    multiboot_header(file).is_some()
+}
+
+/// For a file that is no ELF and whose multiboot header has address fields: the first address behind it in memory.
+fn flat_multiboot_end(file: &[u8]) -> Option<u64> {
+    let (at, words) = multiboot_header(file)?;
+    let [_, flags, _, header, load, end, bss_end, ..] = *words else { return None };
+    if file.starts_with(b"\x7fELF") || flags & MULTIBOOT_ADDRESSES == 0 {
+        return None;
+    }
+    // An end of 0 means the whole file, which begins as far before the header as in memory.
+    let whole = u64::from(header) + (file.len() - at) as u64;
+    let loaded = if end == 0 { whole } else { end.max(load).into() };
+    Some(loaded.max(bss_end.into()))
 }
 
 #[cfg(test)]
@@ -284,6 +310,44 @@ mod tests {
         let file = pvh();
         for length in 0..file.len() {
             assert!(prepare("k", file[..length].to_vec(), None).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn an_elf64_with_a_multiboot_header_is_entered_by_it() {
+        let header = [MULTIBOOT_MAGIC, 3, 0u32.wrapping_sub(MULTIBOOT_MAGIC).wrapping_sub(3)].map(u32::to_le_bytes);
+        let mut file = elf64(&[]);
+        let code = file.len() - 16;
+        file[code..code + 12].copy_from_slice(header.as_flattened());
+        for wanted in [None, Some(Entry::Multiboot)] {
+            let kernel = prepare("k", file.clone(), wanted).unwrap();
+            assert_eq!((kernel.entry, kernel.end), (Entry::Multiboot, 0x10_0010));
+        }
+    }
+
+    #[test]
+    fn a_flat_file_with_addresses_is_entered_by_multiboot() {
+        let flat = |fields: [u32; 5]| {
+            let flags = MULTIBOOT_ADDRESSES;
+            let head = [MULTIBOOT_MAGIC, flags, 0u32.wrapping_sub(MULTIBOOT_MAGIC).wrapping_sub(flags)];
+            let words = [&[0x1234], &head[..], &fields].concat();
+            words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>()
+        };
+        let ends = [([0x10_0004, 0x10_0000, 0x10_0010, 0x10_0100, 0x10_0004], 0x10_0100), ([4, 0, 0, 0, 4], 36)];
+        for (fields, end) in ends {
+            let kernel = prepare("k", flat(fields), None).unwrap();
+            assert_eq!((kernel.entry, kernel.end), (Entry::Multiboot, end));
+        }
+        assert!(prepare("k", flat([0; 5])[..24].to_vec(), None).is_err(), "its fields end too early");
+    }
+
+    #[test]
+    fn a_bzimage_without_a_32_bit_entry_is_refused_with_its_name() {
+        let mut file = wrapped(&elf64(&[]));
+        file[0x214..0x218].fill(0);
+        for wanted in [None, Some(Entry::Linux32)] {
+            let text = prepare("ipxe.lkrn", file.clone(), wanted).unwrap_err().to_string();
+            assert!(text.starts_with("the kernel ipxe.lkrn names no 32-bit entry"), "{text}");
         }
     }
 

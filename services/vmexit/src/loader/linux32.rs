@@ -23,6 +23,7 @@ const MOST_COMMAND_LINE: u32 = 0xffff;
 const LOADER: u8 = 0xff;
 const LOADED_HIGH: u8 = 1;
 const SECTOR: u64 = 512;
+const PARAGRAPH: u64 = 16;
 /// Protocol versions and what came with them.
 const COMMAND_LINE_POINTER: u16 = 0x202;
 const INITRD_LIMIT: u16 = 0x203;
@@ -61,6 +62,14 @@ pub fn is_bzimage(file: &[u8]) -> bool {
     u16_at(file, 0x1fe) == Some(BOOT_FLAG) && u32_at(file, 0x202) == Some(MAGIC)
 }
 
+/// Bytes of the protected-mode code, which begins at `start`. The header gives them in paragraphs, rounded up, and the
+/// file may end within the last one; what follows the code, a signature, is not loaded.
+fn code_bytes(file: &[u8], start: u64) -> Option<u64> {
+    let rounded = u64::from(u32_at(file, 0x1f4)?) * PARAGRAPH;
+    let there = (file.len() as u64).checked_sub(start)?;
+    (there.next_multiple_of(PARAGRAPH) >= rounded).then_some(rounded.min(there))
+}
+
 impl<'a> Header<'a> {
     fn read(file: &'a [u8]) -> Result<Self, Error> {
         const SHORT: Error = Error::Corrupt("the bzImage ends too early");
@@ -76,9 +85,14 @@ impl<'a> Header<'a> {
             0 => 4,
             sectors => u64::from(sectors),
         };
-        let paragraphs = u32_at(file, 0x1f4).ok_or(SHORT)?;
-        // What follows the code, a signature, is not loaded.
-        let code = slice(file, (sectors + 1) * SECTOR, u64::from(paragraphs) * 16).ok_or(SHORT)?;
+        if u32_at(file, 0x214).ok_or(SHORT)? == 0 {
+            return Err(Error::Unusable(
+                "its setup header names no 32-bit entry (code32_start is 0, as in iPXE's), it starts in real mode only; \
+                 give a Linux kernel, or an ELF or multiboot build of it",
+            ));
+        }
+        let start = (sectors + 1) * SECTOR;
+        let code = slice(file, start, code_bytes(file, start).ok_or(SHORT)?).ok_or(SHORT)?;
         let header = Self { file, version, code };
         header.check_payload()?;
         Ok(header)
@@ -176,6 +190,7 @@ pub mod tests {
         put(0x202, b"HdrS");
         put(0x206, &0x20f_u16.to_le_bytes());
         put(0x211, &[1]);
+        put(0x214, &0x10_0000_u32.to_le_bytes());
         put(0x22c, &0x7fff_ffff_u32.to_le_bytes());
         put(0x234, &[1]);
         put(0x238, &2047_u32.to_le_bytes());
@@ -215,6 +230,31 @@ pub mod tests {
         assert_eq!(last, [0x10_0000, MEMORY - 0x10_0000, 1]);
         assert_eq!(memory[0x2_0000..0x2_0006], *b"quiet\0");
         assert_eq!(u64_at(&memory, DESCRIPTORS + 0x10), Some(0x00cf_9b00_0000_ffff));
+    }
+
+    #[test]
+    fn a_last_paragraph_may_be_cut_and_nothing_more() {
+        let mut file = bzimage();
+        let last = file.len() - 1;
+        file[last] = 0x77;
+        let whole = file.clone();
+        for cut in 0..16 {
+            file.truncate(whole.len() - cut);
+            let (memory, _) = loaded(&file, "", &[], MEMORY).unwrap();
+            let end = 0x10_8000 - cut;
+            assert_eq!(memory[0x10_0000..end], whole[0x400..whole.len() - cut]);
+            assert!(memory[end..0x10_8000].iter().all(|byte| *byte == 0));
+        }
+        file.truncate(whole.len() - 16);
+        assert_eq!(loaded(&file, "", &[], MEMORY).err(), Some(Error::Corrupt("the bzImage ends too early")));
+    }
+
+    #[test]
+    fn an_image_without_a_32_bit_entry_is_refused_by_name() {
+        let mut file = bzimage();
+        file[0x214..0x218].fill(0);
+        let text = loaded(&file, "", &[], MEMORY).err().unwrap().to_string();
+        assert!(text.contains("names no 32-bit entry"), "{text}");
     }
 
     #[test]

@@ -155,6 +155,22 @@ pub mod tests {
         file(false, 0xc010_0004, &[(0x10_0000, 0xc010_0000, 0x2000, &header(3, &[]))], &[])
     }
 
+    /// Linked high, as a 64-bit kernel is that starts in 32-bit code of its own.
+    fn wide(entry: u64, physical: u64) -> Vec<u8> {
+        file(true, entry, &[(physical, 0xffff_ffff_8010_0000, 0x2000, &header(3, &[]))], &[])
+    }
+
+    #[test]
+    fn an_elf64_kernel_goes_to_its_physical_addresses_and_starts_in_32_bit_mode() {
+        for entry in [0xffff_ffff_8010_000c, 0x10_000c] {
+            let (memory, start) = loaded(&wide(entry, 0x10_0000), "", &[]).unwrap();
+            assert_eq!(start, Start { rax: 0x2bad_b002, rbx: 0x6000, ..Start::flat(0x10_000c) });
+            assert_eq!(u32_at(&memory, 0x10_0000), Some(MAGIC));
+        }
+        assert!(loaded(&wide(0xffff_ffff_8010_2000, 0x10_0000), "", &[]).is_err(), "an entry in no segment");
+        assert!(loaded(&wide(0x1_0010_000c, 0x1_0010_0000), "", &[]).is_err(), "no RAM");
+    }
+
     fn loaded(file: &[u8], append: &str, initrd: &[u8]) -> Result<(Vec<u8>, Start), Error> {
         let guest = Guest { kernel: file, initrd, append, rsdp: 0 };
         let mut plain = Plain::new(MEMORY as usize);
