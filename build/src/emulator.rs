@@ -273,6 +273,14 @@ impl Emulator {
         self.started.console.memory(bytes)
     }
 
+    /// Lets a stopped machine run for a moment of the host's, and stops it again: the registers of every CPU.
+    pub fn registers_after(&mut self, time: Duration) -> Result<String, Error> {
+        self.started.console.go()?;
+        std::thread::sleep(time);
+        self.started.console.stop()?;
+        self.started.console.registers()
+    }
+
     /// Lets a stopped machine run to the next exit of a guest, which a guest that spins has, too; `after_entry` is the
     /// linear address at which the core goes on after one.
     pub fn leave_guest(&mut self, after_entry: u64) -> Result<(), Error> {

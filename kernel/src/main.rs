@@ -108,6 +108,12 @@ impl Core {
 
     #[inline(always)]
     fn resume(&mut self, index: u8) -> ! {
+        // A guest's extended registers are for its own `vmexit` alone: CR0.TS does not stop what runs ahead.
+        if let Some(vcpu) = self.loaded.get()
+            && self.vms[self.vcpus[vcpu].vm].vmexit != index
+        {
+            self.unload_extended(vcpu);
+        }
         self.cross(index);
         let partition = &mut self.partitions[index];
         if self.root != partition.root {

@@ -23,6 +23,7 @@ const GUESTS: &[&str] = &[
     "guest-multiboot",
     "guest-fetch",
     "guest-spin",
+    "guest-vectors",
     "guest-storm",
     "guest-bench",
     "guest-beacon",

@@ -10,6 +10,7 @@
 //! | `command-line TEXT` | command line of the core, instead of the manifest's |
 //! | `expect TEXT` | a line that holds TEXT must come; may stand several times |
 //! | `forbid TEXT` | no line may hold TEXT; may stand several times |
+//! | `watch PARTITION` | at the end the trial looks at the processor while PARTITION runs: no register of a guest's is left in it |
 //! | `no-audit` | the core does not live at the end, so there is nothing to audit |
 //! | `long KEY=VALUE` | there is a second trial, NAME-long, in QEMU, with this guestinfo and six times the time; it runs only with `--include-ignored`; may stand several times |
 //! | `quick PLACE` | there it is part of every run, and not only of `--include-ignored` |
@@ -63,6 +64,8 @@ pub struct Directives {
     pub expect: Vec<String>,
     /// Texts that must not come.
     pub forbid: Vec<String>,
+    /// Partition at whose registers the trial looks at the end.
+    pub watch: Option<String>,
     /// Look at the machine's page tables and registers afterwards.
     pub audit: bool,
     /// Guestinfo of the long trial; without any there is none.
@@ -88,6 +91,7 @@ impl Default for Directives {
             command_line: None,
             expect: Vec::new(),
             forbid: Vec::new(),
+            watch: None,
             audit: true,
             long: Vec::new(),
             elsewhere: Vec::new(),
@@ -132,6 +136,7 @@ fn take(directives: &mut Directives, text: &str) -> Result<(), &'static str> {
         ("boot", "uefi") => directives.boot = By::Uefi,
         ("command-line", _) => directives.command_line = Some(value.to_owned()),
         ("long", _) if value.contains('=') => directives.long.push(value.to_owned()),
+        ("watch", name) if !name.is_empty() => directives.watch = Some(name.to_owned()),
         ("expect" | "forbid", "") => return Err("name the text"),
         ("expect", _) => directives.expect.push(value.to_owned()),
         ("forbid", _) => directives.forbid.push(value.to_owned()),
@@ -171,7 +176,7 @@ mod tests {
     fn every_directive_is_read_and_the_rest_of_the_manifest_is_not() {
         let text = "# test: icount\n# test: stalls\n# test: seconds 90\n  # test: memory 512\n# test: boot bios\n\
                     # test: command-line a=1 b\n# test: expect guest x: done\n# test: expect b\n\
-                    # test: forbid FAIL\n# test: no-audit\n# test: quick ryzen\n# test: known bochs a b\n\
+                    # test: forbid FAIL\n# test: watch link\n# test: no-audit\n# test: quick ryzen\n# test: known bochs a b\n\
                     # test: long a.b=1\n# a comment\n[system]\nname = \"test: x\"\n";
         let directives = read(text).unwrap();
         let expected = Directives {
@@ -183,6 +188,7 @@ mod tests {
             command_line: Some("a=1 b".into()),
             expect: vec!["guest x: done".into(), "b".into()],
             forbid: vec!["FAIL".into()],
+            watch: Some("link".into()),
             audit: false,
             long: vec!["a.b=1".into()],
             elsewhere: [("ryzen", Rule::Quick), ("bochs", Rule::Known("a b".into()))]

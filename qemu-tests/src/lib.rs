@@ -4,7 +4,8 @@
 //! [`debian`] makes the systems with the Debian guest, [`directives`] reads how a system wants to be tested from
 //! its manifest, [`judge`] decides from lines alone, [`clock`] from when they came, [`place`] says in which
 //! emulator, [`chosen`] which trials run, [`table`] what ran where, [`trial`] boots, [`spoil`] makes images that must be refused, [`plant`]
-//! breaches that an audit must notice, [`stalls`] a busy host. The guests and partitions that run inside lie in
+//! breaches that an audit must notice, [`stalls`] a busy host, [`watch`] looks at registers while a partition runs. The
+//! guests and partitions that run inside lie in
 //! `guests/` and `partitions/`.
 
 pub mod chosen;
@@ -18,3 +19,4 @@ pub mod spoil;
 pub mod stalls;
 pub mod table;
 pub mod trial;
+pub mod watch;

@@ -5,6 +5,7 @@ use crate::directives::{By, Directives};
 use crate::judge::{Judge, Verdict};
 use crate::place::{self, Place};
 use crate::stalls::Busy;
+use crate::watch;
 use anyhow::Context;
 use portcullis_build::emulator::Event;
 use portcullis_build::emulator::machine::{Boot, Machine};
@@ -128,9 +129,11 @@ fn after(
     }
     let snapshot = session.snapshot().context("the machine could not be captured afterwards")?;
     listener.left_behind(session, &snapshot.memory);
-    let breaches = audit::inspect(session.emulator(), snapshot, image)?.breaches;
+    let scene = audit::capture(session.emulator(), snapshot, image)?;
+    let breaches = scene.judge().breaches;
     if breaches.is_empty() {
-        return Ok(Verdict::Pass);
+        let watched = directives.watch.as_ref().map_or(Ok(()), |name| watch::watch(session.emulator(), &scene, name));
+        return Ok(watched.map_or_else(|error| Verdict::Fail(format!("{error:#}")), |()| Verdict::Pass));
     }
     breaches.iter().for_each(|breach| listener.note(format!("audit: {breach}")));
     Ok(Verdict::Fail(format!("the audit found {} breaches, the first: {}", breaches.len(), breaches[0])))

@@ -1,5 +1,6 @@
 //! Extended registers (x87, SSE, AVX), XCR0, DR0-DR3 and TSC_AUX of guests. The core and the partitions use
-//! none of them (CR0.TS is set outside a guest), so they are swapped only between vCPUs.
+//! none of them (CR0.TS is set outside a guest), so they are swapped only between vCPUs; but a processor can run ahead
+//! over CR0.TS, so before a partition runs that is not the `vmexit` of their VM they are cleared ([`clear`]).
 //!
 //! INV-EXTENDED: each vCPU has a [`CorePage`] for them. It starts with an XSAVE area, large enough for XCR0 = 7
 //! (832 bytes), that holds a standard-format image whose reserved header bits are zero; the others stand behind.
@@ -54,10 +55,30 @@ pub fn save(area: CorePage) {
 
 /// Load the registers from `area`.
 pub fn load(area: CorePage) {
+    restore(area.physical());
+}
+
+/// Load the registers from the XSAVE area at `area`. Some processors of AMD's restore the x87 pointers of exceptions only
+/// (APM volume 2, section 11.5.10): the instructions before leave the core's own there.
+fn restore(area: u64) {
     set_xcr0(XCR0_MOST);
     // SAFETY: INV-EXTENDED; TS is set again below.
-    unsafe { asm!("clts", "xrstor64 [{}]", in(reg) area.physical(), in("eax") 7, in("edx") 0, options(nostack)) };
+    unsafe {
+        asm!("clts", "fnclex", "emms", "fild dword ptr [{0}]", "xrstor64 [{0}]", in(reg) area, in("eax") 7, in("edx") 0, options(nostack));
+    }
     close();
+}
+
+/// An XSAVE area in which nothing is in use.
+#[repr(align(64))]
+struct Nothing {
+    _area: [u64; 72],
+}
+static NOTHING: Nothing = Nothing { _area: [0; 72] };
+
+/// Leave nothing in the registers.
+pub fn clear() {
+    restore(&raw const NOTHING as u64);
 }
 
 /// Make `area` hold the registers' reset state: FCW 0x37f, MXCSR 0x1f80, XCR0 1, nothing in use.

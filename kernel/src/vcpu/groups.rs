@@ -321,12 +321,18 @@ impl Core {
 
     /// Save the vCPU's extended registers if they are the ones that are loaded. Of DR0 to DR3 and TSC_AUX the
     /// core has the values: a guest's writes are intercepted.
-    fn unload_extended(&mut self, vcpu: u8) {
+    pub fn unload_extended(&mut self, vcpu: u8) {
         if self.loaded == Index::of(vcpu) {
             self.keep_xcr0(vcpu);
-            self.loaded = Index::NONE;
             extended::save(self.vcpus[vcpu].extended);
+            self.clear_extended();
         }
+    }
+
+    /// The extended registers are nobody's any more.
+    pub fn clear_extended(&mut self) {
+        self.loaded = Index::NONE;
+        extended::clear();
     }
 
     /// Read back the XCR0 of the vCPU whose extended registers are loaded: a processor that ignores the XSETBV

@@ -63,7 +63,7 @@ impl Core {
         for index in self.vms[vm].vcpus() {
             self.stop(index);
             if self.loaded == Index::of(index) {
-                self.loaded = Index::NONE;
+                self.clear_extended();
             }
             let state = &mut self.vcpus[index];
             state.exit = Exit { reason: Reason::BadState, qualification: [0; 3], next_rip: 0 };
