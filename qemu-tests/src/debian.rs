@@ -1,8 +1,10 @@
 //! The Debian system with one of its tests inside, as a trial wants it: other vCPUs, another way of entering or
 //! of starting processors, and services that are killed all the while.
 
-use portcullis_build::guest::kernel::Entry;
+use anyhow::Context;
+use portcullis_build::guest::kernel::{self, Entry};
 use portcullis_build::guest::overrides::{Overrides, set_config};
+use portcullis_build::guest::{self, kernels};
 use portcullis_build::manifest::{self, Blob, Capability, Object, Partition, System};
 use portcullis_build::workspace;
 use portcullis_ipc::image::rank;
@@ -18,7 +20,13 @@ pub struct Scenario {
     pub append: &'static str,
     /// Number of vCPUs.
     pub vcpus: usize,
-    /// How the kernel is entered.
+    /// Guest memory, MiB; `None`: the manifest's.
+    pub memory_mib: Option<u64>,
+    /// Kernel, by the name that the guest's maker gives it.
+    pub kernel: &'static str,
+    /// RAM disk, likewise.
+    pub disk: &'static str,
+    /// How the usual kernel is entered; the others in the best way that fits.
     pub entry: Entry,
     /// How further processors are started.
     pub ap_start: &'static str,
@@ -39,7 +47,17 @@ pub struct Kill {
 
 impl Default for Scenario {
     fn default() -> Self {
-        Self { tests: &[], append: "", vcpus: 1, entry: Entry::Pvh, ap_start: "sipi", kills: &[] }
+        Self {
+            tests: &[],
+            append: "",
+            vcpus: 1,
+            memory_mib: None,
+            kernel: kernels::USUAL.name,
+            disk: "debian-tests",
+            entry: Entry::Pvh,
+            ap_start: "sipi",
+            kills: &[],
+        }
     }
 }
 
@@ -55,18 +73,31 @@ impl Scenario {
         let mut system = manifest::load(&workspace::root().join("systems/debian.toml"))?;
         let append = format!("{} {}", self.command_line(), self.append);
         let entry = (self.entry != Entry::Pvh).then_some(self.entry);
-        let wishes = Overrides { entry, append: Some(append), vcpus: Some(self.vcpus), ..Overrides::default() };
-        wishes.apply(&mut system)?;
+        let (append, vcpus, memory_mib) = (Some(append), Some(self.vcpus), self.memory_mib);
+        Overrides { entry, append, vcpus, memory_mib, ..Overrides::default() }.apply(&mut system)?;
         let vmexit = system.vms.first().map_or(usize::MAX, |vm| usize::from(vm.vmexit));
         if let Some(vmexit) = system.partitions.get_mut(vmexit) {
             set_config(vmexit, "ap-start", self.ap_start);
             let disk = |blob: &&mut Blob| blob.name == "initrd";
-            vmexit.blobs.iter_mut().filter(disk).for_each(|blob| blob.file = "debian-tests".to_owned());
+            vmexit.blobs.iter_mut().filter(disk).for_each(|blob| blob.file = self.disk.to_owned());
+            if self.kernel != kernels::USUAL.name {
+                self.set_kernel(vmexit)?;
+            }
         }
         for kill in self.kills {
             add_killer(&mut system, kill)?;
         }
         Ok(system)
+    }
+
+    fn set_kernel(&self, vmexit: &mut Partition) -> anyhow::Result<()> {
+        guest::ensure(&[self.kernel])?;
+        let file = guest::resolve(self.kernel).with_context(|| format!("no kernel is named {}", self.kernel))?;
+        let entry = kernel::read(&file, None)?.entry;
+        let blob = |blob: &&mut Blob| blob.name == "kernel";
+        vmexit.blobs.iter_mut().filter(blob).for_each(|blob| blob.file = self.kernel.to_owned());
+        set_config(vmexit, "guest.entry", &entry.to_string());
+        Ok(())
     }
 
     fn command_line(&self) -> String {

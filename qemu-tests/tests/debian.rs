@@ -63,7 +63,7 @@ fn plans() -> Vec<Plan> {
     };
     let long = |plan| Plan { long: true, ..plan };
     let (base, two) = (Scenario::default, || Scenario { vcpus: 2, ..Scenario::default() });
-    vec![
+    let mut plans = vec![
         long(plan("demo", base(), 240)),
         long(Plan { place: place::SKYLAKE, ..plan("demo", base(), 900) }),
         plan("one-vcpu", Scenario { tests: &["tools", "hygiene"], ..base() }, 400),
@@ -99,7 +99,55 @@ fn plans() -> Vec<Plan> {
             forbid: &["Kernel panic", "FAIL"],
             ..plan("halt", Scenario { tests: &["halt"], ..two() }, 400)
         }),
-    ]
+    ];
+    plans.extend(
+        BOOTS.into_iter().map(|boot| Plan { long: boot.long, ..plan(boot.name, boot.scenario(), boot.seconds) }),
+    );
+    plans
+}
+
+/// A boot of one of Debian's kernels to the demonstration.
+struct Boot {
+    name: &'static str,
+    kernel: &'static str,
+    vcpus: usize,
+    memory_mib: u64,
+    /// Only on demand.
+    long: bool,
+    /// Wall time.
+    seconds: u64,
+}
+
+const fn boot(name: &'static str, kernel: &'static str, vcpus: usize, memory_mib: u64) -> Boot {
+    Boot { name, kernel, vcpus, memory_mib, long: true, seconds: 600 }
+}
+
+const fn always(boot: Boot) -> Boot {
+    Boot { long: false, ..boot }
+}
+
+const AMD64: &str = "debian-kernel";
+const CLOUD: &str = "debian-kernel-cloud";
+const NEW: &str = "debian-kernel-6.12";
+const PAE: &str = "debian-kernel-686-pae";
+
+/// Kernels over the corners of vCPUs and memory.
+const BOOTS: [Boot; 7] = [
+    boot("amd64-1-vcpu-128m", AMD64, 1, 128),
+    boot("amd64-8-vcpus-384m", AMD64, 8, 384),
+    boot("cloud-1-vcpu-128m", CLOUD, 1, 128),
+    always(boot("cloud-2-vcpus-384m", CLOUD, 2, 384)),
+    always(boot("new-1-vcpu-384m", NEW, 1, 384)),
+    always(boot("686-pae-1-vcpu-384m", PAE, 1, 384)),
+    boot("686-pae-2-vcpus-128m", PAE, 2, 128),
+];
+
+impl Boot {
+    fn scenario(&self) -> Scenario {
+        let disk = if self.kernel == PAE { "debian-tests-i386" } else { "debian-tests" };
+        let (kernel, vcpus, memory_mib) = (self.kernel, self.vcpus, Some(self.memory_mib));
+        Scenario { kernel, disk, vcpus, memory_mib, ..Scenario::default() }
+    }
 }
 
 fn main() -> ExitCode {

@@ -1,9 +1,11 @@
 //! Asks apt for packages: what the archive has, and the files, which apt checks against the archive's
 //! signed index. Nothing is installed and nothing of the machine's own apt is changed: where its package
-//! lists do not do, lists of our own are fetched, which needs no root.
+//! lists do not do, lists of our own are fetched, which needs no root. Other parts of the same archive ([`Part`]) have
+//! lists of their own always.
 
 use super::cache;
 use crate::process;
+use crate::workspace::display;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io;
@@ -50,16 +52,40 @@ pub enum Error {
         /// The package.
         name: String,
     },
+    /// No Debian archive among the sources.
+    #[error("apt's sources (/etc/apt/sources.list) name no Debian archive, which {0} would be part of")]
+    NoArchive(&'static str),
     /// The cache cannot be written.
     #[error(transparent)]
     Cache(#[from] cache::Error),
 }
+
+/// A part of Debian's archive that a machine's own sources need not name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its name in errors and in the cache.
+    pub name: &'static str,
+    /// Suite.
+    pub suite: &'static str,
+    /// Architecture.
+    pub architecture: &'static str,
+}
+
+/// Newer kernels for Debian 12.
+pub const BACKPORTS: Part = Part { name: "backports", suite: "bookworm-backports", architecture: "amd64" };
+/// Debian 12 for 32-bit processors.
+pub const I386: Part = Part { name: "i386", suite: "bookworm", architecture: "i386" };
+
+/// Keys of the archive's signatures, where they are not in apt's own directory.
+const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// apt with one set of package lists.
 #[derive(Clone, Debug)]
 pub struct Apt {
     /// Directory of lists of our own; `None`: the machine's.
     own: Option<PathBuf>,
+    /// The part of the archive that the lists are of; `None`: what the machine's sources name.
+    part: Option<Part>,
 }
 
 impl Apt {
@@ -68,9 +94,9 @@ impl Apt {
         if process::find("apt-get").is_none() {
             return Err(Error::NoApt);
         }
-        let own = || -> Result<Self, Error> { Ok(Self { own: Some(cache::directory("apt")?) }) };
+        let own = || -> Result<Self, Error> { Ok(Self { own: Some(cache::directory("apt")?), part: None }) };
         let know = |apt: &Self| apt.show(names).is_ok();
-        let machine = Self { own: None };
+        let machine = Self { own: None, part: None };
         if know(&machine) {
             return Ok(machine);
         }
@@ -85,15 +111,38 @@ impl Apt {
     pub fn updated() -> Result<Self, Error> {
         let directory = cache::directory("apt")?;
         cache::directory("apt/lists/partial")?;
-        let apt = Self { own: Some(directory) };
+        let apt = Self { own: Some(directory), part: None };
         eprintln!("guest: fetching the archive's package lists");
         process::run(apt.command("apt-get").args(["update", "-q"]), "apt-get update")?;
         Ok(apt)
     }
 
-    /// True with lists that were not fetched for this purpose and may be old.
+    /// apt with lists of one part of the archive, fetched where they do not know all of `names`.
+    pub fn of_part(part: Part, names: &[&str]) -> Result<Self, Error> {
+        if process::find("apt-get").is_none() {
+            return Err(Error::NoApt);
+        }
+        let directory = cache::directory(&format!("apt-{}", part.name))?;
+        let apt = Self { own: Some(directory), part: Some(part) };
+        if apt.show(names).is_ok() { Ok(apt) } else { apt.again() }
+    }
+
+    /// The same with lists fetched now.
+    pub fn again(&self) -> Result<Self, Error> {
+        let (Some(part), Some(directory)) = (self.part, &self.own) else { return Self::updated() };
+        cache::directory(&format!("apt-{}/lists/partial", part.name))?;
+        let archive = archive(part)?;
+        let keys = if Path::new(KEYS).is_file() { format!("[signed-by={KEYS}] ") } else { String::new() };
+        let line = format!("deb {keys}{archive} {} main\n", part.suite);
+        cache::write(&sources(directory), line.as_bytes())?;
+        eprintln!("guest: fetching the package lists of {} for {}", part.suite, part.architecture);
+        process::run(self.command("apt-get").args(["update", "-q"]), "apt-get update")?;
+        Ok(self.clone())
+    }
+
+    /// True with lists that were not fetched now and may be old.
     pub fn may_be_stale(&self) -> bool {
-        self.own.is_none()
+        self.own.is_none() || self.part.is_some()
     }
 
     /// A program of apt with these lists. What it prints is progress: it goes where messages go.
@@ -105,6 +154,13 @@ impl Apt {
             let lists = directory.join("lists");
             command.arg("-o").arg(option("Dir::State::lists", &lists));
             command.arg("-o").arg(option("Dir::Cache", directory));
+            if let Some(part) = self.part {
+                command.arg("-o").arg(option("Dir::Etc::sourcelist", &sources(directory)));
+                command.args(["-o", "Dir::Etc::sourceparts=-"]);
+                for key in ["APT::Architecture", "APT::Architectures"] {
+                    command.arg("-o").arg(format!("{key}={}", part.architecture));
+                }
+            }
         }
         if let Ok(own) = io::stderr().as_fd().try_clone_to_owned() {
             command.stdout(Stdio::from(own));
@@ -132,7 +188,7 @@ impl Apt {
             packages.iter().filter(|one| !holds(&directory.join(one.file()), &one.digest)).collect();
         if !missing.is_empty() {
             let bytes: u64 = missing.iter().map(|one| one.bytes).sum();
-            let place = crate::workspace::display(&directory);
+            let place = display(&directory);
             eprintln!("guest: downloading {} Debian packages, {} kB, to {place}", missing.len(), bytes / 1000);
             self.download(&directory, &missing)?;
         }
@@ -155,6 +211,41 @@ impl Apt {
         }
         Ok(())
     }
+}
+
+/// The list of sources of a part.
+fn sources(directory: &Path) -> PathBuf {
+    directory.join("sources.list")
+}
+
+/// Where the machine's own sources have Debian's archive, which holds `part`.
+fn archive(part: Part) -> Result<String, Error> {
+    let of = |apt: &Apt| -> Option<String> {
+        let mut command = apt.command("apt-get");
+        command.args([
+            "indextargets",
+            "--format",
+            "$(ORIGIN) $(CODENAME) $(COMPONENT) $(SITE)",
+            "Created-By: Packages",
+        ]);
+        command.stdout(Stdio::piped());
+        first_archive(&process::output(&mut command, "apt-get indextargets").ok()?)
+    };
+    let machine = Apt { own: None, part: None };
+    match of(&machine) {
+        Some(site) => Ok(site),
+        // A machine that has not fetched its lists yet.
+        None => of(&Apt::updated()?).ok_or(Error::NoArchive(part.name)),
+    }
+}
+
+/// The first site with a release itself: parts as its updates may lie elsewhere.
+fn first_archive(targets: &str) -> Option<String> {
+    targets.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let [origin, code_name, component, site] = fields.try_into().ok()?;
+        (origin == "Debian" && component == "main" && !code_name.contains('-')).then(|| site.to_owned())
+    })
 }
 
 fn option(key: &str, value: &Path) -> std::ffi::OsString {
@@ -205,6 +296,14 @@ mod tests {
         assert_eq!(package.file(), "a_2%3a1.0-1_amd64.deb");
         assert_eq!((package.bytes, package.digest.as_str()), (12, "00ff"));
         assert_eq!(parse("Package: a\nVersion: 1"), None);
+    }
+
+    #[test]
+    fn the_archive_is_the_site_of_a_release_and_not_of_its_updates() {
+        let targets = "Debian x-security main http://a/s\nOther x main http://b\nDebian x contrib http://c/d\n\
+                       Debian x main http://c/d\nDebian y main http://e";
+        assert_eq!(first_archive(targets).as_deref(), Some("http://c/d"));
+        assert_eq!(first_archive("Debian x-updates main http://a"), None);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! user's own in their place.
 //!
 //! `apt` finds and downloads packages, `archive` unpacks them, `select` picks files, `cpio` writes the RAM
-//! disk; `bzimage`, `payload` and `kernel` turn a kernel into what the guest loader gets; `overrides` puts a
-//! user's wishes into a system. A manifest names what is made here as it names a binary: [`resolve`].
+//! disk; `kernels` names Debian's kernels; `bzimage`, `payload` and `kernel` turn one into what the guest loader gets;
+//! `overrides` puts a user's wishes into a system. A manifest names what is made here as it names a binary: [`resolve`].
 
 pub mod apt;
 pub mod archive;
@@ -11,6 +11,7 @@ pub mod bzimage;
 pub mod cache;
 pub mod cpio;
 pub mod kernel;
+pub mod kernels;
 pub mod overrides;
 pub mod payload;
 pub mod select;
@@ -18,20 +19,21 @@ pub mod tree;
 
 use crate::workspace;
 use apt::{Apt, Package};
+use select::Architecture;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tree::{Node, Tree};
 
-/// What can be made, by the name that a manifest gives it, and its file.
+/// What can be made besides kernels, by the name that a manifest gives it, and its file.
 const MADE: [(&str, &str); 4] = [
-    ("debian-kernel", "vmlinux"),
-    ("debian-bzimage", "bzImage"),
+    (BZIMAGE, "vmlinux.bzImage"),
     ("debian-initrd", "initrd.cpio"),
     ("debian-tests", "tests.cpio"),
+    ("debian-tests-i386", "tests-i386.cpio"),
 ];
 
-/// Package that depends on the current kernel.
-const KERNEL: &str = "linux-image-amd64";
+/// The kernel of the demonstration as its package has it.
+const BZIMAGE: &str = "debian-bzimage";
 
 /// Why there is no guest.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +53,7 @@ pub enum Error {
     /// Writing.
     #[error(transparent)]
     Cache(#[from] cache::Error),
-    /// The kernel's package has another shape.
+    /// A package has another shape.
     #[error("the package {0} {1}: the archive's packages have changed, and build/src/guest must follow")]
     Shape(String, &'static str),
     /// A script of the guest cannot be read.
@@ -71,28 +73,38 @@ fn directory() -> PathBuf {
 
 /// The file of something that is made here; `None` for other names.
 pub fn resolve(name: &str) -> Option<PathBuf> {
-    MADE.iter().find(|(made, _)| *made == name).map(|(_, file)| directory().join(file))
+    let other = MADE.iter().find(|(made, _)| *made == name).map(|(_, file)| directory().join(file));
+    other.or_else(|| kernel_named(name).filter(|one| one.name == name).map(kernels::Source::path))
+}
+
+/// The kernel that something of that name is made of.
+fn kernel_named(name: &str) -> Option<kernels::Source> {
+    let name = if name == BZIMAGE { kernels::USUAL.name } else { name };
+    std::iter::once(kernels::USUAL).chain(kernels::OTHERS).find(|one| one.name == name)
 }
 
 /// Makes what is named and not up to date; other names are left alone.
 pub fn ensure(names: &[&str]) -> Result<(), Error> {
-    let any = |some: &[&str]| names.iter().any(|name| some.contains(name));
-    let (kernel, disk) = (any(&["debian-kernel", "debian-bzimage"]), any(&["debian-initrd", "debian-tests"]));
-    if !kernel && !disk {
-        return Ok(());
+    let mut kernels: Vec<kernels::Source> = names.iter().filter_map(|name| kernel_named(name)).collect();
+    kernels.dedup();
+    for kernel in kernels {
+        with_current_lists(kernel.apt()?, |apt| kernel.make(apt))?;
     }
-    let mut wanted = vec![KERNEL];
-    wanted.extend(select::ROOTS);
-    let make = |apt: &Apt| -> Result<(), Error> {
-        if kernel {
-            make_kernel(apt)?;
-        }
-        if disk { make_disks(apt) } else { Ok(()) }
-    };
-    let apt = Apt::knowing(&wanted)?;
+    let any = |some: &[&str]| names.iter().any(|name| some.contains(name));
+    if any(&["debian-initrd", "debian-tests"]) {
+        with_current_lists(Apt::knowing(&select::ROOTS)?, |apt| make_disks(apt, &select::AMD64))?;
+    }
+    if any(&["debian-tests-i386"]) {
+        with_current_lists(Apt::of_part(apt::I386, &select::ROOTS)?, |apt| make_disks(apt, &select::I386))?;
+    }
+    Ok(())
+}
+
+/// Makes something, with lists fetched now if older ones do not do.
+fn with_current_lists(apt: Apt, make: impl Fn(&Apt) -> Result<(), Error>) -> Result<(), Error> {
     match make(&apt) {
         // The archive deletes old versions: lists that still name them are too old.
-        Err(Error::Apt(_)) if apt.may_be_stale() => make(&Apt::updated()?),
+        Err(Error::Apt(_)) if apt.may_be_stale() => make(&apt.again()?),
         done => done,
     }
 }
@@ -102,48 +114,22 @@ fn stamp(packages: &[Package]) -> String {
     packages.iter().map(|one| format!("{} {} {}\n", one.name, one.version, one.digest)).collect()
 }
 
-fn made_of(stamp_file: &Path, made: &[&str], stamp: &str) -> bool {
-    made.iter().all(|name| resolve(name).is_some_and(|path| path.is_file()))
-        && std::fs::read_to_string(stamp_file).is_ok_and(|found| found == stamp)
-}
-
-fn make_kernel(apt: &Apt) -> Result<(), Error> {
-    let names: Vec<String> = apt.show(&[KERNEL])?.into_iter().flat_map(|one| one.depends).collect();
-    let shape = |what| Error::Shape(KERNEL.to_owned(), what);
-    let name = names.iter().find(|name| name.starts_with("linux-image-"));
-    let package = apt.show(&[name.ok_or_else(|| shape("depends on no kernel"))?.as_str()])?;
-    let (stamp, stamp_file) = (stamp(&package), directory().join("kernel.stamp"));
-    if made_of(&stamp_file, &["debian-kernel", "debian-bzimage"], &stamp) {
-        return Ok(());
-    }
-    let files = apt.fetch(&package)?;
-    eprintln!("guest: unpacking the kernel");
-    let file = files.first().ok_or_else(|| shape("has no file"))?;
-    let tree = archive::unpack(file, |path| path.starts_with("boot/vmlinuz-"))?;
-    let Some((path, Node::File { bytes, .. })) = tree.into_iter().next() else {
-        return Err(shape("leads to a package without /boot/vmlinuz"));
-    };
-    let inner = kernel::prepare(&path, bytes.clone(), Some(kernel::Entry::Pvh))?;
-    cache::write(&directory().join("bzImage"), &bytes)?;
-    cache::write(&directory().join("vmlinux"), &inner.bytes)?;
-    Ok(cache::write(&stamp_file, stamp.as_bytes())?)
-}
-
 /// The initial RAM disk for users, and the one with the tests.
-fn make_disks(apt: &Apt) -> Result<(), Error> {
-    let base = directory().join("base.cpio");
-    if !is_base_current(apt, &base)? {
-        make_base(apt, &base)?;
+fn make_disks(apt: &Apt, architecture: &Architecture) -> Result<(), Error> {
+    let file = |name: &str| directory().join(format!("{name}{}.cpio", architecture.suffix));
+    let base = file("base");
+    if !is_base_current(apt, architecture, &base)? {
+        make_base(apt, architecture, &base)?;
     }
     let mut disk = std::fs::read(&base).map_err(|reason| Error::Script { path: workspace::display(&base), reason })?;
     disk.extend(cpio::write(&scripts()?));
-    cache::write(&directory().join("initrd.cpio"), &disk)?;
+    cache::write(&file("initrd"), &disk)?;
     disk.extend(cpio::write(&tests()?));
-    Ok(cache::write(&directory().join("tests.cpio"), &disk)?)
+    Ok(cache::write(&file("tests"), &disk)?)
 }
 
-fn is_base_current(apt: &Apt, base: &Path) -> Result<bool, Error> {
-    let Ok(text) = std::fs::read_to_string(directory().join("base.stamp")) else {
+fn is_base_current(apt: &Apt, architecture: &Architecture, base: &Path) -> Result<bool, Error> {
+    let Ok(text) = std::fs::read_to_string(base.with_extension("stamp")) else {
         return Ok(false);
     };
     let Some((rules, text)) = text.split_once('\n').filter(|_| base.is_file()) else {
@@ -151,35 +137,33 @@ fn is_base_current(apt: &Apt, base: &Path) -> Result<bool, Error> {
     };
     let names: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
     // One that the archive no longer has is no error: what replaced it is found below.
-    Ok(rules == select::rules() && apt.show(&names).is_ok_and(|packages| stamp(&packages) == text))
+    Ok(rules == architecture.rules() && apt.show(&names).is_ok_and(|packages| stamp(&packages) == text))
 }
 
 /// The part that comes from packages.
-fn make_base(apt: &Apt, base: &Path) -> Result<(), Error> {
+fn make_base(apt: &Apt, architecture: &Architecture, base: &Path) -> Result<(), Error> {
     let (mut known, mut trees): (Vec<Package>, BTreeMap<String, Tree>) = Default::default();
     let mut wanted: Vec<String> = select::ROOTS.map(str::to_owned).into();
     loop {
         let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
         let packages = apt.show(&names)?;
         for (package, file) in packages.iter().zip(apt.fetch(&packages)?) {
-            trees.insert(package.name.clone(), archive::unpack(&file, select::may_be_wanted)?);
+            trees.insert(package.name.clone(), archive::unpack(&file, |path| architecture.may_be_wanted(path))?);
         }
         known.extend(packages);
-        let mut selection = select::Selection::programs(&trees)?;
+        let mut selection = select::Selection::programs(&trees, architecture)?;
         let missing = selection.add_libraries(&trees);
         if missing.is_empty() {
             tree::add_directories(&mut selection.files);
             cache::write(base, &cpio::write(&selection.files))?;
-            let stamp = format!("{}\n{}", select::rules(), stamp(&known));
-            return Ok(cache::write(&directory().join("base.stamp"), stamp.as_bytes())?);
+            let stamp = format!("{}\n{}", architecture.rules(), stamp(&known));
+            return Ok(cache::write(&base.with_extension("stamp"), stamp.as_bytes())?);
         }
         wanted = next_packages(&known, &missing);
         if wanted.is_empty() {
-            return Err(missing
-                .into_iter()
-                .next()
-                .map(select::Error::from)
-                .map_or_else(|| Error::Shape(KERNEL.to_owned(), "has no library that is missing"), Error::from));
+            let first = missing.into_iter().next().map(select::Error::from);
+            let shape = || Error::Shape(select::ROOTS.join(", "), "have no library that is missing");
+            return Err(first.map_or_else(shape, Error::from));
         }
     }
 }
@@ -247,6 +231,8 @@ mod tests {
     #[test]
     fn the_names_in_manifests_stand_for_files_and_others_do_not() {
         assert!(resolve("debian-kernel").unwrap().ends_with("out/guest/vmlinux"));
+        assert!(resolve("debian-kernel-686-pae").unwrap().ends_with("out/guest/kernel-686-pae"));
+        assert!(resolve(BZIMAGE).unwrap().ends_with("out/guest/vmlinux.bzImage"));
         assert_eq!(resolve("guest-demo"), None);
         ensure(&["guest-demo"]).unwrap();
     }

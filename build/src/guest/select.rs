@@ -10,6 +10,25 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Packages whose files the guest gets.
 pub const ROOTS: [&str; 4] = ["busybox-static", "libc-bin", "open-vm-tools", "systemd"];
 
+/// Where an architecture has its libraries.
+#[derive(Clone, Copy, Debug)]
+pub struct Architecture {
+    /// Behind the names of files made for it.
+    pub suffix: &'static str,
+    /// The directory of its libraries.
+    libraries: &'static str,
+    /// Where its programs look for the loader.
+    loader: &'static str,
+}
+
+/// 64-bit.
+pub const AMD64: Architecture = Architecture { suffix: "", libraries: "usr/lib/x86_64-linux-gnu", loader: "usr/lib64" };
+/// 32-bit.
+pub const I386: Architecture = Architecture { suffix: "-i386", libraries: "usr/lib/i386-linux-gnu", loader: "usr/lib" };
+
+/// In place of an architecture's directory of libraries.
+const LIBRARIES: &str = "LIBRARIES";
+
 /// Paths that are taken whole; one that ends with a slash stands for all below it.
 const WANTED: [&str; 10] = [
     "usr/bin/busybox",
@@ -18,7 +37,7 @@ const WANTED: [&str; 10] = [
     "usr/bin/vmware-checkvm",
     "usr/bin/vmware-rpctool",
     "usr/bin/vmware-toolbox-cmd",
-    "usr/lib/x86_64-linux-gnu/open-vm-tools/plugins/",
+    "LIBRARIES/open-vm-tools/plugins/",
     // Without a locale vmtoolsd writes question marks for letters outside ASCII.
     "usr/lib/locale/C.utf8/",
     "etc/vmware-tools/tools.conf",
@@ -30,10 +49,6 @@ const UNWANTED: [&str; 1] = ["libresolutionKMS.so"];
 
 /// A program, and a library that it opens by name when it runs: no ELF says that it is needed.
 const OPENED: [(&str, &str); 1] = [("usr/bin/vmtoolsd", "libguestStoreClient.so.0")];
-
-/// Where libraries are looked for when an ELF does not say otherwise; the loader is found under the name
-/// that every program gives it.
-const LIBRARIES: [&str; 2] = ["usr/lib64", "usr/lib/x86_64-linux-gnu"];
 
 /// Why the guest cannot be put together.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,14 +68,29 @@ pub enum Error {
     },
 }
 
-/// All of the rules above as one line: what was chosen by others is out of date.
-pub fn rules() -> String {
-    format!("{ROOTS:?} {WANTED:?} {UNWANTED:?} {OPENED:?} {LIBRARIES:?}")
+impl Architecture {
+    /// All of the rules above as one line: what was chosen by others is out of date.
+    pub fn rules(&self) -> String {
+        format!("{self:?} {ROOTS:?} {WANTED:?} {UNWANTED:?} {OPENED:?}")
+    }
+
+    /// True for paths that may be needed: the programs, and all libraries.
+    pub fn may_be_wanted(&self, path: &str) -> bool {
+        let within = |directory: &str| path.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'));
+        self.is_wanted(path).is_some() || within(self.libraries) || within(self.loader)
+    }
+
+    fn is_wanted(&self, path: &str) -> Option<&'static str> {
+        let own = path.strip_prefix(self.libraries).map(|rest| format!("{LIBRARIES}{rest}"));
+        let path = own.as_deref().unwrap_or(path);
+        let matches = |wanted: &&&str| path == **wanted || wanted.ends_with('/') && path.starts_with(**wanted);
+        WANTED.iter().find(matches).copied().filter(|_| !UNWANTED.iter().any(|name| path.ends_with(name)))
+    }
 }
 
 /// What is chosen so far.
-#[derive(Default)]
 pub struct Selection {
+    architecture: Architecture,
     /// The guest's files.
     pub files: Tree,
     /// Whose each is.
@@ -85,24 +115,18 @@ impl From<Missing> for Error {
     }
 }
 
-/// True for paths that may be needed: the programs, and all libraries.
-pub fn may_be_wanted(path: &str) -> bool {
-    is_wanted(path).is_some() || path.starts_with("usr/lib/x86_64-linux-gnu/") || path.starts_with("usr/lib64/")
-}
-
-fn is_wanted(path: &str) -> Option<&'static str> {
-    let matches = |wanted: &&&str| path == **wanted || wanted.ends_with('/') && path.starts_with(**wanted);
-    WANTED.iter().find(matches).copied().filter(|_| !UNWANTED.iter().any(|name| path.ends_with(name)))
-}
-
 impl Selection {
+    fn new(architecture: Architecture) -> Self {
+        Self { architecture, files: Tree::new(), owner: BTreeMap::new() }
+    }
+
     /// The programs of the unpacked packages.
-    pub fn programs(packages: &BTreeMap<String, Tree>) -> Result<Self, Error> {
-        let mut selection = Self::default();
+    pub fn programs(packages: &BTreeMap<String, Tree>, architecture: &Architecture) -> Result<Self, Error> {
+        let mut selection = Self::new(*architecture);
         let mut seen = BTreeSet::new();
         for (package, tree) in packages {
             for (path, node) in tree {
-                if let Some(wanted) = is_wanted(path) {
+                if let Some(wanted) = architecture.is_wanted(path) {
                     seen.insert(wanted);
                     selection.take(package, path, node);
                 }
@@ -127,7 +151,7 @@ impl Selection {
             let Some(Node::File { bytes, .. }) = self.files.get(&path) else {
                 continue;
             };
-            let Some(needs) = needs(bytes) else { continue };
+            let Some(needs) = needs(bytes, &self.architecture) else { continue };
             for library in needs.libraries.into_iter().chain(opened(&path)) {
                 let found = needs.directories.iter().find_map(|directory| find(packages, directory, &library));
                 match found {
@@ -182,10 +206,11 @@ struct Needs {
 }
 
 /// What an ELF needs; `None` when it is none or needs nothing.
-fn needs(bytes: &[u8]) -> Option<Needs> {
+fn needs(bytes: &[u8], architecture: &Architecture) -> Option<Needs> {
     let elf = ElfBytes::<LittleEndian>::minimal_parse(bytes).ok()?;
     let mut libraries = Vec::new();
-    let mut directories: Vec<String> = LIBRARIES.map(str::to_owned).into();
+    // The loader is found under the name that every program gives it.
+    let mut directories: Vec<String> = [architecture.loader, architecture.libraries].map(str::to_owned).into();
     if let Some(header) = elf.segments()?.iter().find(|segment| segment.p_type == PT_INTERP) {
         let text = std::str::from_utf8(elf.segment_data(&header).ok()?).ok()?.trim_end_matches('\0');
         libraries.extend(text.rsplit('/').next().map(str::to_owned));
@@ -223,16 +248,19 @@ mod tests {
 
     #[test]
     fn a_program_that_left_its_package_is_named() {
-        let error = Selection::programs(&packages(&[("busybox-static", "usr/bin/busybox", file())])).err();
+        let error = Selection::programs(&packages(&[("busybox-static", "usr/bin/busybox", file())]), &AMD64).err();
         assert_eq!(error, Some(Error::NoProgram("usr/bin/systemd-detect-virt")));
     }
 
     #[test]
     fn a_plug_in_for_a_screen_is_left_out() {
         let directory = "usr/lib/x86_64-linux-gnu/open-vm-tools/plugins/vmsvc";
-        assert!(is_wanted(&format!("{directory}/libpowerOps.so")).is_some());
-        assert!(is_wanted(&format!("{directory}/libresolutionKMS.so")).is_none());
-        assert!(is_wanted("usr/bin/vmtoolsd2").is_none());
+        assert!(AMD64.is_wanted(&format!("{directory}/libpowerOps.so")).is_some());
+        assert!(AMD64.is_wanted(&format!("{directory}/libresolutionKMS.so")).is_none());
+        assert!(AMD64.is_wanted("usr/bin/vmtoolsd2").is_none());
+        assert!(I386.is_wanted(&format!("{directory}/libpowerOps.so")).is_none());
+        assert!(I386.is_wanted("usr/lib/i386-linux-gnu/open-vm-tools/plugins/vmsvc/libpowerOps.so").is_some());
+        assert!(I386.may_be_wanted("usr/lib/ld-linux.so.2") && !I386.may_be_wanted("usr/lib64/x"));
     }
 
     #[test]
@@ -255,7 +283,7 @@ mod tests {
         let vmtoolsd = Node::File { bytes: own, program: true };
         let library = ("open-vm-tools", "usr/lib64/libguestStoreClient.so.0", file());
         let packages = packages(&[("open-vm-tools", "usr/bin/vmtoolsd", vmtoolsd.clone()), library]);
-        let mut selection = Selection::default();
+        let mut selection = Selection::new(AMD64);
         selection.take("open-vm-tools", "usr/bin/vmtoolsd", &vmtoolsd);
         let missing = selection.add_libraries(&packages);
         assert!(selection.files.contains_key("usr/lib64/libguestStoreClient.so.0"));
@@ -265,9 +293,9 @@ mod tests {
     #[test]
     fn this_test_itself_needs_the_c_library_and_its_loader() {
         let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
-        let needs = needs(&own).unwrap();
+        let needs = needs(&own, &AMD64).unwrap();
         assert!(needs.libraries.iter().any(|name| name.starts_with("libc.")), "{:?}", needs.libraries);
         assert!(needs.libraries.iter().any(|name| name.starts_with("ld-")), "{:?}", needs.libraries);
-        assert!(super::needs(b"#!/bin/sh").is_none());
+        assert!(super::needs(b"#!/bin/sh", &AMD64).is_none());
     }
 }
