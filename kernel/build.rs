@@ -3,8 +3,8 @@
 fn main() {
     println!("cargo:rerun-if-changed=kernel.ld");
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("none") {
-        let directory = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-        println!("cargo:rustc-link-arg-bins=-T{directory}/kernel.ld");
+        // The linker runs in the workspace's root; a path from there stays right where the checkout is moved.
+        println!("cargo:rustc-link-arg-bins=-Tkernel/kernel.ld");
         println!("cargo:rustc-link-arg-bins=-Tdefmt.x");
     }
 }

@@ -38,7 +38,15 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().verb {
+    // Defaults of the command line are places in the checkout.
+    match tool::workspace::locate() {
+        Ok(_) => ended(run(Arguments::parse().verb)),
+        Err(error) => ended(Err(error.into())),
+    }
+}
+
+fn run(verb: Verb) -> anyhow::Result<()> {
+    match verb {
         Verb::Setup(args) => tool::setup::command(&args),
         Verb::Build(args) => tool::build::command(&args),
         Verb::Image(args) => tool::image::command(&args),
@@ -49,7 +57,10 @@ fn main() -> ExitCode {
         Verb::Graph(args) => tool::graph::command(&args),
         Verb::Sizes(args) => tool::sizes::command(&args),
         Verb::Log(args) => tool::logs::command(&args),
-    };
+    }
+}
+
+fn ended(outcome: anyhow::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

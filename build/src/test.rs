@@ -88,7 +88,7 @@ impl Step {
             Self::Manifests => check_manifests(),
             Self::Clippy => clippy(),
             Self::ClippyMetal => clippy_metal(),
-            Self::Unit => unit(),
+            Self::Unit => unit(all),
             Self::Sizes => check_sizes(),
             Self::Emulator => emulator(all, names),
             Self::Bench => check_bench(all),
@@ -248,8 +248,13 @@ fn clippy_metal() -> anyhow::Result<()> {
     Ok(limited(&mut command, "clippy for bare metal", 40)?)
 }
 
-fn unit() -> anyhow::Result<()> {
-    limited(on_host("test", &[trials::PACKAGE])?.args(["--no-fail-fast", "--quiet"]), "the unit tests", 60)?;
+fn unit(all: bool) -> anyhow::Result<()> {
+    let mut tests = on_host("test", &[trials::PACKAGE])?;
+    tests.args(["--no-fail-fast", "--quiet"]);
+    if all {
+        tests.args(["--", "--include-ignored"]);
+    }
+    limited(&mut tests, "the unit tests", 60)?;
     let mut judge = cargo("test");
     judge.args(["--package", trials::PACKAGE, "--lib", "--quiet"]);
     Ok(limited(&mut judge, "the unit tests of the emulator tests", 40)?)

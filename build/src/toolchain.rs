@@ -8,18 +8,38 @@
 
 use crate::process;
 use crate::workspace::{self, TARGET};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Oldest compiler that builds the workspace (`rust-version` in Cargo.toml).
 pub const OLDEST: (u32, u32) = (1, 95);
 
-/// Flags of every bare-metal build. They are constant, because a changed flag compiles core anew. Without jump tables
-/// and without a table of addresses for calls into core, nothing branches where memory says (R14).
-const FLAGS: &str = concat!(
-    "-Cjump-tables=no -Crelro-level=off -Crelocation-model=static ",
-    "-Clink-arg=-no-pie -Clink-arg=-zmax-page-size=4096 -Clink-arg=--build-id=sha1",
-);
+/// Flags of every bare-metal build. They are constant in a checkout, because a changed flag compiles core anew. Without
+/// jump tables and without a table of addresses for calls into core, nothing branches where memory says (R14).
+const FLAGS: [&str; 6] = [
+    "-Cjump-tables=no",
+    "-Crelro-level=off",
+    "-Crelocation-model=static",
+    "-Clink-arg=-no-pie",
+    "-Clink-arg=-zmax-page-size=4096",
+    "-Clink-arg=--build-id=sha1",
+];
+/// Flags for GNU ld.
+const GNU_LD: [&str; 2] = ["-Clinker=ld", "-Clinker-flavor=ld"];
+
+/// Flags that keep this machine's directories out of what is compiled: source files of the checkout have paths relative
+/// to its root, those of crates begin with `cargo`. So the same sources give the same bytes wherever they lie.
+fn remapped(root: &Path, cargo: Option<&Path>) -> Vec<String> {
+    let flag = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    // The last that fits counts.
+    cargo.map(|cargo| flag(cargo, "cargo")).into_iter().chain([flag(root, "")]).collect()
+}
+
+/// Where cargo keeps the sources of crates.
+fn cargo_home() -> Option<PathBuf> {
+    let named = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    named.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))
+}
 
 /// Why there is no toolchain.
 #[derive(Debug, thiserror::Error)]
@@ -166,11 +186,11 @@ impl Toolchain {
             command.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=core,alloc");
         }
         command.arg("--target-dir").arg(workspace::metal_dir());
-        let flags = match self.choice.linker {
-            Linker::GnuLd => format!("-Clinker=ld -Clinker-flavor=ld {FLAGS}"),
-            Linker::RustLld => FLAGS.to_owned(),
-        };
-        command.env("RUSTFLAGS", flags).env("DEFMT_LOG", log_level);
+        let linker: &[&str] = if self.choice.linker == Linker::GnuLd { &GNU_LD } else { &[] };
+        let mut flags: Vec<String> = linker.iter().chain(&FLAGS).map(|flag| (*flag).to_owned()).collect();
+        flags.extend(remapped(workspace::root(), cargo_home().as_deref()));
+        // In this variable a flag may hold blanks.
+        command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")).env("DEFMT_LOG", log_level);
         command
     }
 }

@@ -29,6 +29,45 @@ fn a_bad_manifest_is_one_line_with_its_place_and_rule() {
     assert!(text.contains("bad.toml:1: R11: 0 partitions have the rank `supervisor`; exactly one must"), "{text}");
 }
 
+/// What the tool looks for in a checkout, with a demonstration of that name.
+fn checkout(root: &Path, name: &str) {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    for file in ["Cargo.toml", "kernel/Cargo.toml", "build/Cargo.toml", "systems/demo.toml"] {
+        let to = root.join(file);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        let text = std::fs::read_to_string(own.join(file)).unwrap();
+        std::fs::write(to, text.replacen("name = \"demo\"", &format!("name = \"{name}\""), 1)).unwrap();
+    }
+}
+
+#[test]
+fn a_checkout_that_was_moved_or_copied_works_in_its_own_place() {
+    let directory = tempfile::tempdir().unwrap();
+    checkout(directory.path(), "moved");
+    let drawn = |command: &mut Command| {
+        let output = command.arg("graph").current_dir("/").output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    // As cargo runs it there, though it was built elsewhere.
+    let graph = drawn(tool().env("CARGO_MANIFEST_DIR", directory.path().join("build")));
+    assert!(graph.contains("moved"), "{graph}");
+    // The program itself, copied along.
+    let copied = directory.path().join("target/debug/portcullis-build");
+    std::fs::create_dir_all(copied.parent().unwrap()).unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_portcullis-build"), &copied).unwrap();
+    let graph = drawn(Command::new(&copied).env_remove("CARGO_MANIFEST_DIR"));
+    assert!(graph.contains("moved"), "{graph}");
+}
+
+#[test]
+fn outside_of_every_checkout_the_tool_says_where_to_run_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let alone = directory.path().join("portcullis-build");
+    std::fs::copy(env!("CARGO_BIN_EXE_portcullis-build"), &alone).unwrap();
+    let output = Command::new(&alone).arg("graph").env_remove("CARGO_MANIFEST_DIR").current_dir("/").output().unwrap();
+    assert!(one_line(&output).contains("run `cargo xtask` in a checkout"));
+}
+
 #[test]
 fn a_missing_manifest_is_one_line() {
     let text = one_line(&tool().args(["graph", "no/such.toml"]).output().unwrap());

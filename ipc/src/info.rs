@@ -44,14 +44,14 @@ pub struct InfoPage {
     pub state_version: u32,
     /// Number of valid entries in `slots`.
     pub slot_count: u32,
-    /// Bytes of configuration text at [`CONFIG_OFFSET`] in this page: `key=value` lines of the
+    /// Bytes of configuration text at [`config_offset`] in this page: `key=value` lines of the
     /// manifest's `config` table, UTF-8.
     pub config_bytes: u32,
     /// Number of blobs (guest files) in `blobs`.
     pub blob_count: u32,
     /// Blobs mapped for this partition.
-    pub blobs: [Blob; 4],
-    /// Capability slots by name.
+    pub blobs: [Blob; limits::BLOBS],
+    /// Capability slots by name, `slot_count` of them; over the places of the others lies the configuration text.
     pub slots: [SlotName; limits::SLOTS],
 }
 
@@ -73,9 +73,14 @@ pub struct Blob {
 
 /// "INFO".
 pub const INFO_MAGIC: u32 = u32::from_le_bytes(*b"INFO");
-/// Offset of the configuration text in the information page.
-pub const CONFIG_OFFSET: usize = 2304 + 256;
+/// Offset of the configuration text in the information page of a partition with so many slots: the text reaches from
+/// there to the end of the page at most.
+pub const fn config_offset(slots: usize) -> usize {
+    let slots = if slots < limits::SLOTS { slots } else { limits::SLOTS };
+    core::mem::offset_of!(InfoPage, slots) + slots * size_of::<SlotName>()
+}
 
 static_assertions::const_assert_eq!(size_of::<SlotName>(), 32);
 static_assertions::const_assert_eq!(size_of::<Blob>(), 48);
-static_assertions::const_assert!(size_of::<InfoPage>() <= CONFIG_OFFSET);
+static_assertions::const_assert!(size_of::<InfoPage>() == config_offset(limits::SLOTS));
+static_assertions::const_assert!(size_of::<InfoPage>() < crate::layout::PAGE);

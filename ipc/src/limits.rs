@@ -5,6 +5,8 @@
 pub const PARTITIONS: usize = 32;
 /// Capability slots of one partition.
 pub const SLOTS: usize = 64;
+/// Files of the image that one partition is given.
+pub const BLOBS: usize = 4;
 /// Timers of one system.
 pub const TIMERS: usize = 64;
 /// Interrupt lines (GSIs) that can be bound.

@@ -1,8 +1,8 @@
 //! The information page of a partition.
 
 use super::{Inputs, Placed, PlacedBlob, name24};
-use crate::manifest::{Object, System};
-use portcullis_ipc::info::{Blob, CONFIG_OFFSET, INFO_MAGIC, InfoPage, SlotName};
+use crate::manifest::{Object, Problem, System};
+use portcullis_ipc::info::{Blob, INFO_MAGIC, InfoPage, SlotName, config_offset};
 use portcullis_ipc::layout::PAGE;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -36,14 +36,26 @@ pub fn page(system: &System, index: usize, inputs: &Inputs, placed: &Placed) -> 
             detail: detail(system, &capability.object),
         };
     }
-    let mut config = partition.config.clone();
-    config.push_str(&platform_lines(system, index));
-    config.truncate(PAGE - CONFIG_OFFSET);
-    page.config_bytes = config.len() as u32;
+    page.config_bytes = placed.config.len() as u32;
     let page = page.as_bytes();
     bytes[..page.len()].copy_from_slice(page);
-    bytes[CONFIG_OFFSET..CONFIG_OFFSET + config.len()].copy_from_slice(config.as_bytes());
+    let offset = config_offset(partition.capabilities.len());
+    bytes[offset..offset + placed.config.len()].copy_from_slice(placed.config.as_bytes());
     bytes
+}
+
+/// The configuration text of partition `index`, which fits its page.
+pub fn config(system: &System, index: usize) -> Result<String, Problem> {
+    let Some(partition) = system.partitions.get(index) else {
+        return Ok(String::new());
+    };
+    let text = format!("{}{}", partition.config, platform_lines(system, index));
+    let room = PAGE - config_offset(partition.capabilities.len());
+    if text.len() <= room {
+        return Ok(text);
+    }
+    let what = "bytes of configuration text, beside the names of the partition's capabilities";
+    Err(Problem::Limit { what, wanted: text.len() as u64, limit: room as u64 })
 }
 
 /// What the slot's name cannot say: notification bits, vCPUs of a VM, index of a partition.

@@ -1,6 +1,6 @@
 //! Addresses of a partition: its ELF's segments, then stack and heap behind guard pages, then its files.
 
-use super::{Inputs, pages};
+use super::{Inputs, info, pages};
 use crate::elf_file::Load;
 use crate::manifest::{Partition, Problem, System};
 use portcullis_ipc::checksum::crc32;
@@ -58,6 +58,8 @@ pub struct Placed {
     pub blobs: Vec<PlacedBlob>,
     /// Pages of the program with stack and heap, files apart.
     pub own_pages: u64,
+    /// Configuration text: the manifest's, and what the image builder adds for the services of a VM.
+    pub config: String,
 }
 
 /// Places one partition.
@@ -106,7 +108,9 @@ pub fn place(system: &System, partition: &Partition, input: &Inputs) -> Result<P
         }
     }
     check_limits(system, partition, &segments)?;
-    Ok(Placed { segments, stack_top, heap, blobs, own_pages })
+    let index = system.partitions.iter().position(|other| other.name == partition.name);
+    let config = info::config(system, index.unwrap_or(usize::MAX))?;
+    Ok(Placed { segments, stack_top, heap, blobs, own_pages, config })
 }
 
 fn segment(elf: &str, load: &Load) -> Result<Segment, Problem> {
@@ -147,6 +151,9 @@ fn check_limits(system: &System, partition: &Partition, segments: &[Segment]) ->
     let limit = |what, wanted: u64, limit: usize| {
         if wanted > limit as u64 { Err(Problem::Limit { what, wanted, limit: limit as u64 }) } else { Ok(()) }
     };
+    // A page of information has room for the names of so many.
+    limit("blobs of one partition", partition.blobs.len() as u64, limits::BLOBS)?;
+    limit("capability slots of one partition", partition.capabilities.len() as u64, limits::SLOTS)?;
     limit("segments of one partition (program, stack, heap, files)", segments.len() as u64, limits::SEGMENTS)?;
     let writable = segments.iter().filter(|segment| segment.rights & rights::WRITE != 0);
     let pages = writable.map(|segment| segment.pages).sum();

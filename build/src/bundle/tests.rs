@@ -5,8 +5,9 @@ use crate::elf_file::{Load, Program};
 use crate::manifest::{System, parse};
 use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::image::{ImageHead, SegmentRecord, TableHead, kind};
-use portcullis_ipc::info::{CONFIG_OFFSET, InfoPage};
+use portcullis_ipc::info::{InfoPage, config_offset};
 use portcullis_ipc::layout::{BLOB_BASE, PAGE, USER_BASE};
+use portcullis_ipc::limits;
 use portcullis_ipc::syscall::rights;
 use proptest::prelude::*;
 use zerocopy::{FromBytes, IntoBytes};
@@ -138,7 +139,7 @@ fn the_information_page_names_slots_heap_files_and_configuration() {
         let start = bundle.partitions[index].record.info_offset as usize;
         let page = &bytes[start..start + PAGE];
         let info = InfoPage::read_from_prefix(page).unwrap().0;
-        let config = &page[CONFIG_OFFSET..CONFIG_OFFSET + info.config_bytes as usize];
+        let config = &page[config_offset(info.slot_count as usize)..][..info.config_bytes as usize];
         (info, String::from_utf8(config.to_vec()).unwrap())
     };
     let (supervisor, config) = page(0);
@@ -150,6 +151,41 @@ fn the_information_page_names_slots_heap_files_and_configuration() {
     assert_eq!((vmexit.guest_bytes, vmexit.state_bytes), (4 << 20, 8 << 10));
     assert_eq!((vmexit.blob_count, vmexit.blobs[0].address, vmexit.blobs[0].bytes), (1, BLOB_BASE, 5000));
     assert_eq!(vmexit.slots[0].detail, 1, "a VM's detail is its number of vCPUs");
+}
+
+#[test]
+fn a_configuration_page_holds_all_of_its_text_or_the_image_is_refused() {
+    const SWITCHES: &str = "vm.name=v\nvm.port=false\nvm.identity=false\nvm.xcr0=0x7\n";
+    let mut system = system();
+    let slots = system.partitions[1].capabilities.len();
+    let room = PAGE - config_offset(slots) - SWITCHES.len();
+    assert!(room > 2047 + 500, "{room} bytes are too few for a kernel's command line and all else");
+    // The letter takes two bytes, so that one of the two lengths ends within it.
+    for more in 0..2 {
+        system.partitions[1].config =
+            format!("a={}{}\n", "x".repeat((room - 3 + more) % 2), "ü".repeat((room - 3 + more) / 2));
+        let written = write("t.toml", &system, &inputs(100, 10, 10, 5000));
+        if more == 0 {
+            let bytes = written.unwrap();
+            let start = Bundle::read(&bytes).unwrap().partitions[1].record.info_offset as usize;
+            let page = &bytes[start..start + PAGE];
+            let expected = format!("{}{SWITCHES}", system.partitions[1].config);
+            assert_eq!(&page[config_offset(slots)..], expected.as_bytes());
+        } else {
+            let text = written.unwrap_err().to_string();
+            let limits = format!("{}, but the limit is {}", room + SWITCHES.len() + 1, room + SWITCHES.len());
+            assert!(text.contains("bytes of configuration text") && text.contains(&limits), "{text}");
+        }
+    }
+}
+
+#[test]
+fn more_files_or_slots_than_a_page_of_information_names_are_refused() {
+    let mut system = system();
+    let blob = system.partitions[1].blobs[0].clone();
+    system.partitions[1].blobs = vec![blob; limits::BLOBS + 1];
+    let text = write("t.toml", &system, &inputs(100, 10, 10, 5000)).unwrap_err().to_string();
+    assert!(text.contains("blobs of one partition: 5, but the limit is 4"), "{text}");
 }
 
 #[test]

@@ -65,8 +65,13 @@ pub enum Error {
         /// MiB that it needs at least.
         needed: u64,
     },
+    /// The command line is longer than a kernel takes.
+    #[error(
+        "--append: the kernel command line has {0} bytes with the manifest's own, and Linux takes {MOST_COMMAND_LINE}: shorten it"
+    )]
+    LongLine(usize),
     /// A line end in the command line.
-    #[error("the kernel command line is one line; remove the line end")]
+    #[error("--append: the kernel command line is one line; remove the line end")]
     Line,
 }
 
@@ -75,6 +80,9 @@ const MOST_MIB: u64 = 3 << 10;
 const MIB: u64 = 1 << 20;
 /// Memory that a kernel needs besides itself and two copies of its RAM disk, before it runs a program.
 const LEAST_FREE: u64 = 48 * MIB;
+
+/// Bytes of a command line that Linux takes on x86 (COMMAND_LINE_SIZE without the zero at the end).
+pub const MOST_COMMAND_LINE: usize = 2047;
 
 /// The configuration key of the kernel's command line.
 const APPEND: &str = "guest.append";
@@ -141,7 +149,11 @@ fn append(vmexit: &mut Partition, text: &str) -> Result<(), Error> {
         return Err(Error::Line);
     }
     let line = format!("{} {text}", config(vmexit, APPEND).unwrap_or_default());
-    set_config(vmexit, APPEND, line.trim_start());
+    let line = line.trim();
+    if line.len() > MOST_COMMAND_LINE {
+        return Err(Error::LongLine(line.len()));
+    }
+    set_config(vmexit, APPEND, line);
     Ok(())
 }
 
@@ -243,6 +255,16 @@ mod tests {
         };
         assert!(line(None).starts_with("console=ttyS0"));
         assert_eq!(line(Some("a=1")), format!("{} a=1", line(None)));
+        // As long as Linux takes it, and one byte more; the letter has two bytes.
+        let given = line(None).len();
+        for (more, fits) in [(MOST_COMMAND_LINE - given - 1, true), (MOST_COMMAND_LINE - given, false)] {
+            let text = format!("{}{}", "x".repeat(more % 2), "\u{fc}".repeat(more / 2));
+            let overrides = Overrides { append: Some(text.clone()), ..Overrides::default() };
+            match applied(&overrides) {
+                Ok(_) => assert!(fits && line(Some(&text)).ends_with(&text)),
+                Err(error) => assert!(!fits && error.to_string().contains("has 2048 bytes"), "{error}"),
+            }
+        }
         let two = Overrides { append: Some("a\nguest.entry=raw".to_owned()), ..Overrides::default() };
         assert!(matches!(applied(&two), Err(Error::Line)));
     }

@@ -3,7 +3,6 @@
 use super::raw::{Bytes, File, PartitionTable};
 use super::{Blob, Partition, Problem, RANKS, Report, System, cpu, one_of, priority, range, unique, value};
 use portcullis_ipc::image::rank;
-use portcullis_ipc::info::CONFIG_OFFSET;
 use portcullis_ipc::{layout, limits};
 use toml::Spanned;
 
@@ -28,7 +27,7 @@ pub fn resolve(table: &Spanned<PartitionTable>, report: &mut Report) -> Partitio
     let state_limit = optional_pages("state region pages", &raw.state_limit, limits::STATE_PAGES as u64, report);
     unique("blob", raw.blobs.iter().map(|blob| &blob.get_ref().name), report);
     let blobs = &raw.blobs;
-    super::limit("blobs of one partition", blobs.len(), 4, &table.span(), report);
+    super::limit("blobs of one partition", blobs.len(), limits::BLOBS, &table.span(), report);
     Partition {
         name: raw.name.get_ref().clone(),
         line,
@@ -93,13 +92,8 @@ fn config(raw: &PartitionTable, report: &mut Report) -> String {
         }
         text.push_str(&format!("{key}={value_text}\n"));
     }
-    let room = layout::PAGE - CONFIG_OFFSET - CONFIG_RESERVED;
-    super::limit("bytes of configuration text", text.len(), room, &raw.name.span(), report);
     text
 }
-
-/// Room that is kept for the lines that the image builder itself adds to a VM's services.
-const CONFIG_RESERVED: usize = 256;
 
 /// Exactly one partition supervises.
 pub fn check_supervisor(file: &File, system: &System, report: &mut Report) {

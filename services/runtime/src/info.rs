@@ -1,6 +1,6 @@
 //! Look-ups in the information page: capabilities, configuration and blobs by name.
 
-use portcullis_ipc::info::{Blob, CONFIG_OFFSET, InfoPage, SlotName};
+use portcullis_ipc::info::{Blob, InfoPage, SlotName};
 
 /// The information page and the configuration text behind it.
 #[derive(Clone, Copy)]
@@ -13,8 +13,7 @@ impl<'a> Info<'a> {
     /// Look-ups in `page`, whose configuration text stands in `config`; text that is not UTF-8 counts
     /// as empty.
     pub fn new(page: &'a InfoPage, config: &'a [u8]) -> Self {
-        let most = portcullis_ipc::layout::PAGE - CONFIG_OFFSET;
-        let length = (page.config_bytes as usize).min(most).min(config.len());
+        let length = (page.config_bytes as usize).min(config.len());
         let text = config.get(..length).unwrap_or_default();
         Self { page, config: core::str::from_utf8(text).unwrap_or_default() }
     }

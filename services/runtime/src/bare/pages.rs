@@ -5,7 +5,7 @@ use crate::info::Info;
 use crate::journal::{Foreign, Journal};
 use crate::reason;
 use crate::state::{StateRegion, Words};
-use portcullis_ipc::info::{CONFIG_OFFSET, InfoPage};
+use portcullis_ipc::info::{InfoPage, config_offset};
 use portcullis_ipc::layout::{INFO_PAGE, PAGE, PLATFORM_PAGE, STATE_REGION};
 use portcullis_ipc::platform::PlatformPage;
 
@@ -15,9 +15,10 @@ pub fn info() -> Info<'static> {
     // SAFETY: the core maps the page read-only at this address before the first instruction; nobody
     // writes it while the instance lives, and every bit pattern is a valid page.
     let page = unsafe { &*page };
-    let text = core::ptr::with_exposed_provenance::<u8>(INFO_PAGE as usize + CONFIG_OFFSET);
+    let offset = config_offset(page.slot_count as usize);
+    let text = core::ptr::with_exposed_provenance::<u8>(INFO_PAGE as usize + offset);
     // SAFETY: the text lies in the same read-only page, up to its end.
-    let text = unsafe { core::slice::from_raw_parts(text, PAGE - CONFIG_OFFSET) };
+    let text = unsafe { core::slice::from_raw_parts(text, PAGE - offset) };
     Info::new(page, text)
 }
 
