@@ -57,6 +57,8 @@ pub trait Outside {
     fn log(&mut self, line: &[u8]);
     /// The guest's tools tell something that they did not tell before: what it is, and its beginning.
     fn told(&mut self, what: &'static str, value: &[u8]);
+    /// The guest's tools told something about it that is no text: what, and how many bytes.
+    fn told_structure(&mut self, what: &'static str, bytes: usize);
     /// A second program of this name wanted to be commanded.
     fn refused(&mut self, name: &[u8]);
 }

@@ -113,6 +113,12 @@ impl Outside for Around {
         }
     }
 
+    fn told_structure(&mut self, what: &'static str, bytes: usize) {
+        if self.may_say() {
+            defmt::info!("the guest's {=str}: {=usize} bytes that are no text", what, bytes);
+        }
+    }
+
     fn refused(&mut self, name: &[u8]) {
         if self.may_say() {
             defmt::warn!("a second program of the guest is \"{=str}\": it gets no commands", escaped(name).as_str());

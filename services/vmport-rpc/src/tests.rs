@@ -81,6 +81,9 @@ impl Outside for Model {
     fn told(&mut self, what: &'static str, value: &[u8]) {
         self.told.push((what, value.to_vec()));
     }
+    fn told_structure(&mut self, what: &'static str, bytes: usize) {
+        self.told.push((what, format!("({bytes} bytes)").into_bytes()));
+    }
     fn refused(&mut self, name: &[u8]) {
         self.refused.push(name.to_vec());
     }

@@ -363,6 +363,36 @@ fn what_the_tools_tell_is_kept_for_the_host_alone_and_text_is_told_when_it_is_ne
 }
 
 #[test]
+fn of_a_structure_that_the_tools_tell_the_text_is_shown_and_never_its_bytes() {
+    // As open-vm-tools lays it out: version, names of 129 and 513 bytes, two bytes of padding, details.
+    let mut detailed = 1_u32.to_le_bytes().to_vec();
+    detailed.extend(b"debian12-64");
+    detailed.resize(4 + 129, 0);
+    detailed.extend(b"Debian GNU/Linux 12 (bookworm)");
+    detailed.resize(4 + 129 + 513 + 2, 0);
+    detailed.extend(b"architecture='X86' bitness='64'\0");
+    let mut other = detailed.clone();
+    other[0] = 2;
+    let cut = &detailed[..600];
+    let table: [(u8, &[u8], &[u8]); 6] = [
+        (11, &detailed, b"Debian GNU/Linux 12 (bookworm)"),
+        (11, &other, b"(680 bytes)"),
+        (11, cut, b"(600 bytes)"),
+        (11, b"architecture='X86'\0", b"architecture='X86'"),
+        (5, &[0, 1, 2], b"(3 bytes)"),
+        (1, b"de\x1b[2Jbian\0", b"(11 bytes)"),
+    ];
+    for (number, value, shown) in table {
+        let mut guest = Guest::new();
+        let open = guest.open(RPCI).unwrap();
+        let message = [format!("SetGuestInfo  {number} ").as_bytes(), value].concat();
+        assert_eq!(guest.rpc(open, &message), b"1 ");
+        let told: Vec<&[u8]> = guest.outside.told.iter().map(|(_, value)| value.as_slice()).collect();
+        assert_eq!(told, [shown]);
+    }
+}
+
+#[test]
 fn idle_channels_are_swept_and_one_that_polls_is_asked_whether_it_is_there() {
     let mut guest = Guest::new();
     let rpci = guest.open(RPCI).unwrap();
