@@ -29,15 +29,17 @@ fn main() -> ExitCode {
 }
 
 fn trials(chosen: &Chosen) -> anyhow::Result<Vec<Trial>> {
-    let trials: [(&str, Run); 5] = [
+    let trials: [(&str, Run); 6] = [
         ("keys-and-a-reboot", keys_and_a_reboot),
         ("the-guest-ends-the-run", the_guest_ends_the_run),
         ("a-signal-leaves-the-terminal-as-it-was", a_signal),
         ("killed-link-loses-nothing", killed_link),
         ("a-person-at-com1", a_person_at_com1),
+        (KEYS_END, keys_that_end_a_program),
     ];
     let trial = |(name, run): (&str, Run)| {
         Trial::test(format!("console::{name}"), move || run().map_err(|error| Failed::from(format!("{error:#}"))))
+            .with_ignored_flag(name == KEYS_END)
     };
     let mut trials: Vec<Trial> = trials.into_iter().map(trial).collect();
     trials.retain(|trial| chosen.wants(trial.name()));
@@ -84,7 +86,7 @@ impl Terminal {
         let line = File::options().read(true).write(true).open(path)?;
         let log = workspace::out_dir().join("tests/console").join(format!("{name}.log"));
         let mut command = Command::new(tool()?);
-        command.arg("run").arg("--system").arg(workspace::root().join("systems/tests").join(system));
+        command.arg("run").arg("--system").arg(workspace::root().join("systems").join(system));
         command.arg("--log").arg(&log);
         let child = command.stdin(line.try_clone()?).stdout(line.try_clone()?).stderr(line.try_clone()?).spawn()?;
         let (typed, mut read) = (File::from(controller.try_clone()?), File::from(controller));
@@ -150,7 +152,7 @@ impl Drop for Terminal {
 }
 
 fn keys_and_a_reboot() -> anyhow::Result<()> {
-    let mut terminal = Terminal::run("console.toml", "keys")?;
+    let mut terminal = Terminal::run("tests/console.toml", "keys")?;
     terminal.wait_for(LISTENS, 1)?;
     ensure!(terminal.is_raw()?, "the terminal is not in raw mode");
     terminal.type_in(b"hello\x03 guest\r")?;
@@ -174,7 +176,7 @@ fn keys_and_a_reboot() -> anyhow::Result<()> {
 }
 
 fn the_guest_ends_the_run() -> anyhow::Result<()> {
-    let mut terminal = Terminal::run("console.toml", "guest")?;
+    let mut terminal = Terminal::run("tests/console.toml", "guest")?;
     terminal.wait_for(LISTENS, 1)?;
     terminal.type_in(b"bye\x04")?;
     let status = terminal.end()?;
@@ -184,7 +186,7 @@ fn the_guest_ends_the_run() -> anyhow::Result<()> {
 }
 
 fn a_signal() -> anyhow::Result<()> {
-    let mut terminal = Terminal::run("console.toml", "signal")?;
+    let mut terminal = Terminal::run("tests/console.toml", "signal")?;
     terminal.wait_for(LISTENS, 1)?;
     let process = Pid::from_raw(terminal.child.id().cast_signed()).context("no process")?;
     kill_process(process, Signal::TERM)?;
@@ -198,7 +200,7 @@ const RESTARTS: usize = 20;
 
 fn killed_link() -> anyhow::Result<()> {
     let text: String = (0..120).map(|number| format!("word {number}, ")).collect();
-    let mut terminal = Terminal::run("console-killed.toml", "killed")?;
+    let mut terminal = Terminal::run("tests/console-killed.toml", "killed")?;
     terminal.wait_for(LISTENS, 1)?;
     terminal.type_in(text.as_bytes())?;
     terminal.type_in(b"end of text")?;
@@ -213,6 +215,34 @@ fn killed_link() -> anyhow::Result<()> {
     let restarts = log.matches("link ready, generation").count();
     ensure!(restarts > RESTARTS, "link was restarted {restarts} times only, so nothing was shown");
     ensure!(!log.contains("records are missing"), "log records were lost:\n{log}");
+    Ok(())
+}
+
+/// A trial of the Debian guest: it takes a minute, so it runs on demand.
+const KEYS_END: &str = "keys-that-end-a-program";
+/// What the shell shows when it waits.
+const PROMPT: &str = "~ # ";
+/// A program that prints a line of a file and then reads the terminal, and that line.
+const PROGRAM: &[u8] = b"cat /etc/hosts -\r";
+const RUNS: &str = "127.0.0.1 localhost debian";
+
+/// The demonstration's shell has a terminal of its own: Ctrl-C and Ctrl-\ reach the program in the foreground.
+fn keys_that_end_a_program() -> anyhow::Result<()> {
+    let mut terminal = Terminal::run("debian.toml", "keys-end")?;
+    terminal.wait_for("Ctrl-D ends the machine", 1)?;
+    for (before, (key, status)) in [(b"\x03", "ended 130"), (b"\x1c", "ended 131")].into_iter().enumerate() {
+        terminal.wait_for(PROMPT, 2 * before + 1)?;
+        terminal.type_in(PROGRAM)?;
+        terminal.wait_for(RUNS, before + 1)?;
+        terminal.type_in(key)?;
+        terminal.wait_for(PROMPT, 2 * before + 2)?;
+        terminal.type_in(b"echo ended $?\r")?;
+        terminal.wait_for(status, 1)?;
+    }
+    terminal.wait_for(PROMPT, 5)?;
+    terminal.type_in(b"poweroff\r")?;
+    let status = terminal.end()?;
+    ensure!(status == 0, "status {status}:\n{}", terminal.text());
     Ok(())
 }
 

@@ -193,7 +193,9 @@ fn scripts() -> Result<Tree, Error> {
     let entries = [
         ("init", script("init")?),
         ("portcullis/demo", script("demo")?),
+        ("portcullis/shell", script("shell")?),
         ("portcullis/lib.sh", script("lib.sh")?),
+        ("etc/inittab", text("::respawn:cttyhack /portcullis/shell\n")),
         ("etc/passwd", text("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\n")),
         ("etc/group", text("root:x:0:\nuser:x:1000:\n")),
         ("etc/nsswitch.conf", text("passwd: files\ngroup: files\nhosts: files\n")),
