@@ -53,8 +53,9 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
 
 /// Measures, prints the table, and fails for a figure over its budget.
 pub fn check(systems: &[PathBuf], limit: Duration, extent: Extent) -> anyhow::Result<()> {
-    let (text, over) = figures::table(&measure(systems, limit, extent)?, extent);
-    print!("{text}");
+    let measured = measure(systems, limit, extent)?;
+    let (text, over) = figures::table(&measured, extent);
+    print!("{text}{}", figures::reasons(&measured));
     if over.is_empty() {
         return Ok(());
     }
@@ -96,10 +97,14 @@ fn measure(manifests: &[PathBuf], limit: Duration, extent: Extent) -> anyhow::Re
     let out = workspace::out_dir().join("bench").join("boot");
     let image = image::assemble(&demo, manifest::load(&demo)?, Some(&out))?;
     measured.svm.insert(figures::BOOT.to_owned(), boot(&image, limit)?);
-    measured.svm.extend(guest::measure(Kind::Qemu, Console::Full, limit)?);
-    measured.svm.extend(guest::measure(Kind::Qemu, Console::Quiet, limit)?);
+    measured.svm.extend(guest::measure(Kind::Qemu, Console::Full, limit)?.figures);
+    let quiet = guest::measure(Kind::Qemu, Console::Quiet, limit)?;
+    measured.svm.extend(quiet.figures);
+    measured.svm_exits = quiet.reasons;
     if extent == Extent::Whole {
-        measured.vmx.extend(guest::measure(Kind::Bochs, Console::Quiet, limit)?);
+        let quiet = guest::measure(Kind::Bochs, Console::Quiet, limit)?;
+        measured.vmx.extend(quiet.figures);
+        measured.vmx_exits = quiet.reasons;
     }
     Ok(measured)
 }

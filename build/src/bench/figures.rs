@@ -82,6 +82,10 @@ pub struct Measured {
     pub svm: BTreeMap<String, u64>,
     /// On VT-x, in Bochs.
     pub vmx: BTreeMap<String, u64>,
+    /// Exits of the quiet boot by reason, the most frequent first, on AMD-V.
+    pub svm_exits: Vec<(String, u64)>,
+    /// The same on VT-x; empty where that was not measured.
+    pub vmx_exits: Vec<(String, u64)>,
 }
 
 impl Measured {
@@ -140,6 +144,25 @@ pub fn table(measured: &Measured, extent: Extent) -> (String, Vec<String>) {
     (text, over)
 }
 
+/// The exits of the Debian guest's quiet boot by reason, on both vendors, in the order of AMD-V; nothing where no such
+/// boot was measured.
+pub fn reasons(measured: &Measured) -> String {
+    if measured.svm_exits.is_empty() && measured.vmx_exits.is_empty() {
+        return String::new();
+    }
+    let mut text = format!("{:<20} {SVM:>11} {VMX:>11}  of the quiet boot\n", "exits by reason");
+    let names = |exits: &[(String, u64)]| exits.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    let mut rows = names(&measured.svm_exits);
+    rows.extend(names(&measured.vmx_exits).into_iter().filter(|name| !rows.contains(name)).collect::<Vec<_>>());
+    for name in rows {
+        let count = |exits: &[(String, u64)]| exits.iter().find(|(one, _)| *one == name).map(|(_, count)| *count);
+        let [svm, vmx] = [&measured.svm_exits, &measured.vmx_exits].map(|exits| cell(count(exits)));
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name:<20} {svm:>11} {vmx:>11}");
+    }
+    text
+}
+
 /// Whether a figure with a budget has to be there.
 fn is_expected(name: &str, vendor: &str, extent: Extent) -> bool {
     let long = GUEST_QUIET.contains(&name) && extent == Extent::Quick;
@@ -162,6 +185,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn exits_stand_beside_each_other_by_reason() {
+        let exits = |list: &[(&str, u64)]| list.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        let measured = Measured {
+            svm_exits: exits(&[("MSR", 20), ("HLT", 3)]),
+            vmx_exits: exits(&[("RDTSC", 30), ("MSR", 7)]),
+            ..Measured::default()
+        };
+        let rows: Vec<Vec<String>> =
+            reasons(&measured).lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect();
+        assert_eq!(rows[1..], [["MSR", "20", "7"], ["HLT", "3", "-"], ["RDTSC", "-", "30"]]);
+    }
+
+    #[test]
     fn a_figure_is_found_in_a_plain_line_and_in_a_log_line() {
         assert_eq!(parse("bench ipc-64 321"), Some(("ipc-64".into(), 321)));
         let line = "    0.125000 INFO  client         bench boot 1234  (a.rs:7)";
@@ -178,7 +214,8 @@ mod tests {
 
     #[test]
     fn a_figure_over_its_budget_and_a_budgeted_one_that_is_missing_are_named_with_the_vendor() {
-        let mut measured = Measured { svm: at_budget(&[BOOT]), vmx: at_budget(&["ipc-64", BOOT]) };
+        let mut measured =
+            Measured { svm: at_budget(&[BOOT]), vmx: at_budget(&["ipc-64", BOOT]), ..Measured::default() };
         measured
             .svm
             .extend([("port-getversion", 201), ("cpuid", 999_999), ("else", 5)].map(|(n, v)| (n.to_owned(), v)));
@@ -200,7 +237,7 @@ mod tests {
 
     #[test]
     fn what_takes_minutes_may_be_missing_in_a_quick_run() {
-        let measured = Measured { svm: at_budget(&[]), vmx: at_budget(&GUEST_QUIET) };
+        let measured = Measured { svm: at_budget(&[]), vmx: at_budget(&GUEST_QUIET), ..Measured::default() };
         assert!(table(&measured, Extent::Quick).1.is_empty());
         assert_eq!(table(&measured, Extent::Whole).1.len(), 2);
         assert!(table(&Measured::default(), Extent::Named).1.is_empty(), "only what was named is asked for");

@@ -40,6 +40,8 @@ impl Console {
 
 /// The log line with the count of all exits ends with this.
 const EXITS: &str = " exits of this instance";
+/// Between the count and the reason in each line after it.
+const REASON: &str = " exits: ";
 /// The service that says it.
 const VMEXIT: &str = "vmexit0";
 
@@ -49,6 +51,15 @@ struct Seen {
     started: Option<u64>,
     exits: Option<u64>,
     ended: Option<u64>,
+    reasons: Vec<(String, u64)>,
+}
+
+/// What a boot took.
+pub struct Boot {
+    /// Figures by name.
+    pub figures: Vec<(String, u64)>,
+    /// Exits by reason, the most frequent first.
+    pub reasons: Vec<(String, u64)>,
 }
 
 impl Seen {
@@ -63,16 +74,24 @@ impl Seen {
             self.exits = count.parse().ok();
             self.ended = Some(line.tsc);
         }
+        if self.exits.is_some()
+            && let Some((count, reason)) = line.text.split_once(REASON)
+            && let Ok(count) = count.parse()
+        {
+            self.reasons.push((reason.to_owned(), count));
+        }
     }
 
-    /// Instructions and exits.
+    /// Instructions and exits, as soon as every exit has its reason.
     fn figures(&self) -> Option<[u64; 2]> {
-        Some([self.ended?.checked_sub(self.started?)?, self.exits?])
+        let exits = self.exits?;
+        let with_reason: u64 = self.reasons.iter().map(|(_, count)| count).sum();
+        (with_reason == exits).then_some([self.ended?.checked_sub(self.started?)?, exits])
     }
 }
 
 /// Boots the Debian guest with one vCPU in that emulator and counts. The binaries are compiled.
-pub fn measure(kind: Kind, console: Console, limit: Duration) -> anyhow::Result<Vec<(String, u64)>> {
+pub fn measure(kind: Kind, console: Console, limit: Duration) -> anyhow::Result<Boot> {
     let path = workspace::debian_manifest();
     let mut system = manifest::load(&path)?;
     Overrides { append: Some(console.command_line().to_owned()), vcpus: Some(1), ..Overrides::default() }
@@ -93,7 +112,8 @@ pub fn measure(kind: Kind, console: Console, limit: Duration) -> anyhow::Result<
                 _ => {}
             }
             if let Some(figures) = seen.figures() {
-                return Ok(console.names().map(str::to_owned).into_iter().zip(figures).collect());
+                let figures = console.names().map(str::to_owned).into_iter().zip(figures).collect();
+                return Ok(Boot { figures, reasons: seen.reasons });
             }
         }
     }
@@ -124,6 +144,11 @@ mod tests {
         assert!(seen.figures().is_none());
         seen.hear(&line(900, VMEXIT, "70 exits: port"));
         seen.hear(&line(1000, VMEXIT, "123 exits of this instance"));
+        seen.hear(&line(1001, VMEXIT, "100 exits: serial port"));
+        seen.hear(&line(1001, "link", "23 exits: CPUID"));
+        assert!(seen.figures().is_none(), "23 exits have no reason yet");
+        seen.hear(&line(1002, VMEXIT, "23 exits: CPUID"));
         assert_eq!(seen.figures(), Some([990, 123]));
+        assert_eq!(seen.reasons, [("serial port".to_owned(), 100), ("CPUID".to_owned(), 23)]);
     }
 }
