@@ -17,6 +17,8 @@ pub const VMS: usize = 8;
 pub const VCPUS: usize = 16;
 /// vCPUs of one VM.
 pub const VCPUS_PER_VM: usize = 8;
+/// Platform versions that a VM can have: what its guest sees of the machine.
+pub const PLATFORMS: core::ops::RangeInclusive<u16> = 1..=2;
 /// Contiguous memory ranges of one partition: segments, state region, guest memory, spare slot.
 pub const RANGES: usize = 16;
 /// Segments of one partition in the image.

@@ -295,6 +295,8 @@ pub mod acpi {
     pub struct BuildTables {
         /// Platform version: what the tables look like.
         pub platform: u16,
+        /// Version of the virtual hardware, as VMware counts it.
+        pub hardware: u8,
         /// Guest-physical address of the lease's first byte, a multiple of 16.
         pub base: u32,
         /// Bytes of RAM.

@@ -76,6 +76,7 @@ fn platform_lines(system: &System, index: usize) -> String {
             let (name, port, identity) = (&vm.name, vm.port.is_some(), vm.identity);
             lines
                 .push_str(&format!("vm.name={name}\nvm.port={port}\nvm.identity={identity}\nvm.xcr0={:#x}\n", vm.xcr0));
+            lines.push_str(&format!("vm.platform={}\nvm.hardware={}\n", vm.platform, vm.hardware_version));
         }
     }
     lines

@@ -147,7 +147,7 @@ fn the_information_page_names_slots_heap_files_and_configuration() {
     assert_eq!(supervisor.heap_bytes, 32 << 10);
     assert_eq!((supervisor.slot_count, supervisor.slots[0].kind, supervisor.slots[0].detail), (1, kind::TIMER, 1 << 2));
     let (vmexit, config) = page(1);
-    assert_eq!(config, "vm.name=v\nvm.port=false\nvm.identity=false\nvm.xcr0=0x7\n");
+    assert_eq!(config, "vm.name=v\nvm.port=false\nvm.identity=false\nvm.xcr0=0x7\nvm.platform=1\nvm.hardware=13\n");
     assert_eq!((vmexit.guest_bytes, vmexit.state_bytes), (4 << 20, 8 << 10));
     assert_eq!((vmexit.blob_count, vmexit.blobs[0].address, vmexit.blobs[0].bytes), (1, BLOB_BASE, 5000));
     assert_eq!(vmexit.slots[0].detail, 1, "a VM's detail is its number of vCPUs");
@@ -155,7 +155,7 @@ fn the_information_page_names_slots_heap_files_and_configuration() {
 
 #[test]
 fn a_configuration_page_holds_all_of_its_text_or_the_image_is_refused() {
-    const SWITCHES: &str = "vm.name=v\nvm.port=false\nvm.identity=false\nvm.xcr0=0x7\n";
+    const SWITCHES: &str = "vm.name=v\nvm.port=false\nvm.identity=false\nvm.xcr0=0x7\nvm.platform=1\nvm.hardware=13\n";
     let mut system = system();
     let slots = system.partitions[1].capabilities.len();
     let room = PAGE - config_offset(slots) - SWITCHES.len();

@@ -194,6 +194,10 @@ pub struct Vm {
     pub badge: u32,
     /// VMware's identity is shown.
     pub identity: bool,
+    /// Platform version.
+    pub platform: u16,
+    /// Version of the virtual hardware.
+    pub hardware_version: u8,
     /// Guest memory in 4 KiB pages.
     pub memory_pages: u64,
     /// XCR0 bits.

@@ -182,6 +182,12 @@ pub struct VmTable {
     /// The guest sees VMware's identity (CPUID, SMBIOS).
     #[serde(default)]
     pub identity: Option<Spanned<bool>>,
+    /// Platform version: what the guest sees of the machine.
+    #[serde(default)]
+    pub platform: Option<Spanned<u32>>,
+    /// Version of the virtual hardware, as VMware counts it.
+    #[serde(default)]
+    pub hardware_version: Option<Spanned<u32>>,
     /// Another hypervisor's identity that the guest sees, by name.
     #[serde(default)]
     pub other_identity: Option<Spanned<String>>,

@@ -16,6 +16,11 @@ const LARGE_PAGE: u64 = 2 << 20;
 /// More guest memory than this is refused before it overflows a table size.
 const MOST_MEMORY: u64 = 512 << 30;
 
+/// Platform version of a VM whose table names none: the first, so that a manifest goes on describing the same machine.
+const PLATFORM: u16 = 1;
+/// Version of the virtual hardware unless the table names one.
+const HARDWARE: u8 = 13;
+
 /// Resolves one table.
 pub fn resolve(table: &Spanned<VmTable>, names: &Names, report: &mut Report) -> Vm {
     let raw = table.get_ref();
@@ -43,6 +48,11 @@ pub fn resolve(table: &Spanned<VmTable>, names: &Names, report: &mut Report) -> 
         port: raw.port.as_ref().and_then(|name| names.partition(name, report)),
         badge: raw.badge.as_ref().map_or(0, |found| *found.get_ref()),
         identity: flag(&raw.identity),
+        platform: raw.platform.as_ref().map_or(PLATFORM, |found| platform(found, report)),
+        hardware_version: raw
+            .hardware_version
+            .as_ref()
+            .map_or(HARDWARE, |found| range("hardware_version", found, 1, 99, report) as u8),
         memory_pages: memory / layout::PAGE as u64,
         xcr0,
         intercept_rdtsc: flag(&raw.intercept_rdtsc),
@@ -51,6 +61,11 @@ pub fn resolve(table: &Spanned<VmTable>, names: &Names, report: &mut Report) -> 
     };
     check_conflicts(raw, &vm, report);
     vm
+}
+
+fn platform(found: &Spanned<u32>, report: &mut Report) -> u16 {
+    let (first, last) = (*limits::PLATFORMS.start(), *limits::PLATFORMS.end());
+    range("platform", found, first.into(), last.into(), report) as u16
 }
 
 fn flag(found: &Option<Spanned<bool>>) -> bool {

@@ -1,6 +1,6 @@
 //! The DSDT: the sleep state that turns the machine off, and a device for each that it has.
 
-use crate::tables::{OEM, OEM_REVISION, OEM_TABLE};
+use crate::tables::{OEM, OEM_TABLE, oem_revision};
 use acpi_tables::Aml;
 use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Name, Package, ResourceTemplate, Scope, ZERO};
 use acpi_tables::sdt::Sdt;
@@ -30,7 +30,7 @@ pub fn build(machine: &BuildTables) -> Vec<u8> {
         clock(&mut devices);
     }
     body.extend(Scope::raw("_SB_".into(), devices));
-    let mut dsdt = Sdt::new(*b"DSDT", 36, REVISION, OEM, OEM_TABLE, OEM_REVISION);
+    let mut dsdt = Sdt::new(*b"DSDT", 36, REVISION, OEM, OEM_TABLE, oem_revision(machine));
     dsdt.append_slice(&body);
     dsdt.as_slice().into()
 }

@@ -1,6 +1,6 @@
 //! The FADT of a hardware-reduced machine: sleep and reset registers, and what the machine does not have.
 
-use crate::tables::{OEM, OEM_REVISION, OEM_TABLE};
+use crate::tables::{OEM, OEM_TABLE, oem_revision};
 use acpi_tables::Aml;
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -24,7 +24,7 @@ fn port(address: u64) -> GAS {
 
 /// The table; `dsdt` is the DSDT's address.
 pub fn build(machine: &BuildTables, dsdt: u32) -> Vec<u8> {
-    let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
+    let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, oem_revision(machine))
         .flag(Flags::HwReducedAcpi)
         .flag(Flags::ResetRegSup)
         // Buttons would be devices of the DSDT: no fixed ones.

@@ -1,6 +1,6 @@
 //! The MADT: processors, interrupt controllers, and the mailbox by which further processors start.
 
-use crate::tables::{OEM, OEM_REVISION, OEM_TABLE};
+use crate::tables::{OEM, OEM_TABLE, oem_revision};
 use acpi_tables::Aml;
 use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
 use acpi_tables::sdt::Sdt;
@@ -18,7 +18,7 @@ const WAKE_UP: [u8; 4] = [0x10, 16, 0, 0];
 
 /// The table.
 pub fn build(machine: &BuildTables) -> Vec<u8> {
-    let mut madt = Sdt::new(*b"APIC", 36, REVISION, OEM, OEM_TABLE, OEM_REVISION);
+    let mut madt = Sdt::new(*b"APIC", 36, REVISION, OEM, OEM_TABLE, oem_revision(machine));
     let mut body = Vec::new();
     body.extend(if machine.lapic { LAPIC } else { 0 }.to_le_bytes());
     body.extend(FLAGS.to_le_bytes());

@@ -1,10 +1,11 @@
 //! The tables that lead to the others: RSDP, RSDT, XSDT.
 
-use crate::tables::{OEM, OEM_REVISION, OEM_TABLE};
+use crate::tables::{OEM, OEM_TABLE, oem_revision};
 use acpi_tables::Aml;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use alloc::vec::Vec;
+use portcullis_ipc::proto::acpi::BuildTables;
 
 /// Bytes of the RSDP.
 pub const RSDP_BYTES: usize = 36;
@@ -39,15 +40,15 @@ pub fn complement(bytes: &[u8]) -> u8 {
 }
 
 /// The root table with 32-bit entries.
-pub fn rsdt(tables: &[u32]) -> Vec<u8> {
-    let mut rsdt = Sdt::new(*b"RSDT", 36, 1, OEM, OEM_TABLE, OEM_REVISION);
+pub fn rsdt(machine: &BuildTables, tables: &[u32]) -> Vec<u8> {
+    let mut rsdt = Sdt::new(*b"RSDT", 36, 1, OEM, OEM_TABLE, oem_revision(machine));
     tables.iter().for_each(|address| rsdt.append_slice(&address.to_le_bytes()));
     rsdt.as_slice().into()
 }
 
 /// The root table with 64-bit entries.
-pub fn xsdt(tables: &[u32]) -> Vec<u8> {
-    let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
+pub fn xsdt(machine: &BuildTables, tables: &[u32]) -> Vec<u8> {
+    let mut xsdt = XSDT::new(OEM, OEM_TABLE, oem_revision(machine));
     tables.iter().for_each(|address| xsdt.add_entry((*address).into()));
     let mut bytes = Vec::new();
     xsdt.to_aml_bytes(&mut bytes);

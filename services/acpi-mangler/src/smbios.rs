@@ -119,8 +119,11 @@ fn bios(table: &mut Vec<u8>) {
 
 fn system(machine: &BuildTables, table: &mut Vec<u8>) {
     let [a, b, c, d, e, f, g, h, rest @ ..] = machine.uuid;
-    // The first three fields are little endian.
-    let swapped = [d, c, b, a, f, e, h, g];
+    // The first three fields are little endian. From hardware version 13 on VMware writes the bytes in the order of the
+    // text all the same, so a guest reads another UUID than the serial number says, and tools that look up a VM by
+    // either count on that.
+    let as_vmware = machine.platform >= 2 && machine.hardware >= 13;
+    let fields = if as_vmware { [a, b, c, d, e, f, g, h] } else { [d, c, b, a, f, e, h, g] };
     /// Power switch.
     const WAKE_UP: u8 = 6;
     Structure::new(1, 0x100)
@@ -128,7 +131,7 @@ fn system(machine: &BuildTables, table: &mut Vec<u8>) {
         .text(PRODUCT)
         .text("None")
         .text(&serial(&machine.uuid))
-        .put(&swapped)
+        .put(&fields)
         .put(&rest)
         .put(&[WAKE_UP, 0, 0])
         .end(table);
@@ -190,6 +193,8 @@ fn memory(machine: &BuildTables, table: &mut Vec<u8>) {
     /// DIMM; RAM; detail unknown.
     const FORM: u8 = 9;
     const KIND: [u8; 3] = [7, 4, 0];
+    /// DRAM; volatile memory.
+    const TECHNOLOGY: [u8; 3] = [3, 1 << 3, 0];
     Structure::new(17, 0x1100)
         .put(&MEMORY_ARRAY.to_le_bytes())
         .put(&NO_ERROR_HANDLE.to_le_bytes())
@@ -205,6 +210,12 @@ fn memory(machine: &BuildTables, table: &mut Vec<u8>) {
         .put(&extended.to_le_bytes())
         // Configured speed, voltages.
         .put(&[0; 8])
+        .put(&TECHNOLOGY)
+        // Firmware, makers and products of module and controller, non-volatile bytes.
+        .put(&[0; 17])
+        .put(&machine.memory.to_le_bytes())
+        // Bytes of cache, logical bytes.
+        .put(&[0; 16])
         .end(table);
     let last = (machine.memory >> 10).saturating_sub(1) as u32;
     Structure::new(19, 0x1300)

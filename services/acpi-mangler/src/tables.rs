@@ -2,11 +2,10 @@
 
 use crate::{dsdt, fadt, madt, roots, smbios};
 use alloc::vec::Vec;
+use portcullis_ipc::limits::PLATFORMS;
 use portcullis_ipc::proto::Refusal;
 use portcullis_ipc::proto::acpi::BuildTables;
 
-/// The only platform version there is.
-const PLATFORM: u16 = 1;
 /// Where SMBIOS begins, in the range that guests search.
 const SMBIOS: u32 = 0xf_0000;
 /// Tables begin at multiples of this.
@@ -17,7 +16,9 @@ pub const OEM: [u8; 6] = *b"PRTCLS";
 /// Name of the table set.
 pub const OEM_TABLE: [u8; 8] = *b"PORTCULL";
 /// Revision of the table set: the platform version.
-pub const OEM_REVISION: u32 = PLATFORM as u32;
+pub fn oem_revision(machine: &BuildTables) -> u32 {
+    machine.platform.into()
+}
 
 /// The tables.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub struct Tables {
 /// # Errors
 /// [`Refusal::Unsupported`] for another platform version, [`Refusal::Malformed`] for a machine that cannot be.
 pub fn build(machine: &BuildTables) -> Result<Tables, Refusal> {
-    if machine.platform != PLATFORM {
+    if !PLATFORMS.contains(&machine.platform) {
         return Err(Refusal::Unsupported);
     }
     let places = (machine.base as usize).is_multiple_of(ALIGN) && machine.base < SMBIOS;
@@ -58,8 +59,8 @@ fn acpi(machine: &BuildTables) -> Vec<u8> {
     let dsdt = image.place(&dsdt::build(machine));
     let fadt = image.place(&fadt::build(machine, dsdt));
     let madt = image.place(&madt::build(machine));
-    let rsdt = image.place(&roots::rsdt(&[fadt, madt]));
-    let xsdt = image.place(&roots::xsdt(&[fadt, madt]));
+    let rsdt = image.place(&roots::rsdt(machine, &[fadt, madt]));
+    let xsdt = image.place(&roots::xsdt(machine, &[fadt, madt]));
     let rsdp = roots::rsdp(rsdt, xsdt);
     if let Some(head) = image.bytes.get_mut(..rsdp.len()) {
         head.copy_from_slice(&rsdp);

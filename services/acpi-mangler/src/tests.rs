@@ -1,4 +1,4 @@
-//! The tables of platform version 1: their bytes never change (R12), and the tools that read such tables
+//! The tables of each platform version: their bytes never change (R12), and the tools that read such tables
 //! find no fault with them.
 
 use crate::roots::complement;
@@ -11,6 +11,7 @@ use std::process::Command;
 /// A machine with everything.
 const FULL: BuildTables = BuildTables {
     platform: 1,
+    hardware: 13,
     base: WINDOW,
     memory: 512 << 20,
     vcpus: 2,
@@ -71,7 +72,7 @@ fn get(window: &[u8], signature: &str) -> Vec<u8> {
 }
 
 #[test]
-fn the_bytes_are_those_of_platform_version_1() {
+fn the_bytes_are_those_of_the_platform_version() {
     let trimmed = |machine: &BuildTables| {
         let window = window(machine);
         let pieces = build(machine).unwrap().pieces;
@@ -80,6 +81,9 @@ fn the_bytes_are_those_of_platform_version_1() {
     };
     assert_eq!(trimmed(&FULL), include_bytes!("../golden/full-1.bin"));
     assert_eq!(trimmed(&BARE), include_bytes!("../golden/bare-1.bin"));
+    let second = |machine| BuildTables { platform: 2, ..machine };
+    assert_eq!(trimmed(&second(FULL)), include_bytes!("../golden/full-2.bin"));
+    assert_eq!(trimmed(&second(BARE)), include_bytes!("../golden/bare-2.bin"));
 }
 
 #[test]
@@ -140,7 +144,9 @@ fn switches_leave_tables_out() {
 
 #[test]
 fn a_machine_that_cannot_be_is_refused() {
-    assert_eq!(build(&BuildTables { platform: 2, ..FULL }), Err(Refusal::Unsupported));
+    for platform in [0, 3] {
+        assert_eq!(build(&BuildTables { platform, ..FULL }), Err(Refusal::Unsupported));
+    }
     for machine in [
         BuildTables { vcpus: 0, ..FULL },
         BuildTables { vcpus: 255, ..FULL },
@@ -243,8 +249,31 @@ fn dmidecode_reads_every_structure_without_complaint() {
         let (done, text) = run("dmidecode", &["--from-dump", "dump"], directory.path());
         assert!(done && text.contains("End Of Table") && text.contains(size), "{text}");
         assert!(text.contains("UUID: 564d8e67-1234-0001-0203-0405060708ff"), "{text}");
+        assert!(text.contains("Memory Technology: DRAM") && text.contains("Logical Size: None"), "{text}");
         for complaint in ["OUT OF SPEC", "BAD INDEX", "truncated", "Wrong", "Invalid", "broken", "TRUNCATED"] {
             assert!(!text.contains(complaint), "{text}");
         }
+    }
+}
+
+/// What dmidecode prints of the UUID and the serial number.
+fn names(machine: &BuildTables) -> [String; 2] {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("dump"), dump(machine)).unwrap();
+    let (_, text) = run("dmidecode", &["--from-dump", "dump", "-t", "1"], directory.path());
+    let field = |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name)).unwrap().to_owned();
+    [field("UUID: "), field("Serial Number: ")]
+}
+
+#[test]
+fn from_hardware_version_13_on_the_uuid_reads_as_under_vmware() {
+    const SERIAL: &str = "VMware-56 4d 8e 67 12 34 00 01-02 03 04 05 06 07 08 ff";
+    const PLAIN: &str = "564d8e67-1234-0001-0203-0405060708ff";
+    const SWAPPED: &str = "678e4d56-3412-0100-0203-0405060708ff";
+    for (platform, hardware, uuid) in
+        [(1, 13, PLAIN), (1, 21, PLAIN), (2, 12, PLAIN), (2, 13, SWAPPED), (2, 21, SWAPPED)]
+    {
+        let machine = BuildTables { platform, hardware, ..FULL };
+        assert_eq!(names(&machine), [uuid, SERIAL], "platform {platform}, hardware {hardware}");
     }
 }

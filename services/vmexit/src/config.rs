@@ -1,5 +1,6 @@
 //! What the manifest says about this VM.
 
+use portcullis_ipc::limits::PLATFORMS;
 use portcullis_runtime::info::number;
 
 /// How the guest is entered.
@@ -60,6 +61,10 @@ pub struct Config {
     pub uuid: [u8; 16],
     /// Show VMware's CPUID leaves.
     pub identity: bool,
+    /// Platform version.
+    pub platform: u16,
+    /// Version of the virtual hardware, as VMware counts it.
+    pub hardware: u8,
     /// The VM has VMware's port.
     pub port: bool,
     /// XCR0 bits that the guest may set.
@@ -72,6 +77,8 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bad(pub &'static str, pub &'static str);
 
+/// Version of the virtual hardware where the image names none.
+const HARDWARE: u8 = 13;
 /// Where guests in real mode are loaded unless configured.
 const LOW: u64 = 0x7c00;
 /// Where others are.
@@ -119,6 +126,16 @@ impl Config {
                 Some(text) => uuid(text).ok_or(Bad("uuid", "32 hexadecimal digits, hyphens between them"))?,
             },
             identity: flag("vm.identity"),
+            platform: match value("vm.platform").map(number) {
+                None => *PLATFORMS.start(),
+                Some(Some(version)) if u16::try_from(version).is_ok_and(|it| PLATFORMS.contains(&it)) => version as u16,
+                Some(_) => return Err(Bad("vm.platform", "a platform version that this vmexit serves")),
+            },
+            hardware: match value("vm.hardware").map(number) {
+                None => HARDWARE,
+                Some(Some(version @ 1..=99)) => version as u8,
+                Some(_) => return Err(Bad("vm.hardware", "a number from 1 to 99")),
+            },
             port: flag("vm.port"),
             xcr0: value("vm.xcr0").and_then(number).unwrap_or(1) & 7 | 1,
             exit_port,
@@ -204,6 +221,9 @@ mod tests {
             (&[entry, ("guest.exit-port", "65536")], "guest.exit-port"),
             (&[entry, ("lapic", "maybe")], "lapic"),
             (&[entry, ("ap-start", "init")], "ap-start"),
+            (&[entry, ("vm.platform", "0")], "vm.platform"),
+            (&[entry, ("vm.platform", "65537")], "vm.platform"),
+            (&[entry, ("vm.hardware", "0")], "vm.hardware"),
             (&[entry, ("uuid", "564d")], "uuid"),
             (&[entry, ("uuid", "564d1234-0000-0000-0000-0000000000000")], "uuid"),
             (&[entry, ("uuid", "564d1234-0000-0000-0000-00000000000g")], "uuid"),
@@ -216,15 +236,19 @@ mod tests {
     fn switches_of_the_vm_are_off_unless_they_are_on() {
         let plain = read(&[("guest.entry", "long64")]).unwrap();
         assert_eq!((plain.identity, plain.port, plain.xcr0, plain.exit_port), (false, false, 1, None));
+        assert_eq!((plain.platform, plain.hardware), (1, 13));
         let lines = [
             ("guest.entry", "long64"),
             ("vm.identity", "true"),
             ("vm.port", "true"),
             ("vm.xcr0", "0x7"),
+            ("vm.platform", "2"),
+            ("vm.hardware", "21"),
             ("guest.exit-port", "0xf4"),
         ];
         let full = read(&lines).unwrap();
         assert_eq!((full.identity, full.port, full.xcr0, full.exit_port), (true, true, 7, Some(0xf4)));
+        assert_eq!((full.platform, full.hardware), (2, 21));
     }
 
     #[test]

@@ -2,11 +2,17 @@
 //! A feature that is in no list is hidden, so a new processor shows nothing that nobody thought about. What
 //! the machine emulates itself is shown whatever the host has.
 
+mod brand;
+mod signature;
 mod topology;
+
+pub use signature::Vendor;
 
 /// What the answers depend on besides the host.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Identity {
+    /// Platform version of the VM.
+    pub platform: u16,
     /// Show VMware's leaves.
     pub vmware: bool,
     /// XCR0 bits that the guest may set.
@@ -26,6 +32,8 @@ pub struct Identity {
 pub struct Asker {
     /// Index of the vCPU.
     pub vcpu: u32,
+    /// Its local APIC is on in IA32_APIC_BASE.
+    pub apic: bool,
     /// CR4.OSXSAVE.
     pub osxsave: bool,
     /// XCR0.
@@ -37,6 +45,10 @@ const STANDARD: u32 = 0xd;
 /// Largest extended leaf, and the largest with topology extensions.
 const EXTENDED: u32 = 0x8000_0008;
 const EXTENDED_TOPOLOGY: u32 = 0x8000_001e;
+/// Further features of AMD's, from platform version 2 on.
+const FEATURES2: u32 = 0x8000_0021;
+/// LFENCE always serializes.
+const LFENCE_SERIALIZES: u32 = 1 << 2;
 /// First and last of VMware's leaves.
 const VMWARE: u32 = 0x4000_0000;
 const VMWARE_LAST: u32 = 0x4000_0010;
@@ -82,6 +94,7 @@ const LEAF7_EDX: u32 = bits([4]);
 const ARAT: u32 = 1 << 2;
 /// XSAVEOPT, XSAVEC, XGETBV with ECX 1.
 const LEAF13_1_EAX: u32 = bits([0, 1, 2]);
+const XSAVEC: u32 = 1 << 1;
 /// LAHF, LZCNT, SSE4A, misaligned SSE, PREFETCHW, topology extensions.
 const EXT1_ECX: u32 = bits([0, 5, 6, 7, 8, TOPOLOGY]);
 /// Leaves 0x8000001D and 0x8000001E are there.
@@ -93,8 +106,6 @@ const EXT1_EDX: u32 = bits([0, 1, 2, 3, 4, 5, 6, 8, 11, 13, 15, 16, 17, 20, 22, 
 /// Invariant TSC. It is shown also where the processor does not say so: the core itself keeps its time by a TSC of
 /// constant rate and runs on no other, a guest's TSC is that one with an offset, and no sleep state stops it.
 const INVARIANT_TSC: u32 = 1 << 8;
-/// First letters of "GenuineIntel".
-const INTEL: u32 = u32::from_le_bytes(*b"Genu");
 /// AVX in XCR0.
 const XCR0_AVX: u64 = 4;
 /// Bytes of the x87 and SSE parts and the header of an XSAVE area.
@@ -134,8 +145,9 @@ impl Identity {
                 features |= Self::when(features & XSAVE != 0 && asker.osxsave, OSXSAVE);
                 let several = self.vcpus > 1;
                 let places = ebx & 0xff00 | asker.vcpu << 24 | self.vcpus.min(255) << 16;
-                let rest = Self::when(self.apic, APIC) | Self::when(several, HTT);
-                [eax, places, features, edx & LEAF1_EDX | MACHINE_CHECK | rest]
+                let rest = Self::when(self.apic && asker.apic, APIC) | Self::when(several, HTT);
+                let signature = signature::shown(eax, Vendor::of(&host));
+                [signature, places, features, edx & LEAF1_EDX | MACHINE_CHECK | rest]
             }
             2 => [eax, ebx, ecx, edx],
             4 => match topology::cache(eax, self.vcpus, true) {
@@ -163,7 +175,11 @@ impl Identity {
         };
         match subleaf {
             0 => [eax & self.xcr0_mask as u32, area(asker.xcr0), area(self.xcr0_mask), 0],
-            1 => [eax & LEAF13_1_EAX, 0, 0, 0],
+            // The size of the compacted form, which only XSAVEC writes: there are no supervisor components.
+            1 => {
+                let compacted = XSAVE_LEGACY + if asker.xcr0 & XCR0_AVX != 0 { size } else { 0 };
+                [eax & LEAF13_1_EAX, Self::when(eax & XSAVEC != 0, compacted), 0, 0]
+            }
             2 if self.avx() => [size, offset, 0, 0],
             _ => [0; 4],
         }
@@ -183,14 +199,25 @@ impl Identity {
         let [eax, ebx, ecx, edx] = host(leaf, subleaf);
         let topology = || host(0x8000_0001, 0)[2] >> TOPOLOGY & 1 != 0;
         match leaf {
-            0x8000_0000 => [eax.min(if topology() { EXTENDED_TOPOLOGY } else { EXTENDED }), ebx, ecx, edx],
-            0x8000_0001 => {
-                let several = self.vcpus > 1 && host(0, 0)[1] != INTEL;
-                let cores = Self::when(several, CORES_NOT_THREADS);
-                let rest = MACHINE_CHECK | Self::when(self.apic, APIC);
-                [eax, 0, ecx & EXT1_ECX | cores, edx & EXT1_EDX | rest]
+            0x8000_0000 => {
+                let last = match (self.features2(&host), topology()) {
+                    (1.., _) => FEATURES2,
+                    (0, true) => EXTENDED_TOPOLOGY,
+                    (0, false) => EXTENDED,
+                };
+                [eax.min(last), ebx, ecx, edx]
             }
-            0x8000_0002..=0x8000_0006 => [eax, ebx, ecx, edx],
+            0x8000_0001 => {
+                let vendor = Vendor::of(&host);
+                let amd = vendor == Vendor::Amd;
+                let cores = Self::when(self.vcpus > 1 && amd, CORES_NOT_THREADS);
+                // What leaf 1 says and only AMD's say again.
+                let again = MACHINE_CHECK | Self::when(self.apic && asker.apic, APIC);
+                let signature = signature::shown(eax, vendor);
+                [signature, 0, ecx & EXT1_ECX | cores, edx & EXT1_EDX | Self::when(amd, again)]
+            }
+            brand::FIRST..=brand::LAST => brand::shown(leaf, self.vmware, &host),
+            0x8000_0005..=0x8000_0006 => [eax, ebx, ecx, edx],
             0x8000_0007 => [0, 0, 0, INVARIANT_TSC],
             // 48 linear bits: five-level paging is not offered.
             EXTENDED => [eax & 0xff | 48 << 8, 0, topology::cores(self.vcpus), 0],
@@ -199,8 +226,24 @@ impl Identity {
                 eax => [eax, ebx, ecx, edx],
             },
             EXTENDED_TOPOLOGY if topology() => topology::core(asker.vcpu),
+            FEATURES2 => [self.features2(&host), 0, 0, 0],
             _ => [0; 4],
         }
+    }
+
+    /// EAX of the leaf with further features; 0 where it is not shown.
+    fn features2(&self, host: impl Fn(u32, u32) -> [u32; 4]) -> u32 {
+        let there = self.platform >= 2 && host(0x8000_0000, 0)[0] >= FEATURES2;
+        if there { host(FEATURES2, 0)[0] & LFENCE_SERIALIZES } else { 0 }
+    }
+}
+
+/// Width of physical addresses, bits; a processor that does not say it has 36.
+pub fn address_bits(host: impl Fn(u32, u32) -> [u32; 4]) -> u32 {
+    let told = host(0x8000_0000, 0)[0] >= EXTENDED;
+    match if told { host(EXTENDED, 0)[0] & 0xff } else { 0 } {
+        0 => 36,
+        bits => bits.min(52),
     }
 }
 
@@ -234,9 +277,16 @@ pub fn cr4_allowed(identity: &Identity, host: impl Fn(u32, u32) -> [u32; 4]) -> 
 mod tests {
     use super::*;
 
-    const VM: Identity =
-        Identity { vmware: true, xcr0_mask: 7, vcpus: 2, apic: true, tsc_khz: 2_500_000, lapic_khz: 1_000_000 };
-    const ASKER: Asker = Asker { vcpu: 1, osxsave: true, xcr0: 3 };
+    const VM: Identity = Identity {
+        platform: 1,
+        vmware: true,
+        xcr0_mask: 7,
+        vcpus: 2,
+        apic: true,
+        tsc_khz: 2_500_000,
+        lapic_khz: 1_000_000,
+    };
+    const ASKER: Asker = Asker { vcpu: 1, apic: true, osxsave: true, xcr0: 3 };
 
     /// A host with every feature bit set.
     fn everything(leaf: u32, subleaf: u32) -> [u32; 4] {
@@ -267,7 +317,7 @@ mod tests {
     /// The leaves as text; a subleaf that repeats the one before it is left out.
     fn leaves(vm: &Identity, host: fn(u32, u32) -> [u32; 4]) -> String {
         let mut text = String::new();
-        let ranges = [0..0x20, 0x4000_0000..0x4000_0020, 0x8000_0000..0x8000_0020u32];
+        let ranges = [0..0x20, 0x4000_0000..0x4000_0020, 0x8000_0000..0x8000_0030u32];
         for leaf in ranges.into_iter().flatten() {
             let mut before = [0; 4];
             for subleaf in 0..4 {
@@ -281,13 +331,57 @@ mod tests {
         text
     }
 
-    /// What a running guest sees never changes under it (R12): platform version 1, of a VM that has everything over a
-    /// host that has every feature, and of one that has nothing over a host without any.
+    /// What a running guest sees never changes under it (R12): each platform version, of a VM that has everything
+    /// over a host that has every feature, and of one that has nothing over a host without any.
     #[test]
-    fn every_leaf_is_that_of_platform_version_1() {
-        let bare = Identity { vmware: false, xcr0_mask: 1, vcpus: 1, apic: false, ..VM };
-        let text = format!("everything\n{}nothing\n{}", leaves(&VM, everything), leaves(&bare, nothing));
-        assert_eq!(text, include_str!("../golden/cpuid-1.txt"));
+    fn every_leaf_is_that_of_the_platform_version() {
+        for (platform, golden) in
+            [(1, include_str!("../golden/cpuid-1.txt")), (2, include_str!("../golden/cpuid-2.txt"))]
+        {
+            let full = Identity { platform, ..VM };
+            let bare = Identity { vmware: false, xcr0_mask: 1, vcpus: 1, apic: false, ..full };
+            let text = format!("everything\n{}nothing\n{}", leaves(&full, everything), leaves(&bare, nothing));
+            assert_eq!(text, golden, "platform version {platform}");
+        }
+    }
+
+    #[test]
+    fn the_bit_of_the_local_apic_follows_its_base_register() {
+        let off = Asker { apic: false, ..ASKER };
+        let bit = |leaf, asker| VM.answer(leaf, 0, asker, everything)[3] >> 9 & 1;
+        for leaf in [1, 0x8000_0001] {
+            assert_eq!((bit(leaf, &ASKER), bit(leaf, &off)), (1, 0), "{leaf:#x}");
+        }
+    }
+
+    #[test]
+    fn what_amd_repeats_of_leaf_1_intel_does_not() {
+        let intel = |leaf, subleaf| match leaf {
+            0 => [0x16, u32::from_le_bytes(*b"Genu"), 0, 0],
+            _ => nothing(leaf, subleaf),
+        };
+        assert_eq!(VM.answer(0x8000_0001, 0, &ASKER, intel), [0; 4]);
+    }
+
+    #[test]
+    fn that_lfence_serializes_is_told_where_the_processor_tells_it_from_version_2_on() {
+        let second = Identity { platform: 2, ..VM };
+        assert_eq!(ask(&second, 0x8000_0021), [LFENCE_SERIALIZES, 0, 0, 0]);
+        assert_eq!((ask(&second, 0x8000_0000)[0], ask(&second, 0x8000_0020)), (0x8000_0021, [0; 4]));
+        assert_eq!(ask(&VM, 0x8000_0021), [0; 4]);
+        let older = |leaf, subleaf| match leaf {
+            0x8000_0000 => [0x8000_0020, 0, 0, 0],
+            _ => everything(leaf, subleaf),
+        };
+        assert_eq!(second.answer(0x8000_0021, 0, &ASKER, older), [0; 4]);
+        assert_eq!(second.answer(0x8000_0000, 0, &ASKER, older)[0], 0x8000_001e);
+    }
+
+    #[test]
+    fn addresses_are_as_wide_as_the_processor_says() {
+        let width = |bits| move |leaf, _| [if leaf == 0x8000_0000 { leaf + 8 } else { bits }, 0, 0, 0];
+        assert_eq!([0x3028, 0, 0xff].map(|bits| address_bits(width(bits))), [40, 36, 52]);
+        assert_eq!(address_bits(nothing), 36);
     }
 
     #[test]
@@ -351,7 +445,12 @@ mod tests {
     fn extended_state_follows_the_mask_of_the_vm() {
         assert_eq!(ask(&VM, 0xd), [7, 576, 832, 0]);
         let sub = |vm: &Identity, subleaf| vm.answer(0xd, subleaf, &ASKER, everything);
-        assert_eq!(sub(&VM, 1), [7, 0, 0, 0]);
+        assert_eq!(sub(&VM, 1), [7, 576, 0, 0]);
+        let avx = Asker { xcr0: 7, ..ASKER };
+        assert_eq!(VM.answer(0xd, 1, &avx, everything), [7, 832, 0, 0]);
+        // Without XSAVEC nothing writes the compacted form.
+        let plain = |leaf, subleaf| if (leaf, subleaf) == (0xd, 1) { [5, 9, 0, 0] } else { everything(leaf, subleaf) };
+        assert_eq!(VM.answer(0xd, 1, &avx, plain), [5, 0, 0, 0]);
         assert_eq!(sub(&VM, 2), [256, 576, 0, 0]);
         assert_eq!(sub(&VM, 9), [0; 4]);
         let sse = Identity { xcr0_mask: 3, ..VM };

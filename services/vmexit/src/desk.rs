@@ -66,6 +66,7 @@ fn open() -> Desk {
     let platform = platform();
     let khz = |hz: u64| u32::try_from(hz / 1000).unwrap_or(u32::MAX);
     let identity = Identity {
+        platform: config.platform,
         vmware: config.identity,
         // What the processor lacks the core refuses.
         xcr0_mask: config.xcr0 & (u64::from(core::arch::x86_64::__cpuid_count(0xd, 0).eax) | 1),

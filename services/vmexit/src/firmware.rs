@@ -6,8 +6,6 @@ use crate::loader::{Error, fill};
 use crate::memory::GuestMemory;
 use portcullis_ipc::proto::acpi::{BuildTables, WINDOW, WINDOW_BYTES};
 
-/// The platform version that this program serves.
-const PLATFORM: u16 = 1;
 /// Page by which further processors are started, where the manifest chooses so.
 pub const MAILBOX: u32 = 0xe_f000;
 
@@ -15,7 +13,8 @@ pub const MAILBOX: u32 = 0xe_f000;
 pub fn describe(config: &Config, memory: u64, vcpus: u32) -> Option<BuildTables> {
     let mailbox = config.lapic && config.ap_start == ApStart::Mailbox;
     let machine = BuildTables {
-        platform: PLATFORM,
+        platform: config.platform,
+        hardware: config.hardware,
         base: WINDOW,
         memory,
         vcpus: u8::try_from(vcpus).unwrap_or(u8::MAX),
@@ -54,6 +53,7 @@ mod tests {
         assert_eq!(describe(&CONFIG, 1 << 20, 1), None);
         let config = Config { acpi: true, lapic: true, ap_start: ApStart::Mailbox, uuid: [7; 16], ..CONFIG };
         let machine = describe(&config, 64 << 20, 3).unwrap();
+        assert_eq!(machine.hardware, 13);
         assert_eq!((machine.platform, machine.base, machine.memory, machine.vcpus), (1, 0xe_0000, 64 << 20, 3));
         assert_eq!((machine.acpi, machine.smbios, machine.lapic, machine.ioapic), (true, false, true, false));
         assert_eq!((machine.mailbox, machine.uuid), (Some(MAILBOX), [7; 16]));

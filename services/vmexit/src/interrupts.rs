@@ -8,6 +8,7 @@ use crate::apic::route::targets;
 use crate::config::ApStart;
 use crate::host::Host;
 use crate::machine::Machine;
+use crate::msr::number::APIC_BASE;
 use crate::saved::{Block, life, pending, power, start};
 
 /// Where the IOAPIC's registers lie.
@@ -46,6 +47,10 @@ impl<H: Host> Machine<H> {
 
     /// Writes an MSR of the local APIC.
     pub(crate) fn write_lapic_msr(&mut self, vcpu: u16, sequence: u64, msr: u32, value: u64) -> Result<(), Refused> {
+        // The registers of a local APIC know no width of addresses.
+        if msr == APIC_BASE && value >> self.address_bits != 0 {
+            return Err(Refused);
+        }
         let refused = self.once(vcpu, sequence, |machine| {
             let number = usize::from(vcpu);
             let clock = machine.clock(number);

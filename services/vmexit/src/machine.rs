@@ -4,7 +4,7 @@
 //! `exits`.
 
 use crate::config::Config;
-use crate::cpuid::{Identity, cr4_allowed};
+use crate::cpuid::{Identity, Vendor, address_bits, cr4_allowed};
 use crate::exception::{raise, vector};
 use crate::fetch::{Bytes, Expected, length};
 use crate::firmware;
@@ -34,6 +34,10 @@ pub struct Machine<H> {
     pub(crate) config: Config,
     pub(crate) identity: Identity,
     pub(crate) cr4_allowed: u64,
+    /// Whose processor the host has.
+    pub(crate) vendor: Vendor,
+    /// Width of the guest's physical addresses, bits.
+    pub(crate) address_bits: u32,
     pub(crate) claimed: Claimed,
     pub(crate) durable: Durable,
     /// Blocks of it that are not committed.
@@ -80,12 +84,16 @@ impl<H: Host> Machine<H> {
     pub fn new(mut host: H, config: Config, identity: Identity) -> Self {
         let durable = Durable::load(host.journal());
         let cr4_allowed = cr4_allowed(&identity, |leaf, subleaf| host.cpuid(leaf, subleaf));
+        let vendor = Vendor::of(|leaf, subleaf| host.cpuid(leaf, subleaf));
+        let address_bits = address_bits(|leaf, subleaf| host.cpuid(leaf, subleaf));
         let rates = host.rates();
         Self {
             host,
             config,
             identity,
             cr4_allowed,
+            vendor,
+            address_bits,
             claimed: Claimed::new(&config),
             durable,
             touched: Touched::default(),

@@ -2,6 +2,7 @@
 //! that is in no table raises #GP, as on a processor that lacks it. Those of a local APIC are in `apic`; where
 //! there is none, its base reads as disabled and the others are not there.
 
+use crate::cpuid::Vendor;
 use portcullis_ipc::exit::{ExitPage, group};
 
 /// Numbers.
@@ -22,10 +23,53 @@ pub mod number {
     pub const TSC_AUX: u32 = 0xc000_0103;
 }
 
-/// Registers that kernels read and write without asking whether they exist: they read 0 and ignore
-/// writes. Microcode level, miscellaneous enable, SYSCFG, HWCR, interrupt pending (C1E), OSVW length and status,
-/// DE_CFG.
-const QUIET: [u32; 8] = [0x8b, 0x1a0, 0xc001_0010, 0xc001_0015, 0xc001_0055, 0xc001_0140, 0xc001_0141, 0xc001_1029];
+/// Registers that kernels read and write without asking whether they exist, and what each reads; writes are
+/// ignored.
+const QUIET: [(u32, u64); 8] = [
+    // Microcode level.
+    (0x8b, 0),
+    // MISC_ENABLE.
+    (0x1a0, 0),
+    // SYSCFG.
+    (0xc001_0010, 0),
+    // HWCR.
+    (0xc001_0015, 0),
+    // Interrupt pending (C1E).
+    (0xc001_0055, 0),
+    // OSVW length and status.
+    (0xc001_0140, 0),
+    (0xc001_0141, 0),
+    // DE_CFG.
+    (0xc001_1029, 0),
+];
+/// Those of Intel's that read something else: MISC_ENABLE says fast strings, and neither branch trace store nor PEBS
+/// (SDM volume 4, table 2-2).
+const QUIET_INTEL: [(u32, u64); 1] = [(0x1a0, 1 | 1 << 11 | 1 << 12)];
+/// Those of AMD's: HWCR says that the TSC counts at the frequency of P0 (bit 24), DE_CFG that LFENCE serializes
+/// (bit 1), which the core sees to; NB_CFG1 is read and written for the sake of PCI. Counters 0 to 3 of performance, with
+/// their controls, are there on every processor (APM volume 2, 13.2.1) and count nothing.
+const QUIET_AMD: [(u32, u64); 11] = [
+    (0xc001_001f, 0),
+    (0xc001_0015, 1 << 24),
+    (0xc001_1029, 1 << 1),
+    (0xc001_0000, 0),
+    (0xc001_0001, 0),
+    (0xc001_0002, 0),
+    (0xc001_0003, 0),
+    (0xc001_0004, 0),
+    (0xc001_0005, 0),
+    (0xc001_0006, 0),
+    (0xc001_0007, 0),
+];
+
+/// What a register reads whose writes are ignored.
+fn quiet(msr: u32, vendor: Vendor) -> Option<u64> {
+    let own = match vendor {
+        Vendor::Intel => &QUIET_INTEL[..],
+        Vendor::Amd => &QUIET_AMD[..],
+    };
+    own.iter().chain(&QUIET).find(|(number, _)| *number == msr).map(|(_, value)| *value)
+}
 
 /// SCE, LME, NXE.
 const EFER_WRITABLE: u64 = 1 | 1 << 8 | 1 << 11;
@@ -51,7 +95,7 @@ pub fn groups(number: u32) -> u32 {
 }
 
 /// Reads a register of `vcpu`, whose [`groups`] are valid in the page; `tsc` is the host's counter.
-pub fn read(page: &ExitPage, vcpu: u16, msr: u32, tsc: u64) -> Result<u64, Refused> {
+pub fn read(page: &ExitPage, vcpu: u16, msr: u32, tsc: u64, vendor: Vendor) -> Result<u64, Refused> {
     Ok(match msr {
         number::TSC => tsc.wrapping_add(page.tsc_offset),
         number::APIC_BASE => APIC_BASE | if vcpu == 0 { BOOTSTRAP } else { 0 },
@@ -59,23 +103,22 @@ pub fn read(page: &ExitPage, vcpu: u16, msr: u32, tsc: u64) -> Result<u64, Refus
         number::TSC_AUX => page.tsc_aux,
         number::EFER => page.efer,
         number::MCG_CAP | number::MCG_STATUS => 0,
-        _ if QUIET.contains(&msr) => 0,
-        _ => return Err(Refused),
+        _ => quiet(msr, vendor).ok_or(Refused)?,
     })
 }
 
 /// Writes a register of `vcpu`; changes nothing when it refuses.
-pub fn write(page: &mut ExitPage, vcpu: u16, msr: u32, value: u64, tsc: u64) -> Result<(), Refused> {
+pub fn write(page: &mut ExitPage, vcpu: u16, msr: u32, value: u64, tsc: u64, vendor: Vendor) -> Result<(), Refused> {
     match msr {
         number::TSC => page.tsc_offset = value.wrapping_sub(tsc),
-        number::APIC_BASE if Ok(value) == read(page, vcpu, msr, tsc) => {}
+        number::APIC_BASE if Ok(value) == read(page, vcpu, msr, tsc, vendor) => {}
         number::PAT if value.to_le_bytes().iter().all(|kind| matches!(kind, 0 | 1 | 4..=7)) => {
             page.pat = value;
         }
         number::TSC_AUX if value >> 32 == 0 => page.tsc_aux = value,
         number::EFER => page.efer = efer(page, value)?,
         number::MCG_STATUS if value == 0 => {}
-        _ if QUIET.contains(&msr) => {}
+        _ if quiet(msr, vendor).is_some() => {}
         _ => return Err(Refused),
     }
     page.dirty |= groups(msr);
@@ -120,17 +163,17 @@ mod tests {
             (number::MCG_STATUS, 4, Err(Refused)),
             (number::MCG_CAP, 0, Err(Refused)),
             (0x1a0, 1, Ok(0)),
-            (0xc001_1029, 2, Ok(0)),
+            (0xc001_1029, 0, Ok(2)),
             (0x1234_5678, 0, Err(Refused)),
         ];
         for (msr, value, expected) in table {
             let mut page = ExitPage::new_zeroed();
             (page.efer, page.cr0) = (long, CR0_PG | 1);
-            let written = write(&mut page, 0, msr, value, 1000);
+            let written = write(&mut page, 0, msr, value, 1000, Vendor::Amd);
             assert_eq!(written.is_ok(), expected.is_ok(), "{msr:#x} {value:#x}");
             assert_eq!(page.dirty, if written.is_ok() { groups(msr) } else { 0 });
             if let Ok(value) = expected {
-                assert_eq!(read(&page, 0, msr, 1000), Ok(value), "{msr:#x}");
+                assert_eq!(read(&page, 0, msr, 1000, Vendor::Amd), Ok(value), "{msr:#x}");
             }
         }
     }
@@ -138,16 +181,41 @@ mod tests {
     #[test]
     fn machine_check_banks_mtrr_and_the_virtualization_registers_are_not_there() {
         let page = ExitPage::new_zeroed();
-        assert_eq!(read(&page, 0, number::MCG_CAP, 0), Ok(0));
+        assert_eq!(read(&page, 0, number::MCG_CAP, 0, Vendor::Intel), Ok(0));
         for msr in [0x17b, 0x400, 0xfe, 0x2ff, 0x3a, 0x3b, 0x49, 0x6e0, 0x800, 0xc001_0114, 0xc001_0117] {
-            assert_eq!(read(&page, 0, msr, 0), Err(Refused), "{msr:#x}");
+            assert_eq!(read(&page, 0, msr, 0, Vendor::Amd), Err(Refused), "{msr:#x}");
         }
     }
 
     #[test]
     fn long_mode_may_be_chosen_while_paging_is_off() {
         let mut page = ExitPage::new_zeroed();
-        assert_eq!(write(&mut page, 0, number::EFER, EFER_LME, 0), Ok(()));
+        assert_eq!(write(&mut page, 0, number::EFER, EFER_LME, 0, Vendor::Amd), Ok(()));
         assert_eq!(page.efer, EFER_LME);
+    }
+
+    #[test]
+    fn what_a_vendor_has_reads_as_its_firmware_leaves_it_and_ignores_writes() {
+        const NONE: [Result<u64, Refused>; 2] = [Err(Refused), Err(Refused)];
+        // As one of Intel's, and as one of AMD's.
+        let mut table = vec![
+            (0x1a0, [Ok(0x1801), Ok(0)]),
+            (0xc001_0015, [Ok(0), Ok(1 << 24)]),
+            (0xc001_1029, [Ok(0), Ok(2)]),
+            (0xc001_001f, [Err(Refused), Ok(0)]),
+            (0xc001_0008, NONE),
+            (0xc000_ffff, NONE),
+        ];
+        table.extend((0xc001_0000..=0xc001_0007).map(|counter| (counter, [Err(Refused), Ok(0)])));
+        for (msr, expected) in table {
+            for (vendor, expected) in [Vendor::Intel, Vendor::Amd].into_iter().zip(expected) {
+                let mut page = ExitPage::new_zeroed();
+                for value in [0, u64::MAX] {
+                    let written = write(&mut page, 0, msr, value, 0, vendor);
+                    assert_eq!(written.is_ok(), expected.is_ok(), "{msr:#x} {vendor:?}");
+                    assert_eq!(read(&page, 0, msr, 0, vendor), expected, "{msr:#x} {vendor:?}");
+                }
+            }
+        }
     }
 }

@@ -4,7 +4,8 @@
 use crate::config::Config;
 use crate::uart;
 
-/// Keyboard controller's command port; the command pulses the reset line.
+/// Keyboard controller's command and status port; the command pulses the reset line. The status says that neither
+/// buffer holds anything: a kernel that waits until it may give a command does not wait for ever.
 const KEYBOARD: u16 = 0x64;
 const KEYBOARD_RESET: u32 = 0xfe;
 /// Reset control; bit 2 resets.
@@ -19,9 +20,13 @@ const SLEEP_OFF: u32 = 0x34;
 /// Interval timer, which is not there: its second channel reads 0, because a kernel that calibrates by it
 /// takes all ones for a count and reads 100,000 of them.
 const TIMER: u16 = 0x42;
-/// System control: the gate of that channel. Reads as a timer that ran out and no error.
+/// System control: the gate of that channel. Reads as a timer that ran out and no error, and with the signal that
+/// turns at each refresh of memory, by which old programs measure short times.
 const SYSTEM_CONTROL: u16 = 0x61;
 const TIMER_DONE: u8 = 1 << 5;
+const REFRESH: u8 = 1 << 4;
+/// Turns of that signal a second.
+const REFRESHES: u128 = 66_288;
 /// CMOS clock: index and data.
 pub const CLOCK_INDEX: u16 = 0x70;
 /// CMOS clock: data.
@@ -57,8 +62,16 @@ pub enum Device {
     ClockIndex,
     /// Data of the CMOS clock.
     ClockData,
+    /// System control.
+    SystemControl,
     /// A register that always reads this and ignores writes.
     Constant(u8),
+}
+
+/// What system control reads at a TSC value.
+pub fn system_control(tsc: u64, tsc_hz: u64) -> u8 {
+    let turns = u128::from(tsc) * REFRESHES / u128::from(tsc_hz.max(1));
+    TIMER_DONE | if turns & 1 == 0 { 0 } else { REFRESH }
 }
 
 impl Device {
@@ -68,8 +81,8 @@ impl Device {
             Ok(port @ uart::FIRST..uart::END) => Self::Serial(port - uart::FIRST),
             Ok(CLOCK_INDEX) => Self::ClockIndex,
             Ok(CLOCK_DATA) => Self::ClockData,
-            Ok(TIMER | SLEEP_CONTROL | SLEEP_STATUS) => Self::Constant(0),
-            Ok(SYSTEM_CONTROL) => Self::Constant(TIMER_DONE),
+            Ok(TIMER | KEYBOARD | SLEEP_CONTROL | SLEEP_STATUS) => Self::Constant(0),
+            Ok(SYSTEM_CONTROL) => Self::SystemControl,
             _ => Self::None,
         }
     }
@@ -87,7 +100,7 @@ impl Claimed {
     pub fn new(config: &Config) -> Self {
         let mut claimed = Self { blocks: [0; _], exit_port: config.exit_port };
         for port in 0..TABLED {
-            let special = [KEYBOARD, RESET_CONTROL].map(u32::from).contains(&port);
+            let special = port == u32::from(RESET_CONTROL);
             let block = port >> BLOCK_SHIFT;
             if (special || Device::at(port) != Device::None)
                 && let Some(word) = claimed.blocks.get_mut(block as usize / 64)
@@ -146,8 +159,9 @@ mod tests {
             (0x43, 1, Some(0), Claim::None),
             (0x61, 1, None, Claim::Bytes),
             (0x64, 1, Some(0xfe), Claim::Reset),
-            (0x64, 1, Some(0xd1), Claim::None),
-            (0x64, 1, None, Claim::None),
+            (0x64, 1, Some(0xd1), Claim::Bytes),
+            (0x64, 1, None, Claim::Bytes),
+            (0x60, 1, None, Claim::None),
             (0x70, 1, Some(0), Claim::Bytes),
             (0x6e, 4, None, Claim::Bytes),
             (0x72, 1, None, Claim::None),
@@ -171,6 +185,13 @@ mod tests {
         }
         let plain = Config { exit_port: None, ..CONFIG };
         assert_eq!(claim(&plain, 0xf4, 1, Some(0)), Claim::None);
+    }
+
+    #[test]
+    fn system_control_shows_the_refresh_of_memory_every_15_microseconds() {
+        let values = [0, 15_000, 16_000, 30_000, 31_000].map(|tsc| system_control(tsc, 1_000_000_000));
+        assert_eq!(values, [0x20, 0x20, 0x30, 0x30, 0x20]);
+        assert_eq!(system_control(u64::MAX, 0) & !REFRESH, TIMER_DONE);
     }
 
     #[test]

@@ -14,12 +14,12 @@ const LARGE: u64 = 1 << 7;
 
 /// CR0 after INIT: CD, NW, ET.
 const CR0_AT_INIT: u64 = 0x6000_0010;
-/// CR0: PE, ET, NE, WP, PG.
-const CR0_LONG: u64 = 0x8001_0031;
-/// CR4: PAE.
-const CR4_LONG: u64 = 1 << 5;
-/// EFER: LME, LMA.
-const EFER_LONG: u64 = 1 << 8 | 1 << 10;
+/// CR0 as UEFI's firmware for 64 bits leaves it: PE, MP, ET, NE, WP, PG.
+const CR0_LONG: u64 = 0x8001_0033;
+/// CR4 likewise: DE, PAE, MCE, OSFXSR, OSXMMEXCPT.
+const CR4_LONG: u64 = 1 << 3 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 10;
+/// EFER likewise: LME, LMA, NXE. Linux from 6.12 on loads page tables with no-execute bits before it writes EFER.
+const EFER_LONG: u64 = 1 << 8 | 1 << 10 | 1 << 11;
 /// Reset value of the PAT register.
 const PAT: u64 = 0x0007_0406_0007_0406;
 
@@ -108,6 +108,7 @@ mod tests {
         let mut page = ExitPage::new_zeroed();
         assert!(at_mailbox(&mut page, &mut memory, 0x9_a123));
         assert_eq!((page.rip, bits(&page), page.rflags), (0x9_a123, 64, 2));
+        assert_eq!((page.cr0, page.cr4, page.efer), (0x8001_0033, 0x668, 0xd00), "what UEFI's firmware leaves");
         let translation = Translation::of(&page);
         for address in [0, 0x9_a123, 0xfee0_0000, 0xffff_ffff] {
             assert_eq!(translation.translate(&mut memory, address, Access::Write), Ok(address));

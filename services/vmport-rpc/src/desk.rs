@@ -25,7 +25,7 @@ use portcullis_runtime::{message, syscall};
 
 portcullis_runtime::entry!(main);
 
-/// Version of the virtual hardware unless configured.
+/// Version of the virtual hardware where the image names none.
 const HARDWARE: u64 = 13;
 /// Version of the state.
 const VERSION: u32 = 1;
@@ -34,10 +34,10 @@ const SCHEMA: u64 = 0x7670_7270_6301_0000;
 
 fn main(start: Start) -> ! {
     let Some(vm) = Vm::find("vm") else { missing("vm") };
-    let hardware = info().number("hardware-version").unwrap_or(HARDWARE);
+    let hardware = info().number("vm.hardware").unwrap_or(HARDWARE);
     let hardware = match u32::try_from(hardware) {
         Ok(version @ 1..=99) => version,
-        _ => bad_config("hardware-version", "a number from 1 to 99"),
+        _ => bad_config("vm.hardware", "a number from 1 to 99"),
     };
     let keys = info().number("guestinfo.keys").unwrap_or(KEYS as u64);
     if !(1..=MOST_KEYS as u64).contains(&keys) {

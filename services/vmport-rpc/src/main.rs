@@ -5,7 +5,7 @@
 //! Capabilities: the VM `vm` with the right `answer`; the timer `sweep`, without which idle channels stay
 //! open. Callers: the core for port 0x5658, `vmexit` for strings at 0x5659 and for resets of the machine.
 //!
-//! Configuration: `hardware-version`, the version of the virtual hardware that GETHWVERSION returns (13);
+//! Configuration: `vm.hardware`, the version of the virtual hardware that GETHWVERSION returns (from the VM's table, 13);
 //! `guestinfo.keys`, the number of keys a VM may have (512). Blob: `guestinfo`, what the VM starts with.
 //!
 //! All memory for messages and values is the partition's state region, whose size stands in the manifest;

@@ -1,6 +1,9 @@
-//! RDPMC: the three counters that VMware has beside those of the processor, on a VM that has its port.
-//! They are readable in every ring, whatever CR4 says; all other counters raise #GP.
+//! RDPMC: the three counters that VMware has beside those of the processor, on a VM that has its port. They are
+//! readable in every ring, whatever CR4 says. Of the processor's own AMD's have 0 to 3 without saying so (APM
+//! volume 2, 13.2.1): they read 0 in ring 0; CR4.PCE, which would let other rings read them, cannot be set. Intel's
+//! have none without an architectural version, which CPUID leaf 0xA denies (SDM volume 3, 20.2). All others raise #GP.
 
+use crate::cpuid::Vendor;
 use crate::fetch::{self, Bytes, length};
 use crate::host::Host;
 use crate::machine::{Machine, Step};
@@ -14,12 +17,15 @@ const HOST_TSC: u32 = 0x1_0000;
 const REAL: u32 = 0x1_0001;
 /// Nanoseconds of the time that the guest sees.
 const APPARENT: u32 = 0x1_0002;
+/// Counters that every processor of AMD's has.
+const LEGACY: u32 = 4;
 const NS_PER_KHZ_TICK: u128 = 1_000_000;
 
 impl<H: Host> Machine<H> {
     /// Serves RDPMC where it is intercepted.
     pub(crate) fn rdpmc(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
-        if !self.has_counter(page) {
+        let legacy = self.vendor == Vendor::Amd && page.cpl == 0 && (page.registers[gpr::RCX] as u32) < LEGACY;
+        if !legacy && !self.has_counter(page) {
             return self.refuse(page);
         }
         let (next, _) = self.next(vcpu, page, &[fetch::RDPMC], group::TIME)?;
@@ -49,7 +55,9 @@ impl<H: Host> Machine<H> {
         let value = match page.registers[gpr::RCX] as u32 {
             HOST_TSC => tsc,
             REAL => nanoseconds(tsc),
-            _ => nanoseconds(tsc.wrapping_add(page.tsc_offset)),
+            APPARENT => nanoseconds(tsc.wrapping_add(page.tsc_offset)),
+            // One of the processor's: nothing is counted.
+            _ => 0,
         };
         page.registers[gpr::RAX] = value & 0xffff_ffff;
         page.registers[gpr::RDX] = value >> 32;
@@ -84,7 +92,23 @@ mod tests {
         [Some(1_000_000), Some(1_000_000_000), Some(999_000_000), None, None]
     }
 
-    const COUNTERS: [u64; 5] = [0x1_0000, 0x1_0001, 0x1_0002, 0x1_0003, 0];
+    const COUNTERS: [u64; 5] = [0x1_0000, 0x1_0001, 0x1_0002, 0x1_0003, 4];
+
+    #[test]
+    fn amds_own_counters_read_0_in_ring_0_and_intels_are_not_there() {
+        let value = |vendor, cpl, counter| {
+            let mut machine = machine();
+            machine.vendor = vendor;
+            let page = ExitPage { cpl, ..page(Reason::Rdpmc) };
+            read(&mut machine, page, counter, &[0x0f, 0x33])
+        };
+        for counter in 0..4 {
+            assert_eq!(value(Vendor::Amd, 0, counter), Some(0));
+            assert_eq!(value(Vendor::Amd, 3, counter), None, "CR4.PCE is clear");
+            assert_eq!(value(Vendor::Intel, 0, counter), None);
+        }
+        assert_eq!(value(Vendor::Amd, 0, 4), None);
+    }
 
     #[test]
     fn ring_0_reads_the_three_counters() {

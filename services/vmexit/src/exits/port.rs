@@ -3,7 +3,7 @@
 use crate::clock;
 use crate::host::{Host, Note};
 use crate::machine::{Machine, Step};
-use crate::ports::{Claim, Device, claim};
+use crate::ports::{Claim, Device, claim, system_control};
 use crate::registers::{finish, merge};
 use crate::saved::Block;
 use crate::uart;
@@ -88,7 +88,7 @@ impl<H: Host> Machine<H> {
         match device {
             Device::Serial(offset) => self.uart().write(offset, value),
             Device::ClockIndex => self.board().clock_index = value.into(),
-            Device::ClockData | Device::Constant(_) | Device::None => {}
+            Device::ClockData | Device::SystemControl | Device::Constant(_) | Device::None => {}
         }
     }
 
@@ -96,6 +96,7 @@ impl<H: Host> Machine<H> {
         match device {
             Device::Serial(offset) => self.read_serial(offset),
             Device::ClockData => clock::read(self.durable.board.clock_index as u8, self.host.wall_clock()),
+            Device::SystemControl => system_control(self.host.tsc(), self.rates.0),
             Device::Constant(value) => value,
             Device::ClockIndex | Device::None => u8::MAX,
         }

@@ -66,7 +66,12 @@ impl<H: Host> Machine<H> {
         let (leaf, subleaf) = (page.registers[gpr::RAX] as u32, page.registers[gpr::RCX] as u32);
         let groups = if matches!(leaf, 1 | 0xd) { group::CONTROL } else { 0 };
         let (next, _) = self.next(vcpu, page, &[fetch::CPUID], groups)?;
-        let asker = Asker { vcpu: vcpu.into(), osxsave: page.cr4 & CR4_OSXSAVE != 0, xcr0: page.xcr0 };
+        let asker = Asker {
+            vcpu: vcpu.into(),
+            apic: self.durable.lapics.get(usize::from(vcpu)).is_some_and(Lapic::enabled),
+            osxsave: page.cr4 & CR4_OSXSAVE != 0,
+            xcr0: page.xcr0,
+        };
         let host = &self.host;
         let values = self.identity.answer(leaf, subleaf, &asker, |leaf, sub| host.cpuid(leaf, sub));
         let [eax, ebx, ecx, edx] = values.map(u64::from);
@@ -95,11 +100,11 @@ impl<H: Host> Machine<H> {
             };
             done.map_err(|_| Refused)
         } else if write {
-            let done = msr::write(page, vcpu, number, pair(page), tsc);
+            let done = msr::write(page, vcpu, number, pair(page), tsc, self.vendor);
             self.follow_tsc(vcpu, page, number);
             done
         } else {
-            msr::read(page, vcpu, number, tsc).map(|value| set_pair(page, value))
+            msr::read(page, vcpu, number, tsc, self.vendor).map(|value| set_pair(page, value))
         };
         if done == Err(Refused) {
             self.host.note(Note::UnknownMsr(number, write));

@@ -2,13 +2,14 @@
 
 use super::{CODE, CONFIG, IDENTITY, Model, over, page, port_page};
 use crate::config::{ApStart, Config};
+use crate::cpuid::Identity;
 use crate::firmware::MAILBOX;
 use crate::host::Note;
 use crate::machine::Machine;
 use crate::memory::load;
 use crate::registers::INTERRUPTS;
 use crate::saved::{life, pending, start};
-use portcullis_ipc::exit::event::interrupt;
+use portcullis_ipc::exit::event::{exception, interrupt};
 use portcullis_ipc::exit::{ExitPage, Reason, access, event, gpr, group, segment, shadow, window};
 use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::syscall::{Resume, rights};
@@ -54,6 +55,33 @@ fn open(reason: Reason, sequence: u64) -> ExitPage {
     (page.sequence, page.next_rip) = (sequence, CODE + 1);
     page.rflags |= INTERRUPTS;
     page
+}
+
+#[test]
+fn the_base_of_a_local_apic_is_as_wide_as_addresses_and_turns_the_bit_of_cpuid() {
+    let mut machine = Machine::new(Model::new(), APIC, Identity { apic: true, ..IDENTITY });
+    machine.start(false);
+    machine.address_bits = 40;
+    let shown = |machine: &mut Machine<Model>, sequence| {
+        [1, 0x8000_0001].map(|leaf| {
+            let mut page = page(Reason::Cpuid);
+            (page.sequence, page.next_rip) = (sequence, CODE + 2);
+            page.registers[gpr::RAX] = leaf;
+            machine.exited(0, &mut page);
+            page.registers[gpr::RDX] >> 9 & 1
+        })
+    };
+    assert_eq!(shown(&mut machine, 1), [1, 1]);
+    msr(&mut machine, 0, 2, 0x1b, Some(0xfee0_0100));
+    assert_eq!(shown(&mut machine, 3), [0, 0]);
+    msr(&mut machine, 0, 4, 0x1b, Some(0xff_fee0_0900));
+    assert_eq!(shown(&mut machine, 5), [1, 1]);
+    for wide in [1 << 40, 1 << 51, 1 << 63] {
+        let mut page = msr_page(6, 0x1b, Some(wide | 0xfee0_0900));
+        machine.exited(0, &mut page);
+        assert_eq!(page.event, exception(13, Some(0)), "{wide:#x}");
+    }
+    assert_eq!(msr(&mut machine, 0, 7, 0x1b, None), 0xff_fee0_0900, "what was refused changed nothing");
 }
 
 #[test]

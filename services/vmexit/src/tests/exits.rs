@@ -339,6 +339,7 @@ fn instructions_that_the_machine_does_not_offer_are_undefined() {
         assert_eq!((page.event, page.rip), (exception(6, None), CODE));
     }
     let mut page = page(Reason::Rdpmc);
+    page.registers[gpr::RCX] = 4;
     machine().exited(0, &mut page);
     assert_eq!(page.event, exception(13, Some(0)));
 }

@@ -39,6 +39,8 @@ pub const CONFIG: Config = Config {
     ap_start: ApStart::Sipi,
     uuid: [0; 16],
     identity: true,
+    platform: 1,
+    hardware: 13,
     port: true,
     xcr0: 7,
     exit_port: Some(0xf4),
@@ -48,7 +50,7 @@ pub const CONFIG: Config = Config {
 pub const RATES: (u64, u64) = (1_000_000_000, 1_000_000_000);
 
 pub const IDENTITY: Identity =
-    Identity { vmware: true, xcr0_mask: 7, vcpus: 2, apic: false, tsc_khz: 1000, lapic_khz: 100 };
+    Identity { platform: 1, vmware: true, xcr0_mask: 7, vcpus: 2, apic: false, tsc_khz: 1000, lapic_khz: 100 };
 
 /// Where the code under test stands.
 pub const CODE: u64 = 0x1000;
