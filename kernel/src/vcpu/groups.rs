@@ -149,8 +149,9 @@ impl Core {
         if groups & group::CONTROL != 0 {
             page.set_word(EFER, page.word(EFER) & !EFER_SVME);
         }
-        // `valid` is the high half of the word that starts with `reason`.
-        page.set_word(REASON, page.word(REASON) | u64::from(groups) << 32);
+        // `valid` is the high half of the word that starts with `reason`, which a stopped vCPU's owner may come to ask for.
+        let valid = page.word(REASON) & !0xffff_ffff | u64::from(groups) << 32;
+        page.set_word(REASON, valid | state.exit.reason as u64);
     }
 
     /// Take the groups that the service marked dirty: check all, then write all.

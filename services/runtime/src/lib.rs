@@ -9,6 +9,7 @@
 //! up by the name the manifest gives it.
 #![cfg_attr(target_os = "none", no_std)]
 
+pub mod allowance;
 pub mod call;
 pub mod info;
 pub mod journal;

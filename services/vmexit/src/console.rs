@@ -37,15 +37,19 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// The time for the beginning of a line to wait for its end is over.
+    /// The time for the beginning of a line to wait for its end is over, and what found nobody that answered is tried
+    /// again.
     pub fn output(&mut self) {
         self.flush();
+        self.input_later = false;
+        self.take_input();
+        self.start_again();
         self.conclude(None);
     }
 
     /// The console has input.
     pub fn input(&mut self) {
-        self.more_input = true;
+        (self.more_input, self.input_later) = (true, false);
         self.take_input();
         self.conclude(None);
     }
@@ -53,12 +57,16 @@ impl<H: Host> Machine<H> {
     /// Fetches console input while the receiver has room.
     pub(crate) fn take_input(&mut self) {
         let room = self.durable.uart.room();
-        if !self.more_input || room == 0 {
+        if !self.more_input || self.input_later || room == 0 {
             return;
         }
         let mut bytes = [0; RECEIVE];
         let wanted = bytes.get_mut(..room).unwrap_or_default();
-        let (from, taken) = self.host.console_read(self.durable.uart.received, wanted);
+        let Some((from, taken)) = self.host.console_read(self.durable.uart.received, wanted) else {
+            // Asked again soon, not with each of the guest's looks at its serial port.
+            self.input_later = self.host.flush_later();
+            return;
+        };
         self.more_input = taken == room;
         if let Some(bytes @ [_, ..]) = bytes.get(..taken) {
             let uart = self.uart();

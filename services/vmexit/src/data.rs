@@ -2,7 +2,7 @@
 //! which there is no memory read all ones and swallow writes.
 
 use crate::memory::GuestMemory;
-use crate::paging::{Access, PageFault, Translation};
+use crate::paging::{Access, Miss, Translation};
 
 const PAGE: u64 = 4096;
 
@@ -22,7 +22,7 @@ pub fn translate(
     address: u64,
     length: usize,
     access: Access,
-) -> Result<Places, PageFault> {
+) -> Result<Places, Miss> {
     let mut result = [(0, 0); 2];
     for (to, (linear, length)) in result.iter_mut().zip(pieces(address, length)) {
         if length > 0 {
@@ -32,23 +32,13 @@ pub fn translate(
     Ok(result)
 }
 
-/// Whether `length` bytes at a linear address could be written, without writing them.
-pub fn probe(
-    translation: &Translation,
-    memory: &mut impl GuestMemory,
-    address: u64,
-    length: usize,
-) -> Result<(), PageFault> {
-    translate(translation, memory, address, length, Access::Write).map(|_| ())
-}
-
 /// Reads `bytes` at a linear address.
 pub fn read(
     translation: &Translation,
     memory: &mut impl GuestMemory,
     address: u64,
     bytes: &mut [u8],
-) -> Result<(), PageFault> {
+) -> Result<(), Miss> {
     let places = translate(translation, memory, address, bytes.len(), Access::Read)?;
     read_at(memory, places, bytes);
     Ok(())
@@ -67,12 +57,7 @@ pub fn read_at(memory: &impl GuestMemory, places: Places, bytes: &mut [u8]) {
 }
 
 /// Writes `bytes` at a linear address.
-pub fn write(
-    translation: &Translation,
-    memory: &mut impl GuestMemory,
-    address: u64,
-    bytes: &[u8],
-) -> Result<(), PageFault> {
+pub fn write(translation: &Translation, memory: &mut impl GuestMemory, address: u64, bytes: &[u8]) -> Result<(), Miss> {
     let places = translate(translation, memory, address, bytes.len(), Access::Write)?;
     write_at(memory, places, bytes);
     Ok(())
@@ -88,10 +73,18 @@ pub fn write_at(memory: &mut impl GuestMemory, places: Places, bytes: &[u8]) {
     }
 }
 
+/// Replaces `old` by `new` in the byte where [`translate`] found one, while it is `old`: what another vCPU changed
+/// stays as that vCPU left it.
+pub fn exchange_at(memory: &mut impl GuestMemory, places: Places, old: u8, new: u8) {
+    let [(physical, _), _] = places;
+    memory.exchange(physical, 1, old.into(), new.into());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::memory::tests::Plain;
+    use crate::paging::PageFault;
 
     #[test]
     fn an_access_crosses_from_memory_into_nothing() {
@@ -110,7 +103,7 @@ mod tests {
         memory.put(0x2004, &0x3003u32.to_le_bytes());
         let paged = Translation { cr0: 1 << 31, cr3: 0x1000, ..Default::default() };
         let result = write(&paged, &mut memory, 0x1ffe, &[1, 2, 3, 4]);
-        assert_eq!(result, Err(PageFault { address: 0x2000, error: 2 }));
+        assert_eq!(result, Err(Miss::Fault(PageFault { address: 0x2000, error: 2 })));
         assert_eq!(memory.0[0x3ffe..], [0, 0]);
     }
 }

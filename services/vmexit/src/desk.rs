@@ -5,12 +5,14 @@ use crate::cpuid::Identity;
 use crate::host::{File, Host, Note};
 use crate::loader::{Error, TEXT};
 use crate::machine::Machine;
-use crate::memory::GuestMemory;
+use crate::memory::{Entries, GuestMemory};
 use crate::saved::{SCHEMA, VERSION, WORDS};
 use crate::tally::Tally;
 use arrayvec::ArrayString;
 use core::fmt::Write;
 use core::mem::MaybeUninit;
+use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::layout::{EXIT_PAGES, GUEST_BASE, PAGE};
 use portcullis_ipc::limits::PAYLOAD;
@@ -20,6 +22,7 @@ use portcullis_ipc::proto::link::{ConsoleInput, ConsoleRead, ConsoleWrite, VmEve
 use portcullis_ipc::proto::vmport::{HighBandwidth, HighBandwidthMoved, MachineReset};
 use portcullis_ipc::record::cause;
 use portcullis_ipc::syscall::{Resume, VcpuId, rights};
+use portcullis_runtime::allowance::Allowance;
 use portcullis_runtime::call::{CallError, read_reply};
 use portcullis_runtime::endpoint::{Endpoint, REPEATS};
 use portcullis_runtime::handle::{Timer, Vm, bad_config, endpoint, missing};
@@ -35,8 +38,11 @@ portcullis_runtime::entry!(main);
 
 /// How long the beginning of a line waits for its end, microseconds.
 const LINE_WAIT: u64 = 20_000;
-/// Notes of one instance that reach the log; the guest can cause any number.
-const NOTES: u32 = 64;
+/// Notes of a kind that reach the log at once, then it is one a second: the guest can cause any number.
+const NOTES: u32 = 32;
+
+/// CPUID 0x8000_0001 EDX: pages of 1 GiB.
+const GIGABYTE_PAGES: u32 = 1 << 26;
 
 /// Bytes of the decoder's tables and of what building them takes: 104 KB, measured, and some room.
 const DECODER: usize = 128 * 1024;
@@ -78,7 +84,7 @@ fn open() -> Desk {
     let (journal, _) = journal("vmexit", VERSION, SCHEMA, 0);
     let host = Core {
         vm,
-        memory: Memory { bytes: info.page().guest_bytes },
+        memory: Memory { bytes: info.page().guest_bytes, entries: entries() },
         link: endpoint("link"),
         vmport: endpoint("vmport-rpc"),
         uart: Timer::find("uart"),
@@ -87,13 +93,20 @@ fn open() -> Desk {
         line_wait: ticks(LINE_WAIT),
         armed: false,
         journal,
-        notes: 0,
+        fates: Allowance::new(NOTES),
+        tries: Allowance::new(NOTES),
         tally: Tally::new(),
     };
     if config.lapic && host.lapic.is_none() {
         defmt::warn!("no capability \"lapic\": timers of the guest's local APICs never fire; add a timer of this name");
     }
     Desk { vm, machine: Machine::new(host, config, identity) }
+}
+
+/// What this processor takes for a page-table entry: the guest is shown the same.
+fn entries() -> Entries {
+    let leaf = |number| core::arch::x86_64::__cpuid_count(number, 0);
+    Entries::new(leaf(0x8000_0008).eax & 0xff, leaf(0x8000_0001).edx & GIGABYTE_PAGES != 0)
 }
 
 struct Desk {
@@ -148,11 +161,24 @@ struct Core {
     line_wait: u64,
     armed: bool,
     journal: Journal<RegionWords>,
-    notes: u32,
+    /// Notes about what becomes of the machine, and about what its guest tries: neither silences the other.
+    fates: Allowance,
+    tries: Allowance,
     tally: Tally,
 }
 
 impl Core {
+    /// Whether something that the guest causes may be logged; tells how many were left out before it.
+    fn may_say(&mut self, fate: bool) -> bool {
+        let second = (tsc() / platform().tsc_hz.max(1)) as u32;
+        let allowance = if fate { &mut self.fates } else { &mut self.tries };
+        let Some(omitted) = allowance.take(second) else { return false };
+        if omitted > 0 {
+            defmt::warn!("{=u32} notes about the guest left out: it may cause one a second", omitted);
+        }
+        true
+    }
+
     /// Tells the log which exits the guest caused so far.
     fn report_exits(&self) {
         defmt::info!("{=u64} exits of this instance", self.tally.total());
@@ -195,9 +221,9 @@ impl Host for Core {
         written.is_ok_and(|written| written.sequence >= sequence)
     }
 
-    fn console_read(&mut self, from: u64, buffer: &mut [u8]) -> (u64, usize) {
+    fn console_read(&mut self, from: u64, buffer: &mut [u8]) -> Option<(u64, usize)> {
         let Some(link) = &mut self.link else {
-            return (from, 0);
+            return Some((from, 0));
         };
         let request = ConsoleRead { from, most: buffer.len() as u8 };
         let mut reply = [0; PAYLOAD];
@@ -208,20 +234,24 @@ impl Host for Core {
                 _ => break,
             }
         }
-        let Ok(header) = outcome else { return (from, 0) };
-        let payload = reply.get(..header.length.into()).unwrap_or_default();
-        let Ok(input) = read_reply::<ConsoleInput<'_>>(&header, payload) else {
-            return (from, 0);
+        let header = match outcome {
+            Ok(header) => header,
+            // Nobody is there any more.
+            Err(CallError::Gone) => return Some((from, 0)),
+            Err(_) => return None,
         };
+        let payload = reply.get(..header.length.into()).unwrap_or_default();
+        let input = read_reply::<ConsoleInput<'_>>(&header, payload).ok()?;
         for (to, from) in buffer.iter_mut().zip(input.bytes) {
             *to = *from;
         }
-        (input.from, input.bytes.len().min(buffer.len()))
+        Some((input.from, input.bytes.len().min(buffer.len())))
     }
 
     fn event(&mut self, sequence: u64, kind: VmEventKind) {
         if let Some(link) = &mut self.link
             && link.call_idempotent(&VmEvent { sequence, kind }).is_err()
+            && self.may_say(true)
         {
             defmt::warn!("link takes no event of the VM: the host is not told what became of it");
         }
@@ -267,7 +297,7 @@ impl Host for Core {
     }
 
     fn protect(&mut self, address: u64, rights: u8) {
-        if !syscall::vm_protect(self.vm.slot(), address, 1, rights).ok() {
+        if !syscall::vm_protect(self.vm.slot(), address, 1, rights).ok() && self.may_say(true) {
             defmt::error!("the page at {=u64:#x} cannot be protected: the VM's page-table pool is empty", address);
         }
     }
@@ -284,12 +314,10 @@ impl Host for Core {
         let Some(mangler) = &mut self.acpi_mangler else { return Ok(None) };
         let window =
             Lease { address: GUEST_BASE + u64::from(WINDOW), length: WINDOW_BYTES, rights: rights::WRITE.into() };
-        mangler.lend_idempotent(machine, &[window]).map(Some).map_err(|error| {
-            Error::Tables(match error {
-                CallError::Refused(_) => "refuses the machine",
-                CallError::Gone => "was given up",
-                _ => "does not answer",
-            })
+        mangler.lend_idempotent(machine, &[window]).map(Some).map_err(|error| match error {
+            CallError::Refused(_) => Error::Tables("refuses the machine"),
+            CallError::Gone => Error::Tables("was given up"),
+            _ => Error::TablesLate,
         })
     }
 
@@ -325,6 +353,7 @@ impl Host for Core {
     fn machine_reset(&mut self, reset: &MachineReset) {
         if let Some(endpoint) = &mut self.vmport
             && endpoint.call_idempotent(reset).is_err()
+            && self.may_say(true)
         {
             defmt::warn!("vmport-rpc does not take the reset of the machine: its channels stay open");
         }
@@ -332,23 +361,16 @@ impl Host for Core {
 
     #[cold]
     fn note(&mut self, note: Note) {
-        if let Note::Stopped(why, rip, detail) = note {
-            // Never left out: a vCPU that stopped causes no more.
-            defmt::error!("vCPU stopped at {=u64:#x}: {=str}, {=u64:#x}", rip, why, detail);
+        if !self.may_say(note.is_fate()) {
             return;
         }
-        self.notes += 1;
         match note {
-            _ if self.notes > NOTES => {}
-            _ if self.notes == NOTES => {
-                defmt::warn!("{=u32} notes: the guest causes no more", NOTES)
+            Note::Stopped(why, rip, detail) => {
+                defmt::error!("vCPU stopped at {=u64:#x}: {=str}, {=u64:#x}", rip, why, detail)
             }
-            Note::Stopped(..) => {}
-            Note::NotLoaded(error) => {
-                let mut text = ArrayString::<TEXT>::new();
-                // A text that is too long ends where the room does.
-                let _ = write!(text, "{error}");
-                defmt::error!("guest not loaded: {=str}", text.as_str());
+            Note::NotLoaded(error) => defmt::error!("guest not loaded: {=str}", text(error).as_str()),
+            Note::LoadsLater(error) => {
+                defmt::warn!("guest not loaded yet, this is tried again: {=str}", text(error).as_str())
             }
             Note::Reset(why) => defmt::info!("the machine is reset: {=str}", why),
             Note::PowerOff => {
@@ -372,9 +394,17 @@ impl Host for Core {
     }
 }
 
+/// An error as a line; one that is too long ends where the room does.
+fn text(error: Error) -> ArrayString<TEXT> {
+    let mut text = ArrayString::new();
+    let _ = write!(text, "{error}");
+    text
+}
+
 /// Guest memory, mapped from [`GUEST_BASE`].
 struct Memory {
     bytes: u64,
+    entries: Entries,
 }
 
 impl Memory {
@@ -388,6 +418,35 @@ impl Memory {
 impl GuestMemory for Memory {
     fn size(&self) -> u64 {
         self.bytes
+    }
+
+    #[cold]
+    fn exchange(&mut self, address: u64, width: usize, old: u64, new: u64) -> bool {
+        let Some(place) = self.place(address, width).filter(|_| address.is_multiple_of(width as u64)) else {
+            return false;
+        };
+        match width {
+            8 => {
+                // SAFETY: the word lies in guest memory, which is mapped for the life of the instance, and is aligned.
+                let word = unsafe { AtomicU64::from_ptr(place.cast()) };
+                word.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
+            }
+            4 => {
+                // SAFETY: as above.
+                let word = unsafe { AtomicU32::from_ptr(place.cast()) };
+                word.compare_exchange(old as u32, new as u32, SeqCst, SeqCst).is_ok()
+            }
+            _ => {
+                // SAFETY: as above.
+                let byte = unsafe { AtomicU8::from_ptr(place) };
+                byte.compare_exchange(old as u8, new as u8, SeqCst, SeqCst).is_ok()
+            }
+        }
+    }
+
+    #[inline]
+    fn entries(&self) -> Entries {
+        self.entries
     }
 
     #[inline]

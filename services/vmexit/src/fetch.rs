@@ -1,7 +1,7 @@
 //! Instruction bytes: fetched once, at most 15, through the guest's own page tables, and decoded.
 
 use crate::memory::GuestMemory;
-use crate::paging::{Access, PageFault, Translation};
+use crate::paging::{Access, Miss, Translation};
 use crate::registers::{bits, linear};
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 use portcullis_ipc::exit::{ExitPage, segment};
@@ -22,7 +22,7 @@ pub struct Bytes {
 impl Bytes {
     /// Fetches the bytes at CS:RIP; the groups CONTROL and SEGMENTS are valid. A second page that is not
     /// there only shortens them: the instruction may end before it.
-    pub fn fetch(memory: &mut impl GuestMemory, page: &ExitPage) -> Result<Self, PageFault> {
+    pub fn fetch(memory: &mut impl GuestMemory, page: &ExitPage) -> Result<Self, Miss> {
         let translation = Translation::of(page);
         let code_bits = bits(page);
         let start = linear(page, segment::CS, page.rip, code_bits);
@@ -34,10 +34,11 @@ impl Bytes {
         let mut bytes = Self { buffer: window(memory, physical), length: first as usize, bits: code_bits };
         if bytes.length < LONGEST {
             let next = linear(page, segment::CS, page.rip.wrapping_add(first), code_bits);
-            let physical = translation.translate(memory, next, Access::Fetch);
             let tail = bytes.buffer.get_mut(bytes.length..LONGEST).unwrap_or_default();
-            if physical.is_ok_and(|physical| memory.read(physical, tail)) {
-                bytes.length = LONGEST;
+            match translation.translate(memory, next, Access::Fetch) {
+                Ok(physical) if memory.read(physical, tail) => bytes.length = LONGEST,
+                Err(Miss::Busy) => return Err(Miss::Busy),
+                Ok(_) | Err(Miss::Fault(_)) => {}
             }
         }
         Ok(bytes)

@@ -18,6 +18,8 @@ pub enum Note {
     Stopped(&'static str, u64, u64),
     /// The guest was not loaded: why.
     NotLoaded(Error),
+    /// The guest is not loaded yet, and this is tried again: why.
+    LoadsLater(Error),
     /// The machine is reset: why.
     Reset(&'static str),
     /// The guest switched the machine off.
@@ -30,6 +32,13 @@ pub enum Note {
     NotEmulated(u64, u64),
     /// The state region does not hold the state.
     NotSaved,
+}
+
+impl Note {
+    /// Whether it tells what becomes of the machine, and not what its guest tries.
+    pub const fn is_fate(self) -> bool {
+        !matches!(self, Self::UnknownMsr(..) | Self::NotEmulated(..))
+    }
 }
 
 /// A file of the image.
@@ -60,8 +69,9 @@ pub trait Host {
     /// Sends a console message; `true` when it was taken, now or before.
     fn console_write(&mut self, sequence: u64, bytes: &[u8]) -> bool;
     /// Fetches console input into `buffer`, from byte number `from` of all input on; what lies before it is
-    /// acknowledged. Returns the number of the first byte fetched, and how many there are.
-    fn console_read(&mut self, from: u64, buffer: &mut [u8]) -> (u64, usize);
+    /// acknowledged. Returns the number of the first byte fetched, and how many there are; `None` when the console
+    /// does not answer, and may have input.
+    fn console_read(&mut self, from: u64, buffer: &mut [u8]) -> Option<(u64, usize)>;
     /// Tells what became of the VM; repeating a sequence has no effect.
     fn event(&mut self, sequence: u64, kind: VmEventKind);
     /// The durable state.

@@ -111,7 +111,7 @@ impl<H: Host> Machine<H> {
             self.follow(number, effect.unwrap_or(Effect::None));
         } else if let Some(offset) = self.ioapic_offset(address) {
             for message in self.ioapic().write(offset, value) {
-                self.send(None, &message);
+                self.raise(&message);
             }
         }
     }
@@ -120,24 +120,37 @@ impl<H: Host> Machine<H> {
     fn follow(&mut self, number: usize, effect: Effect) {
         match effect {
             Effect::None => {}
-            Effect::Send(message) => self.send(Some(number), &message),
+            Effect::Send(message) => {
+                self.send(Some(number), &message);
+            }
             Effect::EndOfInterrupt(vector) => {
                 for message in self.ioapic().end(vector) {
-                    self.send(None, &message);
+                    self.raise(&message);
                 }
             }
             Effect::Timer => self.rearm = true,
         }
     }
 
-    /// Sends a message to the vCPUs that it addresses.
-    fn send(&mut self, from: Option<usize>, message: &Message) {
+    /// Sends a message of the IOAPIC. A level that no local APIC takes in waits in its pin until one does.
+    fn raise(&mut self, message: &Message) {
+        if !self.send(None, message) && message.level {
+            self.ioapic().not_taken(message);
+        }
+    }
+
+    /// Sends a message to the vCPUs that it addresses; `false` when it is an interrupt that none of their local APICs
+    /// takes in.
+    fn send(&mut self, from: Option<usize>, message: &Message) -> bool {
+        let mut taken = !matches!(message.mode, Mode::Fixed | Mode::LowestPriority);
         let vcpus = usize::from(self.vcpus());
         let reached = targets(message, from, self.durable.lapics.iter().take(vcpus));
         for number in (0..vcpus).filter(|number| reached >> number & 1 != 0) {
             match message.mode {
                 Mode::Fixed | Mode::LowestPriority => {
                     if let Some(lapic) = self.lapic(number) {
+                        // One that takes in no vector below 16 has met its end there: an error tells of it.
+                        taken |= lapic.software_enabled();
                         lapic.accept(message.vector, message.level);
                     }
                 }
@@ -146,6 +159,7 @@ impl<H: Host> Machine<H> {
                 Mode::Startup => self.startup(number, message.vector),
             }
         }
+        taken
     }
 
     /// A vCPU that runs has to look at something that waits for no window.
@@ -195,7 +209,8 @@ impl<H: Host> Machine<H> {
 
     /// Passes on what the devices' lines say.
     pub(crate) fn lines(&mut self) {
-        if !self.config.ioapic || !self.touched.has(Block::Uart) {
+        let waits = !self.touched.is_empty() && self.durable.ioapic.waits(SERIAL_PIN);
+        if !self.config.ioapic || !self.touched.has(Block::Uart) && !waits {
             return;
         }
         let asserted = self.durable.uart.interrupt();
@@ -205,7 +220,7 @@ impl<H: Host> Machine<H> {
             *self.ioapic() = ioapic;
         }
         if let Some(message) = message {
-            self.send(None, &message);
+            self.raise(&message);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::loader::{Mode, Start};
 use crate::machine::{Machine, Step};
 use crate::saved::{Block, Vcpu, life, pending, power, start, untold};
 use crate::startup;
-use portcullis_ipc::exit::ExitPage;
+use portcullis_ipc::exit::{ExitPage, Reason};
 use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::proto::vmport::MachineReset;
 use portcullis_ipc::syscall::{Resume, rights};
@@ -33,8 +33,10 @@ impl<H: Host> Machine<H> {
     }
 
     /// The first thing that an instance does: goes on where the one before ended. `refused`: that one ended
-    /// because the processor refused a vCPU's state, and the core stopped the VM.
+    /// because the processor refused a vCPU's state, and the core stopped the VM. It may also have been one before
+    /// that, which the vCPUs say.
     pub fn start(&mut self, refused: bool) {
+        let refused = refused || self.host.stopped(0).is_some_and(|page| page.reason == Reason::BadState as u32);
         if refused && self.durable.board.power == power::RUNNING {
             self.board().power = power::REFUSED;
             self.commit();
@@ -73,6 +75,14 @@ impl<H: Host> Machine<H> {
             self.host.resume(0);
             self.host.recall(0);
             self.awaited |= 1;
+        }
+    }
+
+    /// A load that waits is tried again.
+    pub(crate) fn start_again(&mut self) {
+        let waits = core::mem::take(&mut self.loads_later);
+        if waits && self.durable.board.power == power::STARTING && self.others_stopped(None) {
+            self.wake();
         }
     }
 
@@ -126,9 +136,6 @@ impl<H: Host> Machine<H> {
         let own = serving == 0;
         let loaded = if own { self.boot(page) } else { self.host.stopped(0).is_some_and(|first| self.boot(first)) };
         if !loaded {
-            self.board().power = power::OFF;
-            self.announce(VmEventKind::Stopped);
-            self.commit();
             return Resume::STOP;
         }
         if let Some(state) = self.vcpu(0) {
@@ -200,7 +207,7 @@ impl<H: Host> Machine<H> {
     }
 
     /// Something became of the VM: `link` is told soon, and at once of what it was not told yet.
-    fn announce(&mut self, kind: VmEventKind) {
+    pub(crate) fn announce(&mut self, kind: VmEventKind) {
         self.tell();
         self.board().untold = untold::word(kind);
     }

@@ -11,16 +11,17 @@ use crate::firmware;
 use crate::host::{Host, Note};
 use crate::loader::{self, Guest, Start};
 use crate::memory::{GuestMemory, all_ones};
-use crate::paging::PageFault;
+use crate::paging::{Miss, PageFault};
 use crate::ports::Claimed;
 use crate::progress::Progress;
 use crate::registers::{INTERRUPTS, TRAP, after, finish, merge};
-use crate::saved::{Block, Board, Durable, Touched, life};
+use crate::saved::{Block, Board, Durable, Touched, life, power};
 use crate::uart::Uart;
 use alloc::boxed::Box;
 use alloc::vec;
 use iced_x86::Mnemonic;
 use portcullis_ipc::exit::{ExitPage, Reason, group, io};
+use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::proto::vmport::PIECE;
 use portcullis_ipc::syscall::Resume;
 
@@ -44,6 +45,10 @@ pub struct Machine<H> {
     pub(crate) touched: Touched,
     /// The console may hold input that was not fetched.
     pub(crate) more_input: bool,
+    /// It does not answer: it is asked again when the host calls for output.
+    pub(crate) input_later: bool,
+    /// The load of the guest waits for the same.
+    pub(crate) loads_later: bool,
     /// vCPUs that something waits for, one bit each; see `delivery`.
     pub(crate) attention: u16,
     /// vCPUs none of whose exits this instance has served: the first may be one that was served before.
@@ -98,6 +103,8 @@ impl<H: Host> Machine<H> {
             durable,
             touched: Touched::default(),
             more_input: true,
+            input_later: false,
+            loads_later: false,
             attention: u16::MAX,
             unseen: u16::MAX,
             awaited: 0,
@@ -111,17 +118,27 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Loads the guest and fills the page of vCPU 0 with its first state; `false` when it cannot be loaded, and the
-    /// log knows why.
+    /// Loads the guest and fills the page of vCPU 0 with its first state; `false` when it is not loaded, and the log
+    /// knows why. Then the machine is off, or starts as soon as who did not answer may do so.
     pub fn boot(&mut self, page: &mut ExitPage) -> bool {
-        match self.load() {
-            Ok(start) => start.fill(page),
-            Err(error) => {
-                self.host.note(Note::NotLoaded(error));
-                return false;
+        let error = match self.load() {
+            Ok(start) => {
+                start.fill(page);
+                return true;
             }
+            Err(error) => error,
+        };
+        self.loads_later = error.may_pass() && self.host.flush_later();
+        if self.loads_later {
+            self.host.note(Note::LoadsLater(error));
+            self.board().power = power::STARTING;
+        } else {
+            self.host.note(Note::NotLoaded(error));
+            self.board().power = power::OFF;
+            self.announce(VmEventKind::Stopped);
         }
-        true
+        self.commit();
+        false
     }
 
     fn load(&mut self) -> Result<Start, loader::Error> {
@@ -255,15 +272,17 @@ impl<H: Host> Machine<H> {
         self.host.fetch(vcpu, page, group::CONTROL | group::SEGMENTS | groups);
         match Bytes::fetch(self.host.memory(), page) {
             Ok(bytes) => Ok(bytes),
-            Err(fault) => Err(self.page_fault(page, fault)),
+            Err(miss) => Err(self.missed(page, miss)),
         }
     }
 
-    /// Raises a page fault; the group CONTROL is valid.
-    pub(crate) fn page_fault(&mut self, page: &mut ExitPage, fault: PageFault) -> u64 {
-        page.cr2 = fault.address;
-        page.dirty |= group::CONTROL;
-        raise(page, vector::PAGE, Some(fault.error));
+    /// Raises the page fault of an access, or lets the instruction run again; the group CONTROL is valid.
+    pub(crate) fn missed(&mut self, page: &mut ExitPage, miss: Miss) -> u64 {
+        if let Miss::Fault(PageFault { address, error }) = miss {
+            page.cr2 = address;
+            page.dirty |= group::CONTROL;
+            raise(page, vector::PAGE, Some(error));
+        }
         Resume::ENTER
     }
 

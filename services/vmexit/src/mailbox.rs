@@ -30,9 +30,9 @@ impl<H: Host> Machine<H> {
         self.watches_mailbox() && address.wrapping_sub(MAILBOX.into()) < PAGE
     }
 
-    /// The guest wrote to the mailbox. A command that names a processor that waits is obeyed and cleared;
-    /// any other stays, as the specification has it.
-    pub(crate) fn mailbox_written(&mut self, vcpu: u16, sequence: u64) {
+    /// The guest wrote to the mailbox, by an exit that is given `again` or not. A command that names a processor that
+    /// waits is obeyed and cleared; any other stays, as the specification has it.
+    pub(crate) fn mailbox_written(&mut self, again: bool) {
         let base = u64::from(MAILBOX);
         let memory = self.host.memory();
         let command = load::<4>(memory, base + COMMAND) & 0xffff;
@@ -41,16 +41,18 @@ impl<H: Host> Machine<H> {
         if command != WAKE || address >= REACHABLE {
             return;
         }
-        let obeyed = self.once(vcpu, sequence, |machine| {
-            let waits = machine.durable.vcpus.get(id).is_some_and(|state| state.life == life::WAITING);
-            let obeyed = waits && id < usize::from(machine.vcpus());
-            if obeyed {
-                machine.start_at(id, start::mailbox(address));
-            }
-            u64::from(obeyed)
-        });
-        if obeyed != 0 {
-            self.host.memory().write(base + COMMAND, &[0; 2]);
+        if id >= usize::from(self.vcpus()) {
+            return;
         }
+        let target = self.durable.vcpus.get(id).copied().unwrap_or_default();
+        let place = start::mailbox(address);
+        if target.life == life::WAITING {
+            self.start_at(id, place);
+            self.commit();
+        } else if !again || target.start != place {
+            return;
+        }
+        // Obeyed, now or the time before.
+        self.host.memory().write(base + COMMAND, &[0; 2]);
     }
 }

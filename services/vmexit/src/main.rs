@@ -49,6 +49,7 @@ mod ports;
 mod progress;
 mod registers;
 mod saved;
+mod segments;
 mod startup;
 mod tally;
 mod uart;

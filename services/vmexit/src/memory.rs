@@ -8,11 +8,43 @@ pub trait GuestMemory {
     fn read(&self, address: u64, bytes: &mut [u8]) -> bool;
     /// Copies in; `false` and nothing copied when the range is not all memory.
     fn write(&mut self, address: u64, bytes: &[u8]) -> bool;
+    /// Replaces `old` by `new` in the `width` bytes at `address`, in one step for every vCPU: `false` and nothing
+    /// replaced when something else stands there, or when it is not memory. `width` is 1, 4 or 8 and divides `address`.
+    fn exchange(&mut self, address: u64, width: usize, old: u64, new: u64) -> bool;
+    /// What the guest's processor takes for a page-table entry.
+    #[inline]
+    fn entries(&self) -> Entries {
+        Entries::default()
+    }
     /// The aligned word of eight bytes that holds `address`; all ones when it is not memory.
     #[inline]
     fn word(&self, address: u64) -> u64 {
         let mut bytes = [0; 8];
         if self.read(address & !7, &mut bytes) { u64::from_le_bytes(bytes) } else { u64::MAX }
+    }
+}
+
+/// What a processor takes for a page-table entry (CPUID 0x8000_0008 EAX, 0x8000_0001 EDX bit 26).
+#[derive(Clone, Copy, Debug)]
+pub struct Entries {
+    /// Address bits that are reserved: from the width of a physical address to bit 51.
+    pub reserved: u64,
+    /// An entry of the third level may be a page of 1 GiB.
+    pub gigabytes: bool,
+}
+
+impl Default for Entries {
+    /// Of a processor with every address bit and pages of 1 GiB.
+    fn default() -> Self {
+        Self::new(52, true)
+    }
+}
+
+impl Entries {
+    /// Of a processor whose physical addresses have `bits` bits.
+    pub fn new(bits: u32, gigabytes: bool) -> Self {
+        let above = u64::MAX.checked_shl(bits).unwrap_or(0);
+        Self { reserved: above & 0x000f_ffff_ffff_f000, gigabytes }
     }
 }
 
@@ -41,6 +73,12 @@ pub mod tests {
             Self(vec![0; size])
         }
 
+        /// Whether the `width` bytes at an address are those of `value`.
+        pub fn holds(&self, address: u64, width: usize, value: u64) -> bool {
+            let mut found = [0; 8];
+            self.read(address, &mut found[..width]) && u64::from_le_bytes(found) == value
+        }
+
         /// Puts bytes at an address.
         pub fn put(&mut self, address: usize, bytes: &[u8]) {
             self.0[address..address + bytes.len()].copy_from_slice(bytes);
@@ -60,6 +98,9 @@ pub mod tests {
             }
             bytes.copy_from_slice(&self.0[address as usize..end as usize]);
             true
+        }
+        fn exchange(&mut self, address: u64, width: usize, old: u64, new: u64) -> bool {
+            self.holds(address, width, old) && self.write(address, &new.to_le_bytes()[..width])
         }
         fn write(&mut self, address: u64, bytes: &[u8]) -> bool {
             let Some(end) = address.checked_add(bytes.len() as u64) else {

@@ -1,7 +1,8 @@
 //! The guest's own page tables, walked in this service's address space: linear to guest-physical, with
 //! the rights and the accessed and dirty bits that the processor would apply.
 //!
-//! A walk takes at most four steps, whatever the tables hold.
+//! A walk takes at most four steps, whatever the tables hold. An entry is marked only as the walk read it: one that
+//! another vCPU took out or changed meanwhile stays as that vCPU left it, and the walk begins anew.
 
 use crate::memory::{GuestMemory, load};
 use portcullis_ipc::exit::ExitPage;
@@ -25,6 +26,18 @@ pub struct PageFault {
     /// Error code.
     pub error: u32,
 }
+
+/// Why an access has no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Miss {
+    /// It raises this page fault.
+    Fault(PageFault),
+    /// Another vCPU changed an entry during each of [`TRIES`] walks: the instruction has to run again.
+    Busy,
+}
+
+/// Walks that one translation makes while another vCPU changes the entries on its way.
+const TRIES: usize = 8;
 
 /// The state that decides how an address is translated.
 #[derive(Clone, Copy, Debug, Default)]
@@ -93,19 +106,35 @@ impl Translation {
     }
 
     /// Translates `linear` for `access`.
-    pub fn translate(&self, memory: &mut impl GuestMemory, linear: u64, access: Access) -> Result<u64, PageFault> {
+    pub fn translate(&self, memory: &mut impl GuestMemory, linear: u64, access: Access) -> Result<u64, Miss> {
         let low = linear & 0xffff_ffff;
-        // Each call is compiled for its shape: this is on the way of every decoded instruction.
-        match (self.cr0 & CR0_PG != 0, self.efer & EFER_LMA != 0, self.cr4 & CR4_PAE != 0) {
-            (false, ..) => Ok(low),
-            (_, true, _) => self.walk(memory, linear, access, FOUR),
-            (_, _, true) => self.walk(memory, low, access, THREE),
-            _ => self.walk(memory, low, access, TWO),
+        for _ in 0..TRIES {
+            // Each call is compiled for its shape: this is on the way of every decoded instruction.
+            let walked = match (self.cr0 & CR0_PG != 0, self.efer & EFER_LMA != 0, self.cr4 & CR4_PAE != 0) {
+                (false, ..) => return Ok(low),
+                (_, true, _) => self.walk(memory, linear, access, FOUR),
+                (_, _, true) => self.walk(memory, low, access, THREE),
+                _ => self.walk(memory, low, access, TWO),
+            };
+            match walked {
+                Ok(Some(physical)) => return Ok(physical),
+                Ok(None) => {}
+                Err(fault) => return Err(Miss::Fault(fault)),
+            }
         }
+        Err(Miss::Busy)
     }
 
+    /// The address; `None` when an entry changed under the walk.
     #[inline(always)]
-    fn walk(&self, memory: &mut impl GuestMemory, linear: u64, access: Access, shape: Shape) -> Result<u64, PageFault> {
+    fn walk(
+        &self,
+        memory: &mut impl GuestMemory,
+        linear: u64,
+        access: Access,
+        shape: Shape,
+    ) -> Result<Option<u64>, PageFault> {
+        let entries = memory.entries();
         let nx_counts = self.efer & EFER_NXE != 0 && shape.entry == 8;
         let mut table = self.cr3 & shape.root;
         // Bits that every entry on the way has, and bits that any has.
@@ -122,7 +151,9 @@ impl Translation {
                 return Err(self.fault(linear, access, 0, nx_counts));
             }
             let leaf = level == 1 || (entry & LARGE != 0 && self.large_at(level, &shape));
-            if self.reserved(entry, level, leaf, root_of_three, &shape, nx_counts) {
+            let huge = leaf && level == 3 && !entries.gigabytes;
+            let wide = shape.entry == 8 && entry & entries.reserved != 0;
+            if huge || wide || self.reserved(entry, level, leaf, root_of_three, &shape, nx_counts) {
                 return Err(self.fault(linear, access, 1 | 1 << 3, nx_counts));
             }
             if !root_of_three {
@@ -135,12 +166,14 @@ impl Translation {
                     return Err(self.fault(linear, access, 1, nx_counts));
                 }
                 let dirty = if access == Access::Write { DIRTY } else { 0 };
-                mark(memory, at, entry, ACCESSED | dirty, shape.entry);
+                if !mark(memory, at, entry, ACCESSED | dirty, shape.entry) {
+                    return Ok(None);
+                }
                 let offset = linear & ((1 << shift) - 1);
-                return Ok(frame(entry, level, &shape) & !((1 << shift) - 1) | offset);
+                return Ok(Some(frame(entry, level, &shape) & !((1 << shift) - 1) | offset));
             }
-            if !root_of_three {
-                mark(memory, at, entry, ACCESSED, shape.entry);
+            if !root_of_three && !mark(memory, at, entry, ACCESSED, shape.entry) {
+                return Ok(None);
             }
             table = if shape.entry == 8 { entry & FRAME } else { entry & 0xffff_f000 };
             level -= 1;
@@ -227,18 +260,17 @@ fn frame(entry: u64, level: u32, shape: &Shape) -> u64 {
     }
 }
 
-/// Sets bits of an entry where they are not set yet.
+/// Sets bits of an entry where they are not set yet, as the processor does: only while the entry is the one that was
+/// read. `false` when it is another by now.
 #[inline(always)]
-fn mark(memory: &mut impl GuestMemory, at: u64, entry: u64, bits: u64, width: u64) {
-    if entry & bits != bits {
-        let bytes = (entry | bits).to_le_bytes();
-        memory.write(at, bytes.get(..width as usize).unwrap_or_default());
-    }
+fn mark(memory: &mut impl GuestMemory, at: u64, entry: u64, bits: u64, width: u64) -> bool {
+    entry & bits == bits || memory.exchange(at, width as usize, entry, entry | bits)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Entries;
     use crate::memory::tests::Plain;
     use proptest::prelude::*;
 
@@ -307,7 +339,7 @@ mod tests {
         ];
         for (translation, leaf, access, error) in table {
             let result = translation.translate(&mut long_memory(leaf), 0x40_0000, access);
-            let expected = error.map_or(Ok(0x5000), |error| Err(PageFault { address: 0x40_0000, error }));
+            let expected = error.map_or(Ok(0x5000), |error| Err(Miss::Fault(PageFault { address: 0x40_0000, error })));
             assert_eq!(result, expected, "{leaf:#x} {access:?} {translation:?}");
         }
     }
@@ -317,7 +349,7 @@ mod tests {
         let far = Translation { cr3: 0x8000_0000, ..long() };
         let result = far.translate(&mut long_memory(ALL), 0, Access::Read);
         // All ones has the large bit set where none may be.
-        assert_eq!(result, Err(PageFault { address: 0, error: 0b1001 }));
+        assert_eq!(result, Err(Miss::Fault(PageFault { address: 0, error: 0b1001 })));
     }
 
     #[test]
@@ -362,6 +394,122 @@ mod tests {
             assert_eq!(takes_pae_root(&memory, 0x103f, physical_bits), taken, "{entry:#x} of {physical_bits}");
         }
         assert!(!takes_pae_root(&Plain::new(0x2000), 0x2000, 40), "nothing there reads all ones");
+    }
+
+    /// Memory in which another vCPU changes one entry behind a walk's load of it, so many times.
+    struct Racing {
+        memory: Plain,
+        entry: u64,
+        becomes: Vec<u64>,
+    }
+
+    /// Tables with an entry of `width` bytes for linear 0 that can be marked.
+    fn racing(width: u64, becomes: &[u64]) -> Racing {
+        let mut memory = Plain::new(0x1_0000);
+        for at in [0x1000, 0x2000, 0x3000, 0x4000] {
+            memory.put(at, &((at as u64 + 0x1000) | ALL).to_le_bytes()[..width as usize]);
+        }
+        Racing { memory, entry: if width == 8 { 0x4000 } else { 0x2000 }, becomes: becomes.to_vec() }
+    }
+
+    impl Racing {
+        fn translate(self, access: Access) -> (Result<u64, Miss>, u64) {
+            let width = if self.entry == 0x4000 { 8 } else { 4 };
+            let legacy = Translation { cr0: CR0_PG, cr3: 0x1000, ..Default::default() };
+            let translation = if width == 8 { long() } else { legacy };
+            let entry = self.entry;
+            let mut shared = Shared(core::cell::RefCell::new(self));
+            let result = translation.translate(&mut shared, 0, access);
+            let memory = &shared.0.borrow().memory;
+            (result, if width == 8 { load::<8>(memory, entry) } else { load::<4>(memory, entry) })
+        }
+    }
+
+    struct Shared(core::cell::RefCell<Racing>);
+
+    impl GuestMemory for Shared {
+        fn size(&self) -> u64 {
+            self.0.borrow().memory.size()
+        }
+        fn read(&self, address: u64, bytes: &mut [u8]) -> bool {
+            self.0.borrow().memory.read(address, bytes)
+        }
+        fn write(&mut self, address: u64, bytes: &[u8]) -> bool {
+            self.0.get_mut().memory.write(address, bytes)
+        }
+        fn exchange(&mut self, address: u64, width: usize, old: u64, new: u64) -> bool {
+            self.0.get_mut().memory.exchange(address, width, old, new)
+        }
+        fn word(&self, address: u64) -> u64 {
+            let racing = &mut *self.0.borrow_mut();
+            let found = racing.memory.word(address);
+            if address == racing.entry && !racing.becomes.is_empty() {
+                let becomes = racing.becomes.remove(0);
+                racing.memory.put(address as usize, &becomes.to_le_bytes()[..4]);
+            }
+            found
+        }
+    }
+
+    #[test]
+    fn an_entry_that_another_vcpu_took_out_stays_out() {
+        for width in [4, 8] {
+            for access in [Access::Read, Access::Write] {
+                let error = if access == Access::Write { 2 } else { 0 };
+                let gone = Err(Miss::Fault(PageFault { address: 0, error }));
+                assert_eq!(racing(width, &[0]).translate(access), (gone, 0), "{width} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_that_another_vcpu_changed_is_walked_anew() {
+        for width in [4, 8] {
+            let other = 0x7000 | ALL;
+            let taken = (Ok(0x7000), other | ACCESSED | DIRTY);
+            assert_eq!(racing(width, &[other]).translate(Access::Write), taken, "{width} bytes");
+            let without_end: Vec<u64> = (0..100).map(|index| (7 + index % 2) << 12 | ALL).collect();
+            let (result, entry) = racing(width, &without_end).translate(Access::Write);
+            assert_eq!((result, entry & (ACCESSED | DIRTY)), (Err(Miss::Busy), 0), "{width} bytes");
+        }
+    }
+
+    #[test]
+    fn address_bits_beyond_the_processors_width_and_huge_pages_it_lacks_are_reserved() {
+        struct Narrow(Plain, Entries);
+        impl GuestMemory for Narrow {
+            fn size(&self) -> u64 {
+                self.0.size()
+            }
+            fn read(&self, address: u64, bytes: &mut [u8]) -> bool {
+                self.0.read(address, bytes)
+            }
+            fn write(&mut self, address: u64, bytes: &[u8]) -> bool {
+                self.0.write(address, bytes)
+            }
+            fn exchange(&mut self, address: u64, width: usize, old: u64, new: u64) -> bool {
+                self.0.exchange(address, width, old, new)
+            }
+            fn entries(&self) -> Entries {
+                self.1
+            }
+        }
+        let reserved = Err(Miss::Fault(PageFault { address: 0x40_0000, error: 0b1001 }));
+        for (leaf, bits, expected) in [
+            (0, 36, Ok(0x5000)),
+            (1 << 36, 36, reserved),
+            (1 << 36, 37, Ok(1 << 36 | 0x5000)),
+            (1 << 51, 51, reserved),
+            (1 << 51, 52, Ok(1 << 51 | 0x5000)),
+        ] {
+            let mut memory = Narrow(long_memory(leaf | ALL), Entries::new(bits, true));
+            assert_eq!(long().translate(&mut memory, 0x40_0000, Access::Read), expected, "{leaf:#x} of {bits}");
+        }
+        for (gigabytes, expected) in [(true, Ok(0x40_0000)), (false, reserved)] {
+            let mut memory = Narrow(long_memory(ALL), Entries::new(40, gigabytes));
+            put64(&mut memory.0, 0x2000, ALL | LARGE);
+            assert_eq!(long().translate(&mut memory, 0x40_0000, Access::Read), expected);
+        }
     }
 
     proptest! {

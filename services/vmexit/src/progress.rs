@@ -80,6 +80,10 @@ impl<H: Host> GuestMemory for Progress<'_, H> {
         false
     }
 
+    fn exchange(&mut self, _: u64, _: usize, _: u64, _: u64) -> bool {
+        false
+    }
+
     fn write(&mut self, address: u64, bytes: &[u8]) -> bool {
         let length = bytes.len() as u64;
         if address.checked_add(length).is_none_or(|end| end > self.size) {

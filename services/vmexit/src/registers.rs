@@ -35,10 +35,15 @@ pub const fn merge(old: u64, width: usize, value: u64) -> u64 {
     }
 }
 
+/// Real or virtual-8086 mode, in which segments have no rights. Needs the group CONTROL.
+pub fn is_real(page: &ExitPage) -> bool {
+    page.cr0 & PROTECTED == 0 || page.rflags & VIRTUAL_8086 != 0
+}
+
 /// Width of the code in bits: 16, 32 or 64. Needs the groups CONTROL and SEGMENTS.
 pub fn bits(page: &ExitPage) -> u32 {
     let [_, cs, ..] = page.segments;
-    if page.cr0 & PROTECTED == 0 || page.rflags & VIRTUAL_8086 != 0 {
+    if is_real(page) {
         16
     } else if page.efer & LONG != 0 && cs.attributes & ATTRIBUTE_LONG != 0 {
         64

@@ -4,7 +4,7 @@ use crate::channels::{Channels, Outside};
 use crate::clock::wall;
 use crate::commands::{Machine, Now, command};
 use crate::layout::{FEWEST_BLOCKS, MOST_KEYS};
-use crate::notes::{Allowance, escaped};
+use crate::notes::{BURST, escaped};
 use crate::preset::Omitted;
 use crate::store::Store;
 use crate::sweep::PERIOD;
@@ -13,6 +13,7 @@ use portcullis_ipc::message::{FROM_CORE, Header};
 use portcullis_ipc::port::{PortCall, register};
 use portcullis_ipc::proto::vmport::{HighBandwidth, MachineReset, MachineResetDone, PIECE};
 use portcullis_ipc::proto::{Refusal, Request};
+use portcullis_runtime::allowance::Allowance;
 use portcullis_runtime::call::{Incoming, Reply};
 use portcullis_runtime::handle::{Timer, Vm, bad_config, missing};
 use portcullis_runtime::lease::Borrowed;
@@ -51,7 +52,7 @@ fn main(start: Start) -> ! {
     let mut desk = Desk {
         machine,
         channels,
-        around: Around { tsc_hz: platform.tsc_hz.max(1), allowance: Allowance::default() },
+        around: Around { tsc_hz: platform.tsc_hz.max(1), allowance: Allowance::new(BURST) },
         sweep: Timer::find("sweep"),
         piece: [0; PIECE],
     };

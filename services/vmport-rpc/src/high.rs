@@ -43,7 +43,8 @@ impl Registers<'_> {
 
 impl<W: Words> Channels<W> {
     /// Serves a piece, or answers it from the record. `piece` holds what the guest sends, or takes what it
-    /// is to get; its length is what the caller lends, at most [`PIECE`] bytes.
+    /// is to get; its length is what the caller lends, at most [`PIECE`] bytes. One that lends nothing learns whether
+    /// the piece was served before, and how much it moved.
     pub fn string(
         &mut self,
         request: &HighBandwidth,
@@ -67,7 +68,8 @@ impl<W: Words> Channels<W> {
         let mut channel = self.store.channel(id);
         let (high, low) = registers.cookie();
         let rest = channel.length.wrapping_sub(channel.position);
-        if !registers.is_message() || !channel.admits(high, low) || request.count > rest.into() {
+        // A caller that lends nothing asks for the record.
+        if request.lent == 0 || !registers.is_message() || !channel.admits(high, low) || request.count > rest.into() {
             return None;
         }
         let most = piece.len().min(PIECE).min(request.count as usize);

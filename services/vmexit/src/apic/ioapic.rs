@@ -105,14 +105,28 @@ impl Ioapic {
 
     /// The message of a level that is asserted, unmasked and not in service.
     fn raise_level(&mut self, pin: usize) -> Option<Message> {
-        let asserted = self.lines >> pin & 1 != 0;
-        let entry = self.entries.get_mut(pin)?;
-        if !asserted || *entry & (LEVEL | MASKED | REMOTE) != LEVEL {
+        if !self.waits(pin) {
             return None;
         }
+        let entry = self.entries.get_mut(pin)?;
         let message = message(*entry)?;
         *entry |= REMOTE;
         Some(message)
+    }
+
+    /// No local APIC took this message in: what it came from is not in service, and is sent again.
+    pub fn not_taken(&mut self, sent: &Message) {
+        for entry in self.entries.iter_mut().filter(|entry| **entry & (LEVEL | REMOTE) == LEVEL | REMOTE) {
+            if message(*entry) == Some(*sent) {
+                *entry &= !REMOTE;
+            }
+        }
+    }
+
+    /// Whether `pin` is a level that is asserted, unmasked and not in service.
+    pub fn waits(&self, pin: usize) -> bool {
+        let entry = self.entries.get(pin).copied().unwrap_or(MASKED);
+        self.lines >> pin & 1 != 0 && entry & (LEVEL | MASKED | REMOTE) == LEVEL
     }
 
     fn register(&self) -> u32 {
@@ -239,6 +253,19 @@ mod tests {
         assert!(put(&mut ioapic, 0x18, 0x1_0031).is_empty());
         assert_eq!(get(&mut ioapic, 0x18), 0x1_0031);
         assert_eq!(put(&mut ioapic, 0x18, 0x8031), [fixed(0x31, true)]);
+    }
+
+    #[test]
+    fn a_level_that_nobody_took_in_is_not_in_service_and_comes_again() {
+        let mut ioapic = wired(0x8031);
+        let sent = ioapic.line(4, true).unwrap();
+        ioapic.not_taken(&sent);
+        assert_eq!((get(&mut ioapic, 0x18), ioapic.waits(4)), (0x8031, true));
+        assert_eq!(ioapic.line(4, true), Some(sent));
+        assert_eq!((get(&mut ioapic, 0x18), ioapic.waits(4)), (0xc031, false));
+        // Another message than the one that is in service says nothing about it.
+        ioapic.not_taken(&fixed(0x32, true));
+        assert_eq!(get(&mut ioapic, 0x18), 0xc031);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::cpuid::Vendor;
 use crate::fetch::{self, Bytes, length};
 use crate::host::Host;
 use crate::machine::{Machine, Step};
+use crate::paging::Miss;
 use crate::registers::{after, finish};
 use portcullis_ipc::exit::{ExitPage, event, gpr, group};
 use portcullis_ipc::syscall::Resume;
@@ -32,14 +33,18 @@ impl<H: Host> Machine<H> {
         Ok(self.count(page, next))
     }
 
-    /// Serves the RDPMC that raised this #GP(0) in ring 3, if one did.
+    /// Serves the RDPMC that raised this #GP(0) in ring 1, 2 or 3, if one did.
     pub(crate) fn counter_behind_protection(&mut self, vcpu: u16, page: &mut ExitPage) -> Option<u64> {
-        if page.cpl != 3 || page.event & event::VALID != 0 || !self.has_counter(page) {
+        if page.cpl == 0 || page.event & event::VALID != 0 || !self.has_counter(page) {
             return None;
         }
         self.host.fetch(vcpu, page, group::CONTROL | group::SEGMENTS | group::TIME);
-        // Bytes that cannot be fetched any more are no RDPMC: the guest gets its #GP.
-        let bytes = Bytes::fetch(self.host.memory(), page).ok()?;
+        let bytes = match Bytes::fetch(self.host.memory(), page) {
+            Ok(bytes) => bytes,
+            // Bytes that cannot be fetched any more are no RDPMC: the guest gets its #GP.
+            Err(Miss::Fault(_)) => return None,
+            Err(Miss::Busy) => return Some(Resume::ENTER),
+        };
         let (length, _) = length(&bytes, page.rip, &[fetch::RDPMC])?;
         Some(self.count(page, after(page, length, bytes.bits)))
     }
@@ -117,11 +122,14 @@ mod tests {
     }
 
     #[test]
-    fn ring_3_reads_them_behind_its_protection_fault() {
+    fn the_other_rings_read_them_behind_their_protection_fault() {
         let mut fault = page(Reason::Exception);
         (fault.qualification[0], fault.cpl) = (13, 3);
         for code in [&[0x0f, 0x33][..], &[0x66, 0x0f, 0x33]] {
-            assert_eq!(COUNTERS.map(|counter| read(&mut machine(), fault, counter, code)), cases());
+            for ring in 1..=3 {
+                fault.cpl = ring;
+                assert_eq!(COUNTERS.map(|counter| read(&mut machine(), fault, counter, code)), cases(), "ring {ring}");
+            }
         }
         assert_eq!(read(&mut machine(), fault, 0x1_0000, &[0x0f, 0x32]), None, "another instruction");
         fault.cpl = 0;

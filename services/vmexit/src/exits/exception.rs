@@ -7,6 +7,7 @@ use crate::exception::{Combined, combine, deliver, error_of, vector};
 use crate::fetch::Bytes;
 use crate::host::Host;
 use crate::machine::{Machine, Step};
+use crate::paging::Miss;
 use crate::registers::{after, finish, merge};
 use iced_x86::{Code, Register};
 use portcullis_ipc::exit::{ExitPage, event, gpr, group};
@@ -86,19 +87,23 @@ impl<H: Host> Machine<H> {
         }
     }
 
-    /// Serves the access to a VMware port that raised this #GP(0), if one did: from ring 3, with the magic, at
-    /// exactly the port, while no event was in delivery.
+    /// Serves the access to a VMware port that raised this #GP(0), if one did: from ring 1, 2 or 3, with the
+    /// magic, at exactly the port, while no event was in delivery.
     fn behind_protection(&mut self, vcpu: u16, page: &mut ExitPage) -> Option<Step> {
         let port = page.registers[gpr::RDX] as u16;
         let magic = page.registers[gpr::RAX] as u32;
         let in_delivery = page.event & event::VALID != 0;
         let known = port == PORT || port == PORT_HIGH_BANDWIDTH;
-        if !self.config.port || page.cpl != 3 || in_delivery || !known || magic != MAGIC {
+        if !self.config.port || page.cpl == 0 || in_delivery || !known || magic != MAGIC {
             return None;
         }
         self.host.fetch(vcpu, page, group::CONTROL | group::SEGMENTS);
-        // Bytes that cannot be fetched any more are no access: the guest gets its #GP.
-        let bytes = Bytes::fetch(self.host.memory(), page).ok()?;
+        let bytes = match Bytes::fetch(self.host.memory(), page) {
+            Ok(bytes) => bytes,
+            // Bytes that cannot be fetched any more are no access: the guest gets its #GP.
+            Err(Miss::Fault(_)) => return None,
+            Err(Miss::Busy) => return Some(Ok(Resume::ENTER)),
+        };
         match PortForm::of(&bytes, page.rip) {
             Some(form) if port == PORT => Some(Ok(Resume::port(form.width, form.input, form.length))),
             Some(form) => {
@@ -109,7 +114,8 @@ impl<H: Host> Machine<H> {
             None => {
                 let instruction = bytes.decode(page.rip)?;
                 let string = StringIo::of(&instruction).filter(|string| string.width == 1)?;
-                Some(self.high_bandwidth(vcpu, page, &string, instruction.len(), bytes.bits))
+                let next = after(page, instruction.len(), bytes.bits);
+                Some(self.high_bandwidth(vcpu, page, &string, next, bytes.bits))
             }
         }
     }

@@ -7,6 +7,7 @@ use crate::machine::{Machine, Step};
 use crate::memory::GuestMemory;
 use crate::mmio::{Bus, Done, Stop, execute, reach};
 use crate::registers::{TRAP, after, finish};
+use crate::saved::Block;
 use iced_x86::Instruction;
 use portcullis_ipc::exit::{ExitPage, access, event};
 use portcullis_ipc::syscall::Resume;
@@ -28,17 +29,18 @@ impl<H: Host> Machine<H> {
         let Some(instruction) = decoded else {
             return self.unknown(page, address);
         };
-        let mut bus = Access { machine: self, vcpu, sequence: page.sequence };
+        let again = self.answered(vcpu, page.sequence).is_some();
+        let mut bus = Access { machine: self, vcpu, sequence: page.sequence, mailbox };
         match execute(page, &instruction, bytes.bits, &mut bus) {
             Ok(Done::Whole) => {
                 finish(page, after(page, instruction.len(), bytes.bits));
                 if mailbox {
-                    self.mailbox_written(vcpu, page.sequence);
+                    self.mailbox_written(again);
                 }
             }
             Ok(Done::Part) if page.rflags & TRAP != 0 => finish(page, page.rip),
             Ok(Done::Part) | Err(Stop::Memory) => {}
-            Err(Stop::Fault(fault)) => return Ok(self.page_fault(page, fault)),
+            Err(Stop::Missed(miss)) => return Ok(self.missed(page, miss)),
             Err(Stop::Exception(number)) => raise(page, number, Some(0)),
             Err(Stop::Unknown) if how & access::GUEST_WALK != 0 => {
                 return self.broken_walk(page, &instruction, bytes.bits, address);
@@ -52,7 +54,7 @@ impl<H: Host> Machine<H> {
     /// have reserved bits set, on behalf of an instruction that is not emulated.
     fn broken_walk(&mut self, page: &mut ExitPage, instruction: &Instruction, code_bits: u32, address: u64) -> Step {
         match reach(page, self.host.memory(), instruction, code_bits) {
-            Some(fault) => Ok(self.page_fault(page, fault)),
+            Some(miss) => Ok(self.missed(page, miss)),
             None => self.unknown(page, address),
         }
     }
@@ -70,6 +72,8 @@ struct Access<'a, H> {
     machine: &'a mut Machine<H>,
     vcpu: u16,
     sequence: u64,
+    /// It writes to the mailbox.
+    mailbox: bool,
 }
 
 impl<H: Host> Bus for Access<'_, H> {
@@ -100,6 +104,10 @@ impl<H: Host> Bus for Access<'_, H> {
             return value;
         }
         let value = access(self);
+        if self.mailbox {
+            // What is stored follows from this, whatever stands there when the exit is given again.
+            self.machine.touched.add(Block::Vcpu(self.vcpu.into()));
+        }
         self.machine.record(self.vcpu, self.sequence, value);
         value
     }

@@ -1,15 +1,45 @@
 //! Port I/O without a string.
 
 use crate::clock;
+use crate::data::{self, Places};
 use crate::host::{Host, Note};
 use crate::machine::{Machine, Step};
+use crate::memory::GuestMemory;
 use crate::ports::{Claim, Device, claim, system_control};
 use crate::registers::{finish, merge};
 use crate::saved::Block;
 use crate::uart;
+use iced_x86::Mnemonic;
 use portcullis_ipc::exit::{ExitPage, gpr, group, io};
 use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::syscall::Resume;
+
+/// The data of an access.
+#[derive(Clone, Copy)]
+pub(crate) enum Data {
+    /// This is written.
+    Out(u32),
+    /// It is read into a register.
+    In,
+    /// It is read into memory, where [`data::translate`] found room.
+    Into(Places),
+}
+
+impl Data {
+    fn written(self) -> Option<u32> {
+        match self {
+            Self::Out(value) => Some(value),
+            Self::In | Self::Into(_) => None,
+        }
+    }
+
+    /// Puts what was read where it belongs in memory.
+    fn arrive(self, memory: &mut impl GuestMemory, value: u32, width: u32) {
+        if let Self::Into(places) = self {
+            data::write_at(memory, places, value.to_le_bytes().get(..width as usize).unwrap_or_default());
+        }
+    }
+}
 
 impl<H: Host> Machine<H> {
     pub(crate) fn port(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
@@ -20,16 +50,19 @@ impl<H: Host> Machine<H> {
         let next = match page.next_rip {
             0 => {
                 let bytes = self.bytes(vcpu, page, 0)?;
-                let instruction = bytes.decode(page.rip).ok_or(Resume::ENTER)?;
+                let instruction =
+                    bytes.decode(page.rip).filter(|one| matches!(one.mnemonic(), Mnemonic::In | Mnemonic::Out));
+                let instruction = instruction.ok_or(Resume::ENTER)?;
                 crate::registers::after(page, instruction.len(), bytes.bits)
             }
             next => next,
         };
         let (port, width) = (access as u16, (access >> io::WIDTH_SHIFT) as u32 & 7);
         let rax = page.registers[gpr::RAX];
-        let write = (access & io::INPUT == 0).then_some(rax as u32 & Self::nobody(width));
-        let value = self.transfer(vcpu, page, port, width, write)?;
-        if write.is_none() {
+        let input = access & io::INPUT != 0;
+        let data = if input { Data::In } else { Data::Out(rax as u32 & Self::nobody(width)) };
+        let value = self.transfer(vcpu, page, port, width, data)?;
+        if input {
             page.registers[gpr::RAX] = merge(rax, width as usize, value.into());
             page.dirty |= group::GENERAL;
         }
@@ -38,17 +71,14 @@ impl<H: Host> Machine<H> {
     }
 
     /// One access: the value read, or what the vCPU does instead of going on.
-    pub(crate) fn transfer(
-        &mut self,
-        vcpu: u16,
-        page: &mut ExitPage,
-        port: u16,
-        width: u32,
-        write: Option<u32>,
-    ) -> Step<u32> {
+    pub(crate) fn transfer(&mut self, vcpu: u16, page: &mut ExitPage, port: u16, width: u32, data: Data) -> Step<u32> {
+        let write = data.written();
         match claim(&self.config, port, width, write) {
-            Claim::None => Ok(Self::nobody(width)),
-            Claim::Bytes => self.bytewise(vcpu, page.sequence, port, width, write),
+            Claim::None => {
+                data.arrive(self.host.memory(), Self::nobody(width), width);
+                Ok(Self::nobody(width))
+            }
+            Claim::Bytes => self.bytewise(vcpu, page.sequence, port, width, data),
             Claim::Reset => self.reset(vcpu, page, "the guest asked for it").and_then(Err),
             Claim::Off => self.power_off(vcpu, page, VmEventKind::PowerOff, Note::PowerOff).and_then(Err),
             Claim::TestExit => {
@@ -59,7 +89,8 @@ impl<H: Host> Machine<H> {
     }
 
     /// An access that touches devices, byte by byte as the bus splits it.
-    fn bytewise(&mut self, vcpu: u16, sequence: u64, port: u16, width: u32, write: Option<u32>) -> Step<u32> {
+    fn bytewise(&mut self, vcpu: u16, sequence: u64, port: u16, width: u32, data: Data) -> Step<u32> {
+        let write = data.written();
         if let Some(value) = self.answered(vcpu, sequence) {
             return Ok(value as u32);
         }
@@ -79,6 +110,8 @@ impl<H: Host> Machine<H> {
                     None => value |= u64::from(machine.read_byte(device)) << shift,
                 }
             }
+            // Before the record is durable: an exit that is given again after that finds the data in its place.
+            data.arrive(machine.host.memory(), value as u32, width);
             value
         });
         Ok(value as u32)

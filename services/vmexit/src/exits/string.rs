@@ -4,13 +4,15 @@
 //! its registers advanced, as the architecture allows.
 
 use crate::data;
-use crate::exception::{raise, vector};
+use crate::exception::raise;
+use crate::exits::port::Data;
 use crate::host::Host;
 use crate::machine::{Machine, Step};
-use crate::paging::Translation;
-use crate::registers::{DIRECTION, after, finish, linear, merge};
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
-use portcullis_ipc::exit::{ExitPage, gpr, group, segment};
+use crate::paging::{Access, Translation};
+use crate::registers::{DIRECTION, TRAP, after, finish, linear, merge};
+use crate::segments::{index_of, refusal};
+use iced_x86::{Instruction, Mnemonic, OpKind};
+use portcullis_ipc::exit::{ExitPage, gpr, group, io, segment};
 use portcullis_ipc::syscall::Resume;
 
 /// Elements that one exit moves at a port that nobody claims.
@@ -46,7 +48,7 @@ impl StringIo {
             OpKind::MemorySegRSI | OpKind::MemoryESRDI => 8,
             _ => return None,
         };
-        let segment = if input { segment::ES } else { segment_index(instruction.memory_segment()) };
+        let segment = if input { segment::ES } else { index_of(instruction.memory_segment()) };
         let repeat = instruction.has_rep_prefix() || instruction.has_repne_prefix();
         let index = if input { gpr::RDI } else { gpr::RSI };
         Some(Self { width, input, repeat, address_bytes, segment, index })
@@ -57,46 +59,32 @@ impl StringIo {
     }
 }
 
-/// Index in the exit page of a segment register.
-pub(crate) fn segment_index(register: Register) -> usize {
-    match register {
-        Register::ES => segment::ES,
-        Register::CS => segment::CS,
-        Register::SS => segment::SS,
-        Register::FS => segment::FS,
-        Register::GS => segment::GS,
-        _ => segment::DS,
-    }
-}
-
-/// The exception that an access of `length` bytes at `offset` of a segment raises before any translation.
-pub(crate) fn segment_fault(page: &ExitPage, index: usize, offset: u64, length: u32, code_bits: u32) -> Option<u8> {
-    let fault = if index == segment::SS { vector::STACK } else { vector::PROTECTION };
-    if code_bits == 64 {
-        let address = linear(page, index, offset, 64);
-        let canonical = |address: u64| (address as i64) << 16 >> 16 == address as i64;
-        let last = address.wrapping_add(u64::from(length) - 1);
-        return (!canonical(address) || !canonical(last)).then_some(fault);
-    }
-    let limit = page.segments.get(index).map_or(0, |one| one.limit);
-    let last = offset.checked_add(u64::from(length) - 1);
-    last.is_none_or(|last| last > limit.into()).then_some(fault)
-}
-
 impl<H: Host> Machine<H> {
     pub(crate) fn string_port(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
         let bytes = self.bytes(vcpu, page, 0)?;
         let instruction = bytes.decode(page.rip).ok_or(Resume::ENTER)?;
         let string = StringIo::of(&instruction).ok_or(Resume::ENTER)?;
-        let port = page.registers[gpr::RDX] as u16;
+        let [access, ..] = page.qualification;
+        // The processor checked the port for this width and direction: another instruction stands there by now.
+        let same = (access >> io::WIDTH_SHIFT) as u32 & 7 == string.width && (access & io::INPUT != 0) == string.input;
+        if !same {
+            return Ok(Resume::ENTER);
+        }
+        let string = StringIo { repeat: access & io::REPEAT != 0, ..string };
+        let next = match page.next_rip {
+            0 => after(page, instruction.len(), bytes.bits),
+            next => next,
+        };
+        let port = access as u16;
         if string.width == 1 && self.is_high_bandwidth(page, port) {
-            return self.high_bandwidth(vcpu, page, &string, instruction.len(), bytes.bits);
+            return self.high_bandwidth(vcpu, page, &string, next, bytes.bits);
         }
         let mask = string.mask();
         let total = if string.repeat { page.registers[gpr::RCX] & mask } else { 1 };
-        // At a claimed port each element is an exit of its own, so that it has a record of its own.
-        let claimed = self.claimed.may_have(port, string.width);
-        let most = total.min(if claimed { 1 } else { AT_ONCE });
+        // At a claimed port each element is an exit of its own, so that it has a record of its own; a trap comes
+        // after each element.
+        let stepped = page.rflags & TRAP != 0;
+        let most = total.min(if stepped || self.claimed.may_have(port, string.width) { 1 } else { AT_ONCE });
         let backwards = page.rflags & DIRECTION != 0;
         let step = u64::from(string.width);
         let step = if backwards { step.wrapping_neg() } else { step };
@@ -114,7 +102,9 @@ impl<H: Host> Machine<H> {
         }
         advance(page, &string, step.wrapping_mul(done), done);
         if done == total {
-            finish(page, after(page, instruction.len(), bytes.bits));
+            finish(page, next);
+        } else if done > 0 && stepped {
+            finish(page, page.rip);
         }
         end
     }
@@ -129,29 +119,27 @@ impl<H: Host> Machine<H> {
         offset: u64,
         code_bits: u32,
     ) -> Step<()> {
-        if let Some(fault) = segment_fault(page, string.segment, offset, string.width, code_bits) {
+        // What the exit did before it was given again is done, whatever the guest's tables say by now.
+        if self.answered(vcpu, page.sequence).is_some() {
+            return Ok(());
+        }
+        let length = string.width as usize;
+        if let Some(fault) = refusal(page, string.segment, offset, string.width, string.input, code_bits) {
             raise(page, fault, Some(0));
             return Err(Resume::ENTER);
         }
         let address = linear(page, string.segment, offset, code_bits);
-        let translation = Translation::of(page);
-        let mut buffer = [0; 4];
-        let length = string.width as usize;
-        let bytes = buffer.get_mut(..length).unwrap_or_default();
-        if string.input {
-            let probe = data::probe(&translation, self.host.memory(), address, length);
-            probe.map_err(|fault| self.page_fault(page, fault))?;
-            let value = self.transfer(vcpu, page, port, string.width, None)?.to_le_bytes();
-            for (to, from) in bytes.iter_mut().zip(value) {
-                *to = from;
-            }
-            let written = data::write(&translation, self.host.memory(), address, bytes);
-            return written.map_err(|fault| self.page_fault(page, fault));
-        }
-        let read = data::read(&translation, self.host.memory(), address, bytes);
-        read.map_err(|fault| self.page_fault(page, fault))?;
-        self.transfer(vcpu, page, port, string.width, Some(u32::from_le_bytes(buffer)))?;
-        Ok(())
+        let access = if string.input { Access::Write } else { Access::Read };
+        let places = data::translate(&Translation::of(page), self.host.memory(), address, length, access);
+        let places = places.map_err(|miss| self.missed(page, miss))?;
+        let data = if string.input {
+            Data::Into(places)
+        } else {
+            let mut buffer = [0; 4];
+            data::read_at(self.host.memory(), places, buffer.get_mut(..length).unwrap_or_default());
+            Data::Out(u32::from_le_bytes(buffer))
+        };
+        self.transfer(vcpu, page, port, string.width, data).map(|_| ())
     }
 }
 

@@ -21,8 +21,10 @@ pub enum Error {
         /// As many as it has.
         found: usize,
     },
-    /// `acpi-mangler` did not build the firmware's tables; why.
+    /// `acpi-mangler` does not build the firmware's tables; why.
     Tables(&'static str),
+    /// `acpi-mangler` did not answer in time.
+    TablesLate,
     /// Guest memory ends too early.
     Memory {
         /// Bytes needed.
@@ -53,6 +55,13 @@ pub enum Error {
         /// Bytes at most.
         most: usize,
     },
+}
+
+impl Error {
+    /// Whether another try may do better.
+    pub const fn may_pass(self) -> bool {
+        matches!(self, Self::TablesLate)
+    }
 }
 
 /// Most guest memory of a VM with devices, bytes: above it their registers begin.
@@ -87,6 +96,7 @@ impl fmt::Display for Error {
             Self::Tables(why) => {
                 write!(to, "no firmware tables, acpi-mangler {why}: see its log, or set acpi and smbios to off")
             }
+            Self::TablesLate => write!(to, "no firmware tables yet, acpi-mangler does not answer: see its log"),
             Self::Memory { needed, have } => {
                 write!(to, "guest needs {} MiB of memory and has {} MiB: give the VM more", mib(needed), have >> 20)
             }
@@ -129,13 +139,14 @@ mod tests {
             Error::Unusable("it is a zImage; give a bzImage"),
             Error::NoMethod,
             Error::Segments { found: 17 },
-            Error::Tables("does not answer"),
+            Error::Tables("was given up"),
             Error::Memory { needed: (74 << 20) + 1, have: 64 << 20 },
             Error::TooMuchMemory { have: 4 << 30 },
             Error::NotRam(kernel, 0xa_0000, 0xb_0000),
             Error::Overlap(kernel, What::BootData, 0x6000, 0x7000),
             Error::Initrd { bytes: 1 << 20, room: 0 },
             Error::CommandLine { bytes: 5000, most: 4095 },
+            Error::TablesLate,
         ];
         for error in all {
             let text = error.to_string();

@@ -49,6 +49,9 @@ fn memory_in_the_place_of_devices_is_refused() {
         fn write(&mut self, _: u64, _: &[u8]) -> bool {
             true
         }
+        fn exchange(&mut self, _: u64, _: usize, _: u64, _: u64) -> bool {
+            false
+        }
     }
     let kernel = xen();
     let guest = Guest { kernel: &kernel, ..Guest::default() };
@@ -77,6 +80,9 @@ impl GuestMemory for Watched {
         let done = self.memory.write(address, bytes);
         self.stray |= !done;
         done
+    }
+    fn exchange(&mut self, _: u64, _: usize, _: u64, _: u64) -> bool {
+        false
     }
 }
 

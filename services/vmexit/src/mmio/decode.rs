@@ -58,7 +58,7 @@ impl Operation {
             Action::Bit(_) if self.other_is_register(instruction) => effective.beside(bit_distance(source, self.width)),
             _ => effective,
         };
-        let linear = effective.linear(page, self.width, code_bits)?;
+        let linear = effective.linear(page, self.width, self.action.writes(), code_bits)?;
         let place = Place::translate(page, bus, linear, self.width, self.action.writes())?;
         if place.is_memory(bus) {
             return Err(Stop::Memory);

@@ -18,7 +18,7 @@ mod string;
 mod tests;
 
 use crate::memory::GuestMemory;
-use crate::paging::PageFault;
+use crate::paging::Miss;
 use decode::Operation;
 use iced_x86::Instruction;
 use portcullis_ipc::exit::ExitPage;
@@ -43,8 +43,8 @@ pub trait Bus {
     fn read(&mut self, address: u64) -> u32;
     /// Writes an aligned word of four bytes of a device.
     fn write(&mut self, address: u64, value: u32);
-    /// Makes an access to a device, or finds that this exit made it before the service was restarted; the
-    /// value is the same.
+    /// Makes an access to a device or to watched memory, or finds that this exit made it before the service was
+    /// restarted; the value is the same.
     fn once(&mut self, access: impl FnOnce(&mut Self) -> u64) -> u64;
 }
 
@@ -60,8 +60,8 @@ pub enum Done {
 /// Why nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// The operand's address raises this page fault.
-    Fault(PageFault),
+    /// The operand has no address.
+    Missed(Miss),
     /// It raises this exception with error code 0.
     Exception(u8),
     /// The operand lies in memory, so that the guest can do this itself: code or page tables were changed

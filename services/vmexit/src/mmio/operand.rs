@@ -2,10 +2,10 @@
 
 use super::Stop;
 use crate::data;
-use crate::exits::string::{segment_fault, segment_index};
 use crate::memory::{GuestMemory, all_ones};
-use crate::paging::{Access, PageFault, Translation};
+use crate::paging::{Access, Miss, Translation};
 use crate::registers::{linear, merge};
+use crate::segments::{index_of, refusal};
 use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, OpKind, Register};
 use portcullis_ipc::exit::{ExitPage, group};
 
@@ -21,7 +21,7 @@ pub struct Effective {
 impl Effective {
     /// Of the one operand in memory that has a base, an index or a displacement.
     pub fn of(page: &ExitPage, instruction: &Instruction, code_bits: u32) -> Self {
-        let segment = segment_index(instruction.memory_segment());
+        let segment = index_of(instruction.memory_segment());
         let operand = u32::from(instruction.op0_kind() != OpKind::Memory);
         let offset = instruction.virtual_address(operand, 0, |register, _, _| {
             // The segment's base is added later, with the rules of the mode.
@@ -43,8 +43,8 @@ impl Effective {
     }
 
     /// The linear address, or the exception that the segment raises.
-    pub fn linear(self, page: &ExitPage, length: usize, code_bits: u32) -> Result<u64, Stop> {
-        match segment_fault(page, self.segment, self.offset, length as u32, code_bits) {
+    pub fn linear(self, page: &ExitPage, length: usize, writes: bool, code_bits: u32) -> Result<u64, Stop> {
+        match refusal(page, self.segment, self.offset, length as u32, writes, code_bits) {
             Some(fault) => Err(Stop::Exception(fault)),
             None => Ok(linear(page, self.segment, self.offset, code_bits)),
         }
@@ -88,7 +88,7 @@ pub fn value(page: &ExitPage, instruction: &Instruction, index: u32) -> u64 {
     }
     let register = instruction.op_register(index);
     if register.is_segment_register() {
-        return page.segments.get(segment_index(register)).map_or(0, |one| one.selector.into());
+        return page.segments.get(index_of(register)).map_or(0, |one| one.selector.into());
     }
     get(page, register).unwrap_or(0)
 }
@@ -122,22 +122,22 @@ pub fn reach(
     memory: &mut impl GuestMemory,
     instruction: &Instruction,
     code_bits: u32,
-) -> Option<PageFault> {
+) -> Option<Miss> {
     let translation = Translation::of(page);
     let mut factory = InstructionInfoFactory::new();
     for operand in factory.info(instruction).used_memory() {
         let offset = operand.virtual_address(0, |register, _, _| {
             Some(if register.is_segment_register() { 0 } else { get(page, register).unwrap_or(0) })
         });
-        let address = linear(page, segment_index(operand.segment()), offset.unwrap_or(0), code_bits);
+        let address = linear(page, index_of(operand.segment()), offset.unwrap_or(0), code_bits);
         let access = match operand.access() {
             OpAccess::Read | OpAccess::CondRead => Access::Read,
             OpAccess::NoMemAccess | OpAccess::None => continue,
             _ => Access::Write,
         };
         let length = operand.memory_size().size().clamp(1, 64);
-        if let Err(fault) = data::translate(&translation, memory, address, length, access) {
-            return Some(fault);
+        if let Err(miss) = data::translate(&translation, memory, address, length, access) {
+            return Some(miss);
         }
     }
     None

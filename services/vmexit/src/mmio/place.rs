@@ -33,7 +33,7 @@ impl Place {
     ) -> Result<Self, Stop> {
         let access = if writes { Access::Write } else { Access::Read };
         let pieces = data::translate(&Translation::of(page), bus.memory(), linear, length, access);
-        pieces.map(Self).map_err(Stop::Fault)
+        pieces.map(Self).map_err(Stop::Missed)
     }
 
     /// The pieces with their owners.
@@ -53,18 +53,22 @@ impl Place {
 
     /// Whether it lies in memory as a whole, and the guest may write there itself.
     pub fn is_memory(self, bus: &mut impl Bus) -> bool {
-        let watched = self.0.iter().any(|(address, length)| *length > 0 && bus.watches(*address));
-        !watched && self.pieces(bus).all(|(owner, ..)| owner == Owner::Memory)
+        !self.is_watched(bus) && self.pieces(bus).all(|(owner, ..)| owner == Owner::Memory)
     }
 
-    /// Whether a part of it is a device's.
-    pub fn is_device(self, bus: &mut impl Bus) -> bool {
-        self.pieces(bus).any(|(owner, ..)| owner == Owner::Device)
+    fn is_watched(self, bus: &impl Bus) -> bool {
+        self.0.iter().any(|(address, length)| *length > 0 && bus.watches(*address))
     }
 
-    /// Makes an access through [`Bus::once`] if it touches a device: others have no effect outside memory.
+    /// Whether an access is remembered as one of its exit: a part of the operand is a device's, or is memory whose
+    /// value may depend on what this exit stored there before.
+    pub fn is_remembered(self, bus: &mut impl Bus) -> bool {
+        self.is_watched(bus) || self.pieces(bus).any(|(owner, ..)| owner == Owner::Device)
+    }
+
+    /// Makes an access through [`Bus::once`] if it is one of those that are remembered.
     pub fn once<B: Bus>(self, bus: &mut B, access: impl FnOnce(&mut B) -> u64) -> u64 {
-        if self.is_device(bus) { bus.once(access) } else { access(bus) }
+        if self.is_remembered(bus) { bus.once(access) } else { access(bus) }
     }
 
     /// Its value, little endian.

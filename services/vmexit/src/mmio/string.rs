@@ -1,15 +1,15 @@
 //! MOVS, STOS and LODS on addresses that are not memory.
 //!
-//! An exit moves a bounded number of elements, and one only where a device takes part, so that each of its
-//! accesses has an exit of its own; a longer repetition goes on at the same instruction with its registers
+//! An exit moves a bounded number of elements, and one only where its access is remembered, so that each of
+//! those has an exit of its own; a longer repetition goes on at the same instruction with its registers
 //! advanced. Elements that lie in memory as a whole are left to the guest.
 
 use super::operand::{Effective, put};
 use super::place::Place;
 use super::{Bus, Done, Stop};
-use crate::exits::string::segment_index;
 use crate::memory::all_ones;
 use crate::registers::{DIRECTION, TRAP, merge};
+use crate::segments::index_of;
 use iced_x86::{Code, Instruction, OpKind, Register};
 use portcullis_ipc::exit::{ExitPage, gpr, group, segment};
 
@@ -52,7 +52,7 @@ impl StringMove {
             OpKind::MemorySegESI | OpKind::MemoryESEDI => 4,
             _ => 8,
         };
-        let source = from_memory.then(|| segment_index(instruction.memory_segment()));
+        let source = from_memory.then(|| index_of(instruction.memory_segment()));
         let repeat = instruction.has_rep_prefix() || instruction.has_repne_prefix();
         Some(Self { width, source, to_memory, repeat, address_bytes })
     }
@@ -79,8 +79,8 @@ impl StringMove {
         Ok(if done == left { Done::Whole } else { Done::Part })
     }
 
-    /// Moves one element and advances the registers; says whether the exit ends with it. A device is
-    /// touched by the exit's first element only.
+    /// Moves one element and advances the registers; says whether the exit ends with it. Only the
+    /// exit's first element may be one that is remembered.
     fn element(&self, page: &mut ExitPage, code_bits: u32, bus: &mut impl Bus, first: bool) -> Result<bool, Stop> {
         let source = match self.source {
             Some(segment) => Some(self.place(page, code_bits, bus, segment, gpr::RSI, false)?),
@@ -94,8 +94,8 @@ impl StringMove {
         if places().all(|place| place.is_memory(bus)) {
             return Err(Stop::Memory);
         }
-        let device = places().find(|place| place.is_device(bus));
-        if device.is_some() && !first {
+        let remembered = places().any(|place| place.is_remembered(bus));
+        if remembered && !first {
             return Err(Stop::Memory);
         }
         let accumulator = page.registers[gpr::RAX];
@@ -106,16 +106,13 @@ impl StringMove {
             }
             value
         };
-        let value = match device {
-            Some(_) => bus.once(access),
-            None => access(bus),
-        };
+        let value = if remembered { bus.once(access) } else { access(bus) };
         match target {
             Some(place) => place.store_inside(bus, value),
             None => put(page, self.accumulator(), value),
         }
         self.advance(page);
-        Ok(device.is_some())
+        Ok(remembered)
     }
 
     fn place(
@@ -129,7 +126,7 @@ impl StringMove {
     ) -> Result<Place, Stop> {
         let offset = page.registers.get(index).copied().unwrap_or(0);
         let effective = Effective::indexed(segment, offset, self.address_bytes);
-        let linear = effective.linear(page, self.width, code_bits)?;
+        let linear = effective.linear(page, self.width, writes, code_bits)?;
         Place::translate(page, bus, linear, self.width, writes)
     }
 

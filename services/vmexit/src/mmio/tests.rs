@@ -3,7 +3,7 @@
 use super::{Bus, Done, Stop, execute};
 use crate::memory::GuestMemory;
 use crate::memory::tests::Plain;
-use crate::paging::PageFault;
+use crate::paging::{Miss, PageFault};
 use crate::tests::page;
 use iced_x86::{Decoder, DecoderOptions};
 use portcullis_ipc::exit::{ExitPage, Reason, gpr, segment};
@@ -348,7 +348,7 @@ fn faults_change_nothing() {
     let unmapped: fn(&mut ExitPage) = |page| page.registers[gpr::RDI] = 5 << 30;
     let uncanonical: fn(&mut ExitPage) = |page| page.registers[gpr::RDI] = 1 << 60;
     let stack: fn(&mut ExitPage) = |page| page.registers[gpr::RSP] = 1 << 60;
-    let fault = |error| Stop::Fault(PageFault { address: 5 << 30, error });
+    let fault = |error| Stop::Missed(Miss::Fault(PageFault { address: 5 << 30, error }));
     let table: [(&[u8], fn(&mut ExitPage), Stop); 8] = [
         (&[0x8b, 0x07], unmapped, fault(0)),
         (&[0x89, 0x07], unmapped, fault(2)),

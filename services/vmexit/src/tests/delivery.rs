@@ -1,26 +1,24 @@
 //! Interrupts, timers and starts of vCPUs as the machine brings them about.
 
 use super::{CODE, CONFIG, IDENTITY, Model, over, page, port_page};
-use crate::config::{ApStart, Config};
+use crate::config::Config;
 use crate::cpuid::Identity;
-use crate::firmware::MAILBOX;
 use crate::host::Note;
 use crate::machine::Machine;
-use crate::memory::load;
 use crate::registers::INTERRUPTS;
 use crate::saved::{life, pending, start};
 use portcullis_ipc::exit::event::{exception, interrupt};
-use portcullis_ipc::exit::{ExitPage, Reason, access, event, gpr, group, segment, shadow, window};
+use portcullis_ipc::exit::{ExitPage, Reason, event, gpr, group, segment, shadow, window};
 use portcullis_ipc::proto::link::VmEventKind;
-use portcullis_ipc::syscall::{Resume, rights};
+use portcullis_ipc::syscall::Resume;
 use proptest::prelude::*;
 
 const NMI: u64 = event::VALID | event::NMI << event::TYPE_SHIFT | 2;
 
-const APIC: Config = Config { lapic: true, ioapic: true, ..CONFIG };
+pub const APIC: Config = Config { lapic: true, ioapic: true, ..CONFIG };
 
 /// A machine with interrupt controllers, x2APIC mode on both vCPUs.
-fn machine() -> Machine<Model> {
+pub fn machine() -> Machine<Model> {
     let mut machine = Machine::new(Model::new(), APIC, IDENTITY);
     machine.start(false);
     machine.host.recalled.clear();
@@ -32,7 +30,7 @@ fn machine() -> Machine<Model> {
 }
 
 /// Serves an MSR access of a vCPU with interrupts off; what it read.
-fn msr(machine: &mut Machine<Model>, vcpu: u16, sequence: u64, number: u64, write: Option<u64>) -> u64 {
+pub fn msr(machine: &mut Machine<Model>, vcpu: u16, sequence: u64, number: u64, write: Option<u64>) -> u64 {
     let mut page = msr_page(sequence, number, write);
     assert_eq!(machine.exited(vcpu, &mut page), Resume::ENTER);
     assert_eq!(page.rip, CODE + 2, "MSR {number:#x} refused");
@@ -278,6 +276,31 @@ fn the_serial_port_interrupts_by_way_of_pin_4() {
     assert_eq!(machine.host.recalled, []);
 }
 
+#[test]
+fn a_level_that_finds_its_local_apic_disabled_interrupts_once_that_is_enabled() {
+    let mut machine = machine();
+    msr(&mut machine, 1, 8, 0x80f, Some(0xff));
+    // Pin 4 to vCPU 1, vector 0x51, level.
+    for (register, value) in [(0x19, 1 << 24), (0x18, 0x8051)] {
+        machine.write_device(0, 0xfec0_0000, register);
+        machine.write_device(0, 0xfec0_0010, value);
+    }
+    machine.commit();
+    for (sequence, port, value) in [(10, 0x3fc, 0x0b), (11, 0x3f9, 1)] {
+        let mut page = port_page(port, 1, false);
+        (page.sequence, page.registers[gpr::RAX]) = (sequence, value);
+        assert_eq!(machine.exited(0, &mut page), Resume::ENTER);
+    }
+    machine.host.input = b"x".to_vec();
+    machine.input();
+    assert_eq!((machine.read_device(0, 0xfec0_0010), machine.host.recalled.as_slice()), (0x8051, &[][..]));
+    msr(&mut machine, 1, 12, 0x80f, Some(0x1ff));
+    assert_eq!(machine.read_device(0, 0xfec0_0010), 0xc051);
+    let mut exit = open(Reason::Recall, 13);
+    machine.exited(1, &mut exit);
+    assert_eq!(exit.event, interrupt(0x51));
+}
+
 /// vCPU 1 waits for its start-up and is stopped.
 fn cold() -> Machine<Model> {
     let mut machine = machine();
@@ -356,46 +379,10 @@ fn a_machine_that_never_ran_loads_its_guest_and_starts_vcpu_0() {
 }
 
 /// Serves the exit to which vCPU 0 of a machine that starts was recalled.
-fn first_exit(machine: &mut Machine<Model>) -> ExitPage {
+pub fn first_exit(machine: &mut Machine<Model>) -> ExitPage {
     let mut page = page(Reason::Recall);
     assert_eq!(machine.exited(0, &mut page), Resume::ENTER);
     page
-}
-
-#[test]
-fn the_mailbox_starts_the_processor_that_it_names() {
-    let config = Config { ap_start: ApStart::Mailbox, ..APIC };
-    let mut model = Model::cold();
-    model.memory.plain = crate::memory::tests::Plain::new(0x10_0000);
-    model.stopped = vec![0, 1];
-    let mut machine = Machine::new(model, config, IDENTITY);
-    machine.start(false);
-    first_exit(&mut machine);
-    assert_eq!(machine.host.protected, [(u64::from(MAILBOX), rights::READ)]);
-    let mut sequence = 10;
-    // mov [edi], eax and mov [edi], ax.
-    let mut write = |machine: &mut Machine<Model>, offset: u64, value: u64, code: &[u8]| {
-        let mut page = page(Reason::NestedFault);
-        sequence += 1;
-        page.sequence = sequence;
-        page.qualification = [u64::from(MAILBOX) + offset, access::PRESENT | access::WRITE, 0];
-        page.registers[gpr::RDI] = u64::from(MAILBOX) + offset;
-        page.registers[gpr::RAX] = value;
-        super::put(machine, &page, code);
-        assert_eq!(machine.exited(0, &mut page), Resume::ENTER);
-        assert_eq!((page.rip, page.event), (CODE + code.len() as u64, 0));
-    };
-    let word = |machine: &Machine<Model>| load::<4>(&machine.host.memory, MAILBOX.into());
-    write(&mut machine, 4, 7, &[0x89, 0x07]);
-    write(&mut machine, 8, 0x9_a000, &[0x89, 0x07]);
-    write(&mut machine, 0, 1, &[0x66, 0x89, 0x07]);
-    assert_eq!((machine.host.stopped.as_slice(), word(&machine)), (&[1][..], 1), "there is no such processor");
-    write(&mut machine, 4, 1, &[0x89, 0x07]);
-    assert_eq!((machine.host.stopped.as_slice(), word(&machine)), (&[][..], 0));
-    assert_eq!(machine.durable.vcpus[1].start, start::mailbox(0x9_a000));
-    msr(&mut machine, 0, 40, 0x1b, Some(0xfee0_0d00));
-    msr(&mut machine, 0, 41, 0x830, Some(1 << 32 | 0x699));
-    assert_eq!(machine.durable.vcpus[1].start, start::mailbox(0x9_a000));
 }
 
 #[test]
@@ -421,15 +408,6 @@ fn an_instance_that_starts_recalls_and_arms_what_the_one_before_left() {
     next.host.recalled.clear();
     next.start(false);
     assert_eq!((next.host.recalled.as_slice(), next.host.deadline), (&[0, 1][..], 1_500_000));
-}
-
-#[test]
-fn a_state_that_the_processor_refused_ends_the_machine() {
-    let mut machine = machine();
-    machine.host.stopped = vec![0, 1];
-    machine.start(true);
-    assert_eq!(machine.host.stopped, [0, 1]);
-    assert_eq!(machine.host.events.len(), 1);
 }
 
 /// What vCPU 1 does in the model below.

@@ -19,6 +19,12 @@ fn protection() -> ExitPage {
 #[test]
 fn the_port_behind_a_protection_fault_is_found() {
     let mut machine = machine();
+    for ring in [1, 2] {
+        let mut page = protection();
+        page.cpl = ring;
+        put(&mut machine, &page, &[0xed]);
+        assert_eq!(machine.exited(0, &mut page), Resume::port(4, true, 1), "ring {ring}");
+    }
     let mut page = protection();
     put(&mut machine, &page, &[0xed]);
     assert_eq!(machine.exited(0, &mut page), Resume::port(4, true, 1));

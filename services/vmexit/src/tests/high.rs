@@ -1,9 +1,10 @@
 //! Strings at the high-bandwidth port.
 
+use super::strings::access_of;
 use super::{CODE, CODE_LONG, Message, Model, long_page, machine, page, put};
 use crate::machine::Machine;
 use portcullis_ipc::exit::event::exception;
-use portcullis_ipc::exit::{ExitPage, Reason, gpr, io, segment};
+use portcullis_ipc::exit::{ExitPage, Reason, gpr, segment};
 use portcullis_ipc::port::MAGIC;
 use portcullis_ipc::syscall::Resume;
 
@@ -12,7 +13,7 @@ const UPPER: u64 = 0x1111_2222_0000_0000;
 /// The exit of a string of `count` bytes at `at`; from ring 3 it is a protection fault.
 fn string(machine: &mut Machine<Model>, code: &[u8], ring: u32, count: u64, at: u64) -> ExitPage {
     let mut page = page(if ring == 3 { Reason::Exception } else { Reason::Io });
-    page.qualification[0] = if ring == 3 { 13 } else { 0x5659 | 1 << io::WIDTH_SHIFT | io::STRING };
+    page.qualification[0] = if ring == 3 { 13 } else { 0x5659 | access_of(code) };
     page.cpl = ring;
     page.registers[gpr::RAX] = MAGIC.into();
     page.registers[gpr::RBX] = UPPER | 0x1_0000;
@@ -108,7 +109,7 @@ fn a_page_that_is_absent_faults_after_what_came_before_it() {
     for (code, index, error) in [([0xf3, 0x6e], gpr::RSI, 0), ([0xf3, 0x6c], gpr::RDI, 2)] {
         let mut machine = over(8);
         let mut page = long_page(&mut machine.host, Reason::Io);
-        page.qualification[0] = 0x5659 | 1 << io::WIDTH_SHIFT | io::STRING;
+        page.qualification[0] = 0x5659 | access_of(&code);
         let edge = 0x1_0000_0000;
         page.registers[gpr::RAX] = MAGIC.into();
         page.registers[gpr::RDX] = 0x5659;
@@ -123,6 +124,54 @@ fn a_page_that_is_absent_faults_after_what_came_before_it() {
         assert_eq!((page.event, page.cr2), (exception(14, Some(error)), edge));
         assert_eq!((page.registers, page.rip), (before, CODE_LONG));
         assert_eq!(machine.host.message.unwrap().pieces, [(1, 3)]);
+    }
+}
+
+#[test]
+fn a_piece_that_was_served_moves_the_string_on_though_its_page_is_gone_by_now() {
+    for (code, index) in [([0xf3, 0x6e], gpr::RSI), ([0xf3, 0x6c], gpr::RDI)] {
+        for served in [false, true] {
+            let mut machine = over(8);
+            let mut page = long_page(&mut machine.host, Reason::Io);
+            page.qualification[0] = 0x5659 | access_of(&code);
+            page.registers[gpr::RAX] = MAGIC.into();
+            page.registers[gpr::RDX] = 0x5659;
+            page.registers[gpr::RCX] = 8;
+            page.registers[index] = 0x20_b000;
+            machine.host.memory.put(CODE_LONG as usize, &code);
+            machine.host.memory.put(0x3008, &0x83u64.to_le_bytes());
+            if served {
+                assert_eq!(machine.exited(0, &mut page.clone()), Resume::ENTER);
+            }
+            // The next instance is given the exit again, after another vCPU took the page away.
+            let mut machine = super::over(machine.host);
+            machine.host.memory.put(0x3008, &[0; 8]);
+            assert_eq!(machine.exited(0, &mut page), Resume::ENTER);
+            let pieces = machine.host.message.unwrap().pieces;
+            if served {
+                assert_eq!((page.event, page.registers[gpr::RCX], pieces), (0, 0, vec![(1, 8)]));
+            } else {
+                assert_eq!((page.cr2, page.registers[gpr::RCX], pieces), (0x20_b000, 8, vec![]));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_takes_no_data_or_grows_downwards_counts_for_the_string_too() {
+    for (code, index) in [([0xf3, 0x6e], segment::DS), ([0xf3, 0x6c], segment::ES)] {
+        let mut machine = over(8);
+        let mut page = string(&mut machine, &code, 3, 8, 0x4000);
+        page.segments[index].attributes = 0;
+        run(&mut machine, &mut page);
+        assert_eq!((page.event, page.registers[gpr::RCX]), (exception(13, Some(0)), 8));
+        // Backwards, down to the first offset behind the limit.
+        let mut page = string(&mut machine, &code, 3, 8, 0x4003);
+        (page.segments[index].attributes, page.segments[index].limit) = (0xc97, 0x3fff);
+        page.rflags |= 1 << 10;
+        run(&mut machine, &mut page);
+        assert_eq!((page.event, page.registers[gpr::RCX]), (exception(13, Some(0)), 4));
+        assert_eq!(machine.host.message.unwrap().left, 4);
     }
 }
 

@@ -6,6 +6,7 @@ mod faults;
 mod high;
 mod load;
 mod restart;
+mod starts;
 mod strings;
 
 use crate::apic::lapic::Lapic;
@@ -136,6 +137,12 @@ impl GuestMemory for Ram {
         }
         fits
     }
+    fn exchange(&mut self, address: u64, width: usize, old: u64, new: u64) -> bool {
+        if !self.plain.holds(address, width, old) {
+            return false;
+        }
+        self.write(address, &new.to_le_bytes()[..width])
+    }
 }
 
 /// The outside. Effects stop happening when the fuse burns out: the service was killed there.
@@ -158,6 +165,10 @@ pub struct Model {
     pub stopped: Vec<u16>,
     /// RFLAGS with which they were.
     pub stopped_with: u64,
+    /// The exit after which they were.
+    pub stopped_by: Reason,
+    /// `acpi-mangler` does not answer.
+    pub tables_late: bool,
     /// What the timer is set to.
     pub deadline: u64,
     pub protected: Vec<(u64, u8)>,
@@ -213,6 +224,8 @@ impl Model {
             recalled: Vec::new(),
             stopped: Vec::new(),
             stopped_with: 2,
+            stopped_by: Reason::None,
+            tables_late: false,
             deadline: 0,
             protected: Vec::new(),
             wall: 0,
@@ -273,11 +286,14 @@ impl Host for Model {
         true
     }
 
-    fn console_read(&mut self, from: u64, buffer: &mut [u8]) -> (u64, usize) {
+    fn console_read(&mut self, from: u64, buffer: &mut [u8]) -> Option<(u64, usize)> {
+        if self.console_full {
+            return None;
+        }
         let waiting = self.input.get(from as usize..).unwrap_or_default();
         let count = buffer.len().min(waiting.len());
         buffer[..count].copy_from_slice(&waiting[..count]);
-        (from, count)
+        Some((from, count))
     }
 
     fn event(&mut self, sequence: u64, kind: VmEventKind) {
@@ -311,7 +327,7 @@ impl Host for Model {
     fn stopped(&mut self, vcpu: u16) -> Option<&'static mut ExitPage> {
         let stopped = self.stopped.contains(&vcpu);
         let rflags = self.stopped_with;
-        stopped.then(|| Box::leak(Box::new(ExitPage { rflags, ..page(Reason::None) })))
+        stopped.then(|| Box::leak(Box::new(ExitPage { rflags, ..page(self.stopped_by) })))
     }
 
     fn protect(&mut self, address: u64, rights: u8) {
@@ -333,6 +349,9 @@ impl Host for Model {
     }
 
     fn build_tables(&mut self, machine: &BuildTables) -> Result<Option<TablesBuilt>, Error> {
+        if self.tables_late {
+            return Err(Error::TablesLate);
+        }
         Ok(Some(TablesBuilt { rsdp: machine.base }))
     }
 
@@ -345,8 +364,13 @@ impl Host for Model {
 
     fn high_bandwidth(&mut self, request: &HighBandwidth, piece: &mut [u8]) -> Option<HighBandwidthMoved> {
         let message = self.message.as_mut()?;
-        if message.pieces.last().is_some_and(|(sequence, _)| *sequence == request.sequence) {
-            panic!("no exit is given twice here");
+        match message.pieces.last() {
+            Some((sequence, moved)) if *sequence == request.sequence => {
+                assert_eq!(request.lent, 0, "no exit is given twice here but to ask for its record");
+                return Some(HighBandwidthMoved { moved: *moved as u64, ebx: 0x1_0000 });
+            }
+            _ if request.lent == 0 => return Some(HighBandwidthMoved { moved: request.count, ebx: 0 }),
+            _ => {}
         }
         message.pieces.push((request.sequence, piece.len()));
         if request.count > message.left as u64 {

@@ -3,7 +3,7 @@
 use crate::data;
 use crate::exception::vector;
 use crate::memory::GuestMemory;
-use crate::paging::{PageFault, Translation};
+use crate::paging::{Miss, Translation};
 use portcullis_ipc::exit::{ExitPage, Segment, segment};
 
 /// The bit of a selector that means the LDT.
@@ -34,15 +34,15 @@ const GRANULAR: u16 = 1 << 11;
 /// Why a switch goes no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A page fault.
-    Page(PageFault),
+    /// An access that has no address.
+    Missed(Miss),
     /// An exception about what a selector names.
     Selector(u8, u16),
 }
 
-impl From<PageFault> for Fault {
-    fn from(fault: PageFault) -> Self {
-        Self::Page(fault)
+impl From<Miss> for Fault {
+    fn from(miss: Miss) -> Self {
+        Self::Missed(miss)
     }
 }
 
@@ -56,7 +56,7 @@ pub fn place(page: &ExitPage, selector: u16) -> Option<u64> {
 }
 
 /// The segment that the descriptor at a linear address describes.
-pub fn read(page: &ExitPage, memory: &mut impl GuestMemory, address: u64, selector: u16) -> Result<Segment, PageFault> {
+pub fn read(page: &ExitPage, memory: &mut impl GuestMemory, address: u64, selector: u16) -> Result<Segment, Miss> {
     let mut bytes = [0; 8];
     data::read(&Translation::system(page), memory, address, &mut bytes)?;
     Ok(parse(u64::from_le_bytes(bytes), selector))

@@ -1,15 +1,16 @@
 //! The second half of a switch: the page takes the new task's registers and segments. A fault is raised in the new task's
 //! context, before its first instruction.
 
-use super::descriptor::{ACCESSED, BIG, CONFORMING, Fault, LEVEL, LOCAL, Role, TYPE, WHICH, place, read};
+use super::descriptor::{ACCESSED, BIG, Fault, LEVEL, LOCAL, Role, TYPE, WHICH, place, read};
 use super::leave::{NESTED, New};
 use super::{Source, Switch};
 use crate::data;
 use crate::exception::{kind, raise, vector};
 use crate::exits::debug::detect_no_more;
 use crate::memory::{GuestMemory, all_ones};
-use crate::paging::{Translation, takes_pae_root};
+use crate::paging::{Access, Translation, takes_pae_root};
 use crate::registers::{VIRTUAL_8086, linear, merge};
+use crate::segments::offsets;
 use portcullis_ipc::exit::{ExitPage, Segment, event, gpr, group, segment, shadow};
 
 /// CR0.TS.
@@ -129,8 +130,10 @@ fn load(page: &ExitPage, memory: &mut impl GuestMemory, selector: u16, role: Rol
         return Err(refused(number));
     }
     if role != Role::Table && found.attributes & ACCESSED == 0 {
+        let place = data::translate(&Translation::system(page), memory, address + TYPE, 1, Access::Write)?;
+        let kind = found.attributes as u8;
         found.attributes |= ACCESSED;
-        data::write(&Translation::system(page), memory, address + TYPE, &[found.attributes as u8])?;
+        data::exchange_at(memory, place, kind, found.attributes as u8);
     }
     Ok(found)
 }
@@ -140,11 +143,8 @@ fn push(page: &mut ExitPage, memory: &mut impl GuestMemory, error: u32, bytes: u
     let stack = page.segments[segment::SS];
     let width = if stack.attributes & BIG != 0 { 4 } else { 2 };
     let top = page.registers[gpr::RSP].wrapping_sub(bytes as u64) & all_ones(width);
-    let last = top + bytes as u64 - 1;
-    let grows_down = stack.attributes & CONFORMING != 0;
-    let limit = u64::from(stack.limit);
-    let inside = if grows_down { top > limit && last <= all_ones(width) } else { last <= limit };
-    if !inside {
+    let inside = offsets(&stack);
+    if !inside.contains(&top) || !inside.contains(&(top + bytes as u64 - 1)) {
         return Err(Fault::Selector(vector::STACK, 0));
     }
     let address = linear(page, segment::SS, top, 32);

@@ -4,7 +4,7 @@
 use super::descriptor::{Fault, LOCAL, PRESENT, TYPE, place, read};
 use super::tss::{LONGEST, Registers, Task, Width};
 use super::{Source, Switch};
-use crate::data::{read_at, translate, write_at};
+use crate::data::{exchange_at, read_at, translate, write_at};
 use crate::exception::vector;
 use crate::memory::GuestMemory;
 use crate::paging::{Access, Translation};
@@ -78,14 +78,16 @@ pub fn leave(switch: &Switch, page: &ExitPage, memory: &mut impl GuestMemory) ->
     if let Some(link) = link {
         write_at(memory, link, &old.selector.to_le_bytes());
     }
+    let kind = new.attributes as u8;
     new.attributes |= BUSY;
     if let Some(claim) = claim {
-        write_at(memory, claim, &[new.attributes as u8]);
+        exchange_at(memory, claim, kind, new.attributes as u8);
     }
     if let Some(release) = release {
         let mut kind = [0];
         read_at(memory, release, &mut kind);
-        write_at(memory, release, &kind.map(|kind| kind & !(BUSY as u8)));
+        let [kind] = kind;
+        exchange_at(memory, release, kind, kind & !(BUSY as u8));
     }
     Ok(New { segment: new, width, task })
 }

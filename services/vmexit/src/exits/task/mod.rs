@@ -28,6 +28,7 @@ use crate::exception::{Combined, combine, deliver, kind, vector};
 use crate::host::Host;
 use crate::machine::{Machine, Step};
 use crate::memory::GuestMemory;
+use crate::paging::Miss;
 use crate::registers::after;
 use descriptor::{Fault, WHICH};
 use iced_x86::Mnemonic;
@@ -97,16 +98,28 @@ impl Switch {
     }
 }
 
+/// What switches happens again; an instruction of its own accord, `event` by being delivered again.
+fn again(page: &mut ExitPage, event: u64) -> u64 {
+    if event == 0 && page.event != 0 {
+        deliver(page, 0);
+    }
+    Resume::ENTER
+}
+
 impl<H: Host> Machine<H> {
     pub(crate) fn task_switch(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
         let switch = self.switch_of(vcpu, page)?;
         let Err(fault) = switch.carry_out(page, self.host.memory()) else { return Ok(Resume::ENTER) };
         let external = if switch.event != 0 { EXTERNAL } else { 0 };
         let (number, error) = match fault {
-            Fault::Page(fault) => {
+            Fault::Missed(Miss::Fault(fault)) => {
                 page.cr2 = fault.address;
                 page.dirty |= group::CONTROL;
                 (vector::PAGE, fault.error)
+            }
+            Fault::Missed(Miss::Busy) if page.dirty & group::SEGMENTS == 0 => return Ok(again(page, switch.event)),
+            Fault::Missed(Miss::Busy) => {
+                return self.stop(vcpu, page, "tables that change all through a task switch", 0);
             }
             Fault::Selector(number, selector) => (number, u32::from(selector & WHICH) | external),
         };
@@ -132,10 +145,7 @@ impl<H: Host> Machine<H> {
             let bytes = self.bytes(vcpu, page, GROUPS)?;
             let Some(instruction) = bytes.decode(page.rip).filter(|one| source.is(one.mnemonic())) else {
                 // It was changed after the exit.
-                if page.event != 0 {
-                    deliver(page, 0);
-                }
-                return Err(Resume::ENTER);
+                return Err(again(page, event));
             };
             after(page, instruction.len(), bytes.bits)
         };

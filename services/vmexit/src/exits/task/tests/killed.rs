@@ -26,6 +26,11 @@ impl GuestMemory for Dying {
         self.left -= count;
         self.memory.write(address, &bytes[..count])
     }
+    fn exchange(&mut self, address: u64, width: usize, old: u64, new: u64) -> bool {
+        let lives = self.left >= width;
+        self.left -= width.min(self.left);
+        lives && self.memory.exchange(address, width, old, new)
+    }
 }
 
 #[test]
