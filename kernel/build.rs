@@ -6,5 +6,8 @@ fn main() {
         // The linker runs in the workspace's root; a path from there stays right where the checkout is moved.
         println!("cargo:rustc-link-arg-bins=-Tkernel/kernel.ld");
         println!("cargo:rustc-link-arg-bins=-Tdefmt.x");
+    } else {
+        // Entry code that the tests do not run has absolute addresses.
+        println!("cargo:rustc-link-arg=-no-pie");
     }
 }

@@ -90,11 +90,11 @@ pub struct PartitionRecord {
     pub cpu: u16,
     /// Pages that the state region of a replacement may have at most.
     pub state_limit_pages: u32,
-    /// Budget for its own work, microseconds in each period.
+    /// Budget for its own work, microseconds in each period: guaranteed, and no limit without [`schedule::CAP`].
     pub budget_us: u32,
     /// Period of the budget, microseconds.
     pub period_us: u32,
-    /// Reserve for a call whose lent budget ran out, microseconds a call.
+    /// Reserve that is lent to a payer whose budget runs out while this partition works for it, microseconds.
     pub reserve_us: u32,
     /// Execution time within which it must answer any piece of work, microseconds.
     pub call_limit_us: u32,
@@ -116,8 +116,8 @@ pub struct PartitionRecord {
     pub build_id: [u8; 20],
     /// SHA-256 over the partition's segments as they stand in the image.
     pub digest: [u8; 32],
-    /// Zero.
-    pub reserved: u32,
+    /// [`schedule`].
+    pub flags: u32,
     /// Ed25519 signature over the digest, or zeros.
     pub signature: [u8; 64],
 }
@@ -237,6 +237,12 @@ pub struct VmRecord {
 /// `vmport` of a VM whose port is off.
 pub const NO_PARTITION: u16 = u16::MAX;
 
+/// How an account is scheduled: flags of a partition and of a vCPU.
+pub mod schedule {
+    /// The budget is a limit, too: beyond it the account gets no time, although nobody else wants it.
+    pub const CAP: u32 = 1;
+}
+
 /// VM features.
 pub mod feature {
     /// Intercept RDTSC.
@@ -254,8 +260,10 @@ pub struct VcpuRecord {
     /// CPU.
     pub cpu: u16,
     /// Scheduling priority, higher first; 1 to 255.
-    pub priority: u32,
-    /// Budget, microseconds in each period.
+    pub priority: u16,
+    /// [`schedule`].
+    pub flags: u16,
+    /// Budget, microseconds in each period: guaranteed, and no limit without [`schedule::CAP`].
     pub budget_us: u32,
     /// Period, microseconds.
     pub period_us: u32,

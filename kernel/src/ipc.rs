@@ -60,14 +60,19 @@ impl Core {
     #[inline(never)]
     fn serve_queue(&mut self, target: u8) {
         let bit = self.first_in_queue(target);
-        self.partitions[target].thread.queue &= !(1u64 << (bit & 63));
+        let thread = &mut self.partitions[target].thread;
+        thread.queue &= !(1u64 << (bit & 63));
+        thread.served = bit;
         self.deliver(target, bit);
     }
 
-    /// The request of the highest priority, among equals the lowest bit.
+    /// The request of the highest priority, among equals the next after the one that was taken last: each has its turn.
     fn first_in_queue(&self, target: u8) -> u8 {
+        let thread = &self.partitions[target].thread;
+        let start = thread.served.wrapping_add(1);
         let (mut first, mut highest) = (0, 0);
-        for bit in bits(self.partitions[target].thread.queue) {
+        for place in bits(thread.queue.rotate_right(start.into())) {
+            let bit = place.wrapping_add(start) & 63;
             // Partitions and exits are numbered as their accounts are; port calls follow.
             let account = if bit < 48 { bit } else { bit.wrapping_sub(16) };
             let priority = self.accounts[account].priority;
@@ -83,7 +88,6 @@ impl Core {
         let thread = &mut self.partitions[target].thread;
         thread.work = work;
         thread.used = 0;
-        thread.reserve_left = thread.reserve;
     }
 
     /// Whether `target` can take a request right now.

@@ -43,7 +43,6 @@ impl Core {
         let thread = &mut partition.thread;
         thread.pending = 0;
         thread.used = 0;
-        thread.reserve_left = thread.reserve;
         thread.work = Work::Own;
         log::started(index, partition);
         for slot in self.partitions[index].slots.iter() {
@@ -69,7 +68,7 @@ impl Core {
         let work = core::mem::replace(&mut partition.thread.work, Work::None);
         let callee = core::mem::replace(&mut partition.thread.calling, Index::NONE).get();
         log::ended(index, partition);
-        // The call that ran out of budget and reserve fails with "timeout"; all others learn that it is dead.
+        // The call that took too long fails with "timeout"; all others learn that it is dead.
         let status = if why == cause::HUNG { Status::Timeout } else { Status::Dead };
         if let Work::Call(caller) = work {
             self.end_call(caller, status, generation.into());

@@ -27,6 +27,8 @@ mod mem;
 mod object;
 mod port;
 mod schedule;
+#[cfg(test)]
+mod simulation;
 mod state;
 mod svm;
 mod syscall;

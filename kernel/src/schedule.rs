@@ -1,5 +1,6 @@
-//! Who runs, and who pays. The payer is the account of the highest priority that has work and budget;
-//! what runs is found by following the payer's chain: a vCPU that waits for its `vmexit` runs that one's
+//! Who runs, and who pays. The payer is the account of the highest priority that has work and budget left in its
+//! period. A budget is a guarantee: when no such account is there, those whose budget is used up share the slack in
+//! turn, for free, whatever their priority, but for those whose budget is a cap, too. What runs is found by following the payer's chain: a vCPU that waits for its `vmexit` runs that one's
 //! thread, a thread that waits for a callee runs the callee. So a call runs on its caller's budget and
 //! priority, and a caller that finds the callee busy helps it along, without any queue being sorted.
 
@@ -35,34 +36,45 @@ pub struct Clock {
     pub slice: i64,
     /// Turns given so far.
     pub turns: u64,
+    /// Priority at which the payer was chosen; 0 in the slack, and when idle.
+    pub level: u8,
     /// LAPIC ticks for a TSC tick, times 2^32.
     pub ratio: u64,
-    /// The timer fired or a budget ended: the short way of `dispatch` is closed.
+    /// The timer fired: the short way of `dispatch` is closed.
     pub look: bool,
-    /// Earliest end of a throttled account's period, `u64::MAX` if none is throttled.
+    /// Earliest end of the period of an account without budget, `u64::MAX` if there is none.
     pub refill: u64,
     /// The runner changed since the last charge, so the time since then is nobody's in particular.
     pub mixed: bool,
 }
 
 impl Core {
-    /// Charge the time since the last charge to the payer, and to the runner if it alone ran in it. What a
-    /// thread is not charged for is less than a slice, because the timer ends each.
+    /// Charge the time since the last charge: to the payer, and to the runner if it alone ran in it, else to the servers
+    /// whose work took all of it. What a thread is not charged for is less than a slice, because the timer ends each.
     pub fn charge(&mut self, now: u64) {
-        let since = core::mem::replace(&mut self.clock.since, now);
-        let ticks = i64::try_from(now.wrapping_sub(since)).unwrap_or(i64::MAX);
-        let overdrawn = self.accounts[self.payer].left <= 0 && self.serves(self.runner).is_some();
-        self.accounts[self.payer].charge(ticks);
-        if !core::mem::take(&mut self.clock.mixed)
-            && let Runner::Thread(index) = self.runner
-        {
-            // The timer ends more than that: an SMI or an emulator's host that stands still is not the thread's doing.
-            let ticks = ticks.min(i64::try_from(self.clock.armed.saturating_sub(since)).unwrap_or(i64::MAX));
-            let thread = &mut self.partitions[index].thread;
-            thread.used = thread.used.saturating_add(ticks);
-            if overdrawn {
-                thread.reserve_left = thread.reserve_left.saturating_sub(ticks);
+        // The timer ends more than that: an SMI or an emulator's host that stands still is nobody's doing.
+        let ticks = now.min(self.clock.armed).saturating_sub(self.clock.since);
+        let ticks = i64::try_from(ticks).unwrap_or(i64::MAX);
+        self.clock.since = now;
+        let account = &mut self.accounts[self.payer];
+        account.slice_left = account.slice_left.saturating_sub(ticks);
+        if self.clock.level > 0 {
+            account.left = account.left.saturating_sub(ticks);
+        }
+        if core::mem::take(&mut self.clock.mixed) {
+            let mut server = self.first_server();
+            while let Some(index) = server {
+                let thread = &mut self.partitions[index].thread;
+                // One whose work was not there at the charge before only leaves a mark.
+                thread.used = if thread.used == 0 { 1 } else { thread.used.saturating_add(ticks) };
+                if thread.used >= thread.call_limit {
+                    self.freeze(index, cause::HUNG, 0, 0);
+                }
+                server = self.next_server(index);
             }
+        } else if let Runner::Thread(index) = self.runner {
+            let used = &mut self.partitions[index].thread.used;
+            *used = used.saturating_add(ticks);
         }
     }
 
@@ -106,49 +118,52 @@ impl Core {
         }
     }
 
-    /// The thread that works on the payer's own request, so that its reserve stands behind the payer's budget.
-    /// `None` when the payer pays for itself, or only helps a callee along that still works for another: the
-    /// end of a helper's budget is nobody's fault but its own.
-    fn serves(&self, runner: Runner) -> Option<u8> {
-        let Runner::Thread(index) = runner else { return None };
-        let mut node = self.payer;
-        if usize::from(node) >= limits::PARTITIONS {
-            let vcpu = node.wrapping_sub(limits::PARTITIONS as u8);
-            let (server, work) = self.server(vcpu)?;
-            if self.partitions[server].thread.work != work {
-                return None;
-            }
-            node = server;
-        } else if node == index {
-            return None;
+    /// The thread that works on the payer's own request, if one does.
+    fn first_server(&self) -> Option<u8> {
+        if usize::from(self.payer) < limits::PARTITIONS {
+            return self.next_server(self.payer);
         }
-        while node != index {
-            let callee = self.partitions[node].thread.calling.get()?;
-            if self.partitions[callee].thread.work != Work::Call(node) {
-                return None;
-            }
-            node = callee;
+        let (server, work) = self.server(self.payer.wrapping_sub(limits::PARTITIONS as u8))?;
+        (self.partitions[server].thread.work == work).then_some(server)
+    }
+
+    /// The thread that works on the call of `caller`, if one does.
+    fn next_server(&self, caller: u8) -> Option<u8> {
+        let callee = self.partitions[caller].thread.calling.get()?;
+        (self.partitions[callee].thread.work == Work::Call(caller)).then_some(callee)
+    }
+
+    /// Whether thread `index` works for the payer, so that its reserve stands after the payer's budget. It does not when the
+    /// payer pays for itself, or only helps a callee along that still works for another.
+    fn serves(&self, index: u8) -> bool {
+        let mut server = self.first_server();
+        while let Some(node) = server
+            && node != index
+        {
+            server = self.next_server(node);
         }
-        Some(index)
+        server.is_some()
     }
 
     fn pick(&mut self, now: u64) {
-        let (mut best, mut highest) = (NOBODY, (0, 0));
+        let (mut best, mut highest) = (NOBODY, (0, false, 0));
         for index in bits(self.active) {
             let account = &mut self.accounts[index];
-            if account.left <= 0 && !account.refill(now) {
-                self.throttle(index);
-                continue;
+            account.refill(now);
+            let level = if account.left > 0 { account.priority } else { 0 };
+            if level == 0 {
+                self.clock.refill = self.clock.refill.min(account.period_end);
             }
-            let order = (account.priority, !account.turn);
-            if order > highest && self.resolve(index).is_some() {
+            // Who owes goes last: the others lack the time that it was lent.
+            let order = (level, level > 0 || !account.owes(), !account.turn);
+            if order > highest && (level > 0 || !account.capped) && self.resolve(index).is_some() {
                 (best, highest) = (index, order);
             }
         }
         if self.accounts[best].slice_left <= 0 {
             self.accounts[best].slice_left = self.clock.slice;
         }
-        self.payer = best;
+        (self.payer, self.clock.level) = (best, highest.0);
         self.reschedule = false;
     }
 
@@ -164,7 +179,7 @@ impl Core {
     /// Work came for account `index`: it takes part in the choice.
     pub fn activate(&mut self, index: u8) {
         self.active |= 1u64 << (index & 63);
-        if self.payer == NOBODY || self.accounts[index].priority > self.accounts[self.payer].priority {
+        if index != self.payer && self.accounts[index].priority > self.clock.level {
             self.reschedule = true;
         }
     }
@@ -172,13 +187,14 @@ impl Core {
     /// Account `index` has no work left.
     pub fn deactivate(&mut self, index: u8) {
         self.active &= !(1u64 << (index & 63));
+        self.accounts[index].rested = true;
         if self.payer == index {
             self.reschedule = true;
         }
     }
 
-    /// What runs next. The short way: the payer goes on, it had budget when the core looked last, and the timer
-    /// ends its slice, so who runs for it may change at no cost.
+    /// What runs next. The short way: the payer goes on, and the timer ends its slice and its budget, so who runs for it
+    /// may change at no cost.
     #[inline(always)]
     pub fn dispatch(&mut self) -> Runner {
         if !self.reschedule
@@ -199,6 +215,8 @@ impl Core {
     fn choose(&mut self) -> Runner {
         let now = cpu::tsc();
         self.charge(now);
+        self.clock.look = false;
+        self.reschedule |= now >= self.accounts[self.payer].period_end;
         loop {
             let mut found = self.resolve(self.payer);
             if self.reschedule || found.is_none() {
@@ -213,11 +231,11 @@ impl Core {
             self.runner = runner;
             let allowance = self.allowance(runner);
             if allowance > 0 {
-                self.clock.look = self.accounts[self.payer].left <= 0;
-                self.set_timer(now, now.saturating_add_signed(allowance));
+                let deadline = now.saturating_add_signed(allowance).min(self.accounts[self.payer].period_end);
+                self.set_timer(now, deadline);
                 return runner;
             }
-            self.exhaust(now, runner);
+            self.exhaust(runner);
         }
     }
 
@@ -225,9 +243,8 @@ impl Core {
     fn allowance(&self, runner: Runner) -> i64 {
         let account = &self.accounts[self.payer];
         let mut ticks = account.slice_left.max(1);
-        match self.serves(runner) {
-            Some(index) if account.left <= 0 => ticks = self.partitions[index].thread.reserve_left,
-            _ => ticks = ticks.min(account.left),
+        if self.clock.level > 0 {
+            ticks = ticks.min(account.left);
         }
         if let Runner::Thread(index) = runner {
             let thread = &self.partitions[index].thread;
@@ -236,23 +253,20 @@ impl Core {
         ticks
     }
 
-    /// The payer's budget, the reserve or the call limit of `runner` is used up: act on it.
-    fn exhaust(&mut self, now: u64, runner: Runner) {
+    /// The call limit of `runner` or the payer's budget is used up: act on it.
+    fn exhaust(&mut self, runner: Runner) {
         if let Runner::Thread(index) = runner {
             let thread = &self.partitions[index].thread;
             if thread.used >= thread.call_limit {
                 self.freeze(index, cause::HUNG, 0, 0);
                 return;
             }
-            if self.accounts[self.payer].left <= 0 && self.accounts[self.payer].refill(now) {
-                return;
-            }
-            if self.serves(runner).is_some() {
-                self.freeze(index, cause::HUNG, 1, 0);
+            let reserve = thread.reserve;
+            if self.serves(index) && self.accounts[self.payer].borrow_reserve(reserve) {
                 return;
             }
         }
-        self.throttle(self.payer);
+        self.reschedule = true;
     }
 
     /// Let the local APIC fire at `deadline`, and in time for the next timer and the next refill.
@@ -266,11 +280,6 @@ impl Core {
         }
     }
 
-    fn throttle(&mut self, index: u8) {
-        self.clock.refill = self.clock.refill.min(self.accounts[index].period_end);
-        self.reschedule = true;
-    }
-
     /// The local APIC's timer fired: expire timers, refill accounts, end the slice.
     pub fn tick(&mut self) {
         let now = cpu::tsc();
@@ -281,7 +290,7 @@ impl Core {
             self.notify(holder, bits);
         }
         if now >= self.clock.refill {
-            // Those that are throttled still say so again in `pick`.
+            // Those that still have no budget say so again in `pick`.
             self.clock.refill = u64::MAX;
             self.reschedule = true;
         }
@@ -304,3 +313,6 @@ pub fn bits(mut set: u64) -> impl Iterator<Item = u8> {
         (lowest < 64).then_some(lowest)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@ use super::{Inputs, Placed, Segment, info, name24, pool};
 use crate::manifest::{Capability, Object, Partition, System, Vm};
 use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::image::{
-    self, CapabilityRecord, ImageHead, PartitionRecord, SegmentRecord, TableHead, VcpuRecord, VmRecord, feature, table,
+    self, CapabilityRecord, ImageHead, PartitionRecord, SegmentRecord, TableHead, VcpuRecord, VmRecord, feature,
+    schedule, table,
 };
 use portcullis_ipc::layout::PAGE;
 use portcullis_ipc::syscall::rights;
@@ -148,6 +149,7 @@ fn lay_out(system: &System, inputs: &[Inputs], placed: &[Placed], data: u64, blo
             vm: index as u16,
             cpu: vcpu.cpu,
             priority: vcpu.priority.into(),
+            flags: cap(vcpu.cap) as u16,
             budget_us: vcpu.budget_us,
             period_us: vcpu.period_us,
         }));
@@ -175,9 +177,14 @@ fn partition_record(partition: &Partition, input: &Inputs, placed: &Placed) -> P
         spare_pages: partition.spare_pages.unwrap_or(placed.own_pages as u32),
         build_id: input.program.build_id,
         digest: digest(&placed.segments),
-        reserved: 0,
+        flags: cap(partition.cap),
         signature: [0; 64],
     }
+}
+
+/// The flag of an account whose budget is a limit, too.
+fn cap(cap: bool) -> u32 {
+    if cap { schedule::CAP } else { 0 }
 }
 
 /// SHA-256 over the bytes of all segments, in the order of their records.

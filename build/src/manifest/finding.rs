@@ -232,6 +232,22 @@ pub enum Problem {
         /// Sum, rounded up.
         percent: u64,
     },
+    /// An account could use more than its period at once.
+    #[error(
+        "{payer} has a budget of {budget_us} us in {period_us} us and can be lent the reserve of {lender}, {reserve_us} us, which is more than its period; lower one of them"
+    )]
+    Reserve {
+        /// Who pays.
+        payer: String,
+        /// Its budget.
+        budget_us: u32,
+        /// Who lends.
+        lender: String,
+        /// The reserve.
+        reserve_us: u32,
+        /// The payer's period.
+        period_us: u32,
+    },
     /// A segment that is writable and executable.
     #[error("`{elf}`: the segment at {address:#x} is writable and executable; link it with separate segments")]
     WritableExecutable {
@@ -292,7 +308,7 @@ impl Problem {
             }
             Self::Dma { .. } => "R15",
             Self::IdentityConflict { .. } | Self::NestedConflict(_) | Self::PassthroughConflict(_) => "port",
-            Self::Overcommitted { .. } => "time",
+            Self::Overcommitted { .. } | Self::Reserve { .. } => "time",
         }
     }
 }

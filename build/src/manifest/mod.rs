@@ -46,6 +46,7 @@ pub fn parse(name: &str, text: &str) -> Result<System, Findings> {
         exclusive::check(&system, &mut report);
         vms::check_servers(&system, &mut report);
         partitions::check_budgets(&system, &mut report);
+        partitions::check_reserves(&system, &mut report);
     }
     report.into_result(system)
 }

@@ -46,7 +46,9 @@ pub struct Partition {
     pub budget_us: u32,
     /// Period, microseconds.
     pub period_us: u32,
-    /// Reserve, microseconds a call.
+    /// The budget is a limit, too.
+    pub cap: bool,
+    /// Reserve that it lends, microseconds.
     pub reserve_us: u32,
     /// Call limit, microseconds.
     pub call_limit_us: u32,
@@ -221,6 +223,8 @@ pub struct Vcpu {
     pub budget_us: u32,
     /// Period, microseconds.
     pub period_us: u32,
+    /// The budget is a limit, too.
+    pub cap: bool,
 }
 
 /// Ranks by name, lowest first.

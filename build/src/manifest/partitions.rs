@@ -1,7 +1,7 @@
 //! Partition tables: names, numbers and sizes; the supervisor; the sums of budgets.
 
 use super::raw::{Bytes, File, PartitionTable};
-use super::{Blob, Partition, Problem, RANKS, Report, System, cpu, one_of, priority, range, unique, value};
+use super::{Blob, Object, Partition, Problem, RANKS, Report, System, cpu, one_of, priority, range, unique, value};
 use portcullis_ipc::image::rank;
 use portcullis_ipc::{layout, limits};
 use toml::Spanned;
@@ -39,6 +39,7 @@ pub fn resolve(table: &Spanned<PartitionTable>, report: &mut Report) -> Partitio
         heap_pages: optional_pages("heap pages", &raw.heap, limits::WRITABLE_PAGES as u64, report),
         budget_us: range("budget_us", &raw.budget_us, 1, period_us.max(1), report),
         period_us,
+        cap: raw.cap,
         reserve_us: range("reserve_us", &raw.reserve_us, 1, 1_000_000, report),
         call_limit_us: range("call_limit_us", &raw.call_limit_us, 1, 60_000_000, report),
         state_pages,
@@ -119,6 +120,38 @@ pub fn check_budgets(system: &System, report: &mut Report) {
             report.at_line(line, Problem::Overcommitted { cpu, percent: millionths.div_ceil(10_000) });
         }
     }
+}
+
+/// Nobody may use more than its period at once: its budget and the greatest reserve that it can be lent fit into it.
+pub fn check_reserves(system: &System, report: &mut Report) {
+    let mut check = |line, payer: &str, budget_us: u32, period_us, servers: &[u16]| {
+        let lender = servers.iter().filter_map(|index| lender(system, *index)).max_by_key(|lender| lender.reserve_us);
+        if let Some(lender) = lender
+            && budget_us.saturating_add(lender.reserve_us) > period_us
+        {
+            let (payer, lender, reserve_us) = (payer.to_owned(), lender.name.clone(), lender.reserve_us);
+            report.at_line(line, Problem::Reserve { payer, budget_us, lender, reserve_us, period_us });
+        }
+    };
+    for (index, partition) in system.partitions.iter().enumerate() {
+        check(partition.line, &partition.name, partition.budget_us, partition.period_us, &[index as u16]);
+    }
+    for vm in &system.vms {
+        let servers: Vec<u16> = [Some(vm.vmexit), vm.port].into_iter().flatten().collect();
+        for (number, vcpu) in vm.vcpus.iter().enumerate() {
+            check(vm.line, &format!("vCPU {number} of {}", vm.name), vcpu.budget_us, vcpu.period_us, &servers);
+        }
+    }
+}
+
+/// The partition with the greatest reserve among this one and all that work for it. Calls go up in rank, so this ends.
+fn lender(system: &System, index: u16) -> Option<&Partition> {
+    let partition = system.partitions.get(usize::from(index))?;
+    let callees = partition.capabilities.iter().filter_map(|capability| match capability.object {
+        Object::Endpoint { partition, .. } => lender(system, partition),
+        _ => None,
+    });
+    callees.chain([partition]).max_by_key(|partition| partition.reserve_us)
 }
 
 /// Part of a CPU, in millionths, rounded up.

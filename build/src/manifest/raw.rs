@@ -85,7 +85,10 @@ pub struct PartitionTable {
     pub budget_us: Spanned<u32>,
     /// Period, microseconds.
     pub period_us: Spanned<u32>,
-    /// Reserve for a call whose lent budget ran out, microseconds.
+    /// The budget is a limit, too.
+    #[serde(default)]
+    pub cap: bool,
+    /// Reserve that it lends to a payer whose budget runs out while it works for that one, microseconds.
     pub reserve_us: Spanned<u32>,
     /// Execution time within which it answers, microseconds.
     pub call_limit_us: Spanned<u32>,
@@ -225,6 +228,9 @@ pub struct VcpuTable {
     pub budget_us: Spanned<u32>,
     /// Period, microseconds.
     pub period_us: Spanned<u32>,
+    /// The budget is a limit, too.
+    #[serde(default)]
+    pub cap: bool,
 }
 
 /// A range passed through to a guest.

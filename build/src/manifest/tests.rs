@@ -232,6 +232,16 @@ const BAD: &[(&str, &str, &str)] = &[
     ("port = \"port\"", "port = \"supervisor\"", "R11: the supervisor `supervisor` parses no outside input"),
     ("port = \"port\"", "port = \"vmexit0\"", "R3: `vmexit0` serves VM `demo` and its port too"),
     ("budget_us = 50000", "budget_us = 99000", "time: budgets on CPU 0 add up to 103 %; lower them to 100 % or less"),
+    (
+        "period_us = 100000\nreserve_us = 100\n",
+        "period_us = 100000\nreserve_us = 99001\n",
+        "time: supervisor has a budget of 1000 us in 100000 us and can be lent the reserve of supervisor, 99001 us, which is more than its period",
+    ),
+    (
+        "state = \"8K\"\nbudget_us = 1000\nperiod_us = 100000\nreserve_us = 100\n",
+        "state = \"8K\"\nbudget_us = 1000\nperiod_us = 100000\nreserve_us = 50001\n",
+        "time: vCPU 0 of demo has a budget of 50000 us in 100000 us and can be lent the reserve of link, 50001 us",
+    ),
     ("budget_us = 50000", "budget_us = 200000", "format: `budget_us` is 200000: use 1 to 100000"),
     ("config = { baud = 115200 }", "config = { baud = [1] }", "format: `config` is [1]: use text, integer or boolean"),
     (

@@ -80,6 +80,7 @@ fn resolve_vcpu(table: &Spanned<VcpuTable>, report: &mut Report) -> Vcpu {
         priority: priority(&raw.priority, report),
         budget_us: range("budget_us", &raw.budget_us, 1, period_us.max(1), report),
         period_us,
+        cap: raw.cap,
     }
 }
 

@@ -19,7 +19,11 @@ pub fn msr(number: u32) -> u64 {
 /// Write a model-specific register. The value must keep the core's own invariants (paging, entry points, interrupts).
 pub use x86::msr::wrmsr as set_msr;
 
+#[cfg(test)]
+pub use crate::simulation::now as tsc;
+
 /// Time-stamp counter.
+#[cfg(not(test))]
 #[inline(always)]
 pub fn tsc() -> u64 {
     // SAFETY: RDTSC has no effect but its result.

@@ -14,7 +14,7 @@ use crate::state::{Core, Index, Line};
 use crate::vcpu::{Vendor, nested};
 use portcullis_ipc::image::mitigation;
 use portcullis_ipc::image::{
-    CapabilityRecord, NO_PARTITION, PartitionRecord, SegmentRecord, VcpuRecord, VmRecord, kind, rank,
+    CapabilityRecord, NO_PARTITION, PartitionRecord, SegmentRecord, VcpuRecord, VmRecord, kind, rank, schedule,
 };
 use portcullis_ipc::syscall::rights;
 use portcullis_ipc::{layout, limits};
@@ -54,11 +54,12 @@ fn kept(address: u64, physical: u64, pages: u64) -> Range {
 }
 
 /// An account; its times are microseconds until the clock is known.
-fn account(cpu: u16, priority: u32, budget_us: u32, period_us: u32) -> Result<Account, &'static str> {
+fn account(cpu: u16, priority: u16, budget_us: u32, period_us: u32, flags: u32) -> Result<Account, &'static str> {
     require(cpu == 0 && (1..=255).contains(&priority), "priority 0, or a CPU that is not brought up")?;
     require(budget_us > 0 && budget_us <= period_us, "budget 0 or above its period")?;
+    require(flags & !schedule::CAP == 0, "unknown flags of scheduling")?;
     let (priority, budget, period) = (priority as u8, budget_us.into(), period_us.into());
-    Ok(Account { priority, budget, period, ..Account::default() })
+    Ok(Account { priority, capped: flags & schedule::CAP != 0, budget, period, ..Account::default() })
 }
 
 impl Builder<'_> {
@@ -118,7 +119,9 @@ impl Builder<'_> {
             require(self.core.supervisor == Index::NONE, "a second supervisor")?;
             self.core.supervisor = Index::of(index);
         }
-        self.core.accounts[index] = account(record.cpu, record.priority.into(), record.budget_us, record.period_us)?;
+        let PartitionRecord { cpu, priority, budget_us, period_us, flags, .. } = *record;
+        require(budget_us.saturating_add(record.reserve_us) <= period_us, "budget and reserve above the period")?;
+        self.core.accounts[index] = account(cpu, priority.into(), budget_us, period_us, flags)?;
         let root = self.core.pool.table()?;
         let message = core_page(self.core, self.frames, Owner(Owner::MESSAGE, index))?;
         let (info, platform) = (self.image.address(record.info_offset), self.core.platform.physical());
@@ -199,7 +202,8 @@ impl Builder<'_> {
         require(number < limits::VCPUS, "more than 16 vCPUs (limit 16)")?;
         require(usize::from(record.vm) < self.image.vms.len(), "no such VM")?;
         let (index, vm) = (number as u8, record.vm as u8);
-        self.core.accounts[of_vcpu(index)] = account(record.cpu, record.priority, record.budget_us, record.period_us)?;
+        let VcpuRecord { cpu, priority, budget_us, period_us, flags, .. } = *record;
+        self.core.accounts[of_vcpu(index)] = account(cpu, priority, budget_us, period_us, flags.into())?;
         let place = self.core.vms[vm].vcpu_count;
         require(usize::from(place) < limits::VCPUS_PER_VM, "more than 8 vCPUs in a VM (limit 8)")?;
         if place == 0 {

@@ -69,10 +69,10 @@ pub struct Thread {
     pub used: i64,
     /// Ticks that it may use for one piece of work.
     pub call_limit: i64,
-    /// Ticks that it has for a call whose lent budget ran out.
+    /// Ticks that it lends to a payer whose budget runs out while it works for that one.
     pub reserve: i64,
-    /// What is left of them for the present work.
-    pub reserve_left: i64,
+    /// [`queue`] bit of the request that was taken last out of the queue.
+    pub served: u8,
 }
 
 /// Bits of [`Thread::queue`]: callers by partition, then exits, then port calls by vCPU.

@@ -9,7 +9,7 @@ use crate::mem::page::CorePage;
 use core::arch::{asm, global_asm};
 use x86::vmx::vmcs::ro;
 
-global_asm!("vmx_failed:", "and rsp, -16", "call {stop}", "ud2", stop = sym failed);
+global_asm!(".global vmx_failed", "vmx_failed:", "and rsp, -16", "call {stop}", "ud2", stop = sym failed);
 
 extern "sysv64" fn failed() -> ! {
     let number: u64;
