@@ -144,6 +144,7 @@ fn add_killer(system: &mut System, kill: &Kill) -> anyhow::Result<()> {
         heap_pages: 2,
         budget_us: KILLER_US,
         period_us: 100_000,
+        cap: false,
         reserve_us: 1_000,
         call_limit_us: 1_000_000,
         state_pages: 0,
