@@ -8,7 +8,7 @@ use elf::endian::LittleEndian;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Packages whose files the guest gets.
-pub const ROOTS: [&str; 4] = ["busybox-static", "libc-bin", "open-vm-tools", "systemd"];
+pub const ROOTS: [&str; 6] = ["busybox-static", "dmidecode", "libc-bin", "open-vm-tools", "systemd", "virt-what"];
 
 /// Where an architecture has its libraries.
 #[derive(Clone, Copy, Debug)]
@@ -30,13 +30,16 @@ pub const I386: Architecture = Architecture { suffix: "-i386", libraries: "usr/l
 const LIBRARIES: &str = "LIBRARIES";
 
 /// Paths that are taken whole; one that ends with a slash stands for all below it.
-const WANTED: [&str; 10] = [
+const WANTED: [&str; 13] = [
     "usr/bin/busybox",
     "usr/bin/systemd-detect-virt",
     "usr/bin/vmtoolsd",
     "usr/bin/vmware-checkvm",
     "usr/bin/vmware-rpctool",
     "usr/bin/vmware-toolbox-cmd",
+    "usr/libexec/virt-what-cpuid-helper",
+    "usr/sbin/dmidecode",
+    "usr/sbin/virt-what",
     "LIBRARIES/open-vm-tools/plugins/",
     // Without a locale vmtoolsd writes question marks for letters outside ASCII.
     "usr/lib/locale/C.utf8/",

@@ -95,6 +95,7 @@ fn open() -> Desk {
         journal,
         fates: Allowance::new(NOTES),
         tries: Allowance::new(NOTES),
+        told_of_timer: false,
         tally: Tally::new(),
     };
     if config.lapic && host.lapic.is_none() {
@@ -164,6 +165,8 @@ struct Core {
     /// Notes about what becomes of the machine, and about what its guest tries: neither silences the other.
     fates: Allowance,
     tries: Allowance,
+    /// The log knows that the guest looks for an interval timer.
+    told_of_timer: bool,
     tally: Tally,
 }
 
@@ -361,6 +364,9 @@ impl Host for Core {
 
     #[cold]
     fn note(&mut self, note: Note) {
+        if note == Note::NoTimer && core::mem::replace(&mut self.told_of_timer, true) {
+            return;
+        }
         if !self.may_say(note.is_fate()) {
             return;
         }
@@ -385,6 +391,10 @@ impl Host for Core {
             Note::NotEmulated(rip, address) => {
                 defmt::warn!("instruction at {=u64:#x} is not emulated on {=u64:#x}, which is no memory", rip, address)
             }
+            Note::NoTimer => defmt::warn!(
+                "the guest programs an interval timer (ports 0x40 to 0x43), which is not there: what measures time by it \
+                 waits or goes wrong; local APIC timer, TSC and GETHZ are there"
+            ),
             Note::NotSaved => defmt::warn!(
                 "state region holds {=usize} bytes of {=usize} wanted: a restart will lose what the guest did",
                 (HEAD_WORDS + self.journal.words()) * 8,

@@ -30,6 +30,8 @@ pub enum Note {
     UnknownMsr(u32, bool),
     /// An instruction that is not emulated, at this RIP, met this address, which is not memory.
     NotEmulated(u64, u64),
+    /// The guest programs the interval timer, which is not there.
+    NoTimer,
     /// The state region does not hold the state.
     NotSaved,
 }
@@ -37,7 +39,7 @@ pub enum Note {
 impl Note {
     /// Whether it tells what becomes of the machine, and not what its guest tries.
     pub const fn is_fate(self) -> bool {
-        !matches!(self, Self::UnknownMsr(..) | Self::NotEmulated(..))
+        !matches!(self, Self::UnknownMsr(..) | Self::NotEmulated(..) | Self::NoTimer)
     }
 }
 

@@ -17,9 +17,11 @@ const SLEEP_STATUS: u16 = 0x601;
 const SLEEP: u32 = 0x3c;
 /// S5: off.
 const SLEEP_OFF: u32 = 0x34;
-/// Interval timer, which is not there: its second channel reads 0, because a kernel that calibrates by it
-/// takes all ones for a count and reads 100,000 of them.
-const TIMER: u16 = 0x42;
+/// Interval timer, which is not there: channels 0 to 2 and the command. Channel 2 reads 0, because a kernel that
+/// calibrates by it takes all ones for a count and reads 100,000 of them.
+const TIMER: u16 = 0x40;
+const TIMER_LAST: u16 = 0x43;
+const TIMER_CHANNEL_2: u16 = 0x42;
 /// System control: the gate of that channel. Reads as a timer that ran out and no error, and with the signal that
 /// turns at each refresh of memory, by which old programs measure short times.
 const SYSTEM_CONTROL: u16 = 0x61;
@@ -64,6 +66,8 @@ pub enum Device {
     ClockData,
     /// System control.
     SystemControl,
+    /// The interval timer that is not there reads this.
+    NoTimer(u8),
     /// A register that always reads this and ignores writes.
     Constant(u8),
 }
@@ -81,7 +85,9 @@ impl Device {
             Ok(port @ uart::FIRST..uart::END) => Self::Serial(port - uart::FIRST),
             Ok(CLOCK_INDEX) => Self::ClockIndex,
             Ok(CLOCK_DATA) => Self::ClockData,
-            Ok(TIMER | KEYBOARD | SLEEP_CONTROL | SLEEP_STATUS) => Self::Constant(0),
+            Ok(TIMER_CHANNEL_2) => Self::NoTimer(0),
+            Ok(TIMER..=TIMER_LAST) => Self::NoTimer(u8::MAX),
+            Ok(KEYBOARD | SLEEP_CONTROL | SLEEP_STATUS) => Self::Constant(0),
             Ok(SYSTEM_CONTROL) => Self::SystemControl,
             _ => Self::None,
         }
@@ -156,7 +162,8 @@ mod tests {
             (0x3f5, 4, None, Claim::Bytes),
             (0x3f4, 4, None, Claim::None),
             (0x42, 1, None, Claim::Bytes),
-            (0x43, 1, Some(0), Claim::None),
+            (0x43, 1, Some(0), Claim::Bytes),
+            (0x44, 1, Some(0), Claim::None),
             (0x61, 1, None, Claim::Bytes),
             (0x64, 1, Some(0xfe), Claim::Reset),
             (0x64, 1, Some(0xd1), Claim::Bytes),

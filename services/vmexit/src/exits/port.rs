@@ -121,6 +121,7 @@ impl<H: Host> Machine<H> {
         match device {
             Device::Serial(offset) => self.uart().write(offset, value),
             Device::ClockIndex => self.board().clock_index = value.into(),
+            Device::NoTimer(_) => self.host.note(Note::NoTimer),
             Device::ClockData | Device::SystemControl | Device::Constant(_) | Device::None => {}
         }
     }
@@ -130,7 +131,7 @@ impl<H: Host> Machine<H> {
             Device::Serial(offset) => self.read_serial(offset),
             Device::ClockData => clock::read(self.durable.board.clock_index as u8, self.host.wall_clock()),
             Device::SystemControl => system_control(self.host.tsc(), self.rates.0),
-            Device::Constant(value) => value,
+            Device::Constant(value) | Device::NoTimer(value) => value,
             Device::ClockIndex | Device::None => u8::MAX,
         }
     }

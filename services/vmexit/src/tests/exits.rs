@@ -332,6 +332,19 @@ fn control_register_8_is_kept_for_each_vcpu() {
 }
 
 #[test]
+fn a_guest_that_programs_the_interval_timer_is_told_of() {
+    let mut machine = machine();
+    for (port, read) in [(0x40, 0xff), (0x42, 0), (0x43, 0xff)] {
+        let mut page = super::port_page(port, 1, true);
+        machine.exited(0, &mut page);
+        assert_eq!((page.registers[gpr::RAX] & 0xff, machine.host.notes.len()), (read, 0), "{port:#x}");
+    }
+    let mut page = super::port_page(0x43, 1, false);
+    machine.exited(0, &mut page);
+    assert_eq!(machine.host.notes, [Note::NoTimer]);
+}
+
+#[test]
 fn instructions_that_the_machine_does_not_offer_are_undefined() {
     for reason in [Reason::Hypercall, Reason::Virtualization, Reason::Monitor, Reason::Mwait] {
         let mut page = page(reason);
