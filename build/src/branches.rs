@@ -15,6 +15,14 @@ const FORMATTING: &str = "3fmt";
 /// # Errors
 /// The file cannot be read as an ELF with symbols.
 pub fn indirect(path: &Path) -> anyhow::Result<Vec<(String, u64)>> {
+    in_functions(path, branches)
+}
+
+/// What `scan` finds in the code, at its address, of each function outside formatting, with the function's name.
+///
+/// # Errors
+/// The file cannot be read as an ELF with symbols.
+pub fn in_functions(path: &Path, scan: impl Fn(&[u8], u64) -> Vec<u64>) -> anyhow::Result<Vec<(String, u64)>> {
     let data = std::fs::read(path)?;
     let elf = ElfBytes::<LittleEndian>::minimal_parse(&data)?;
     let (symbols, names) = elf.symbol_table()?.ok_or_else(|| anyhow::anyhow!("it has no symbols"))?;
@@ -29,19 +37,18 @@ pub fn indirect(path: &Path) -> anyhow::Result<Vec<(String, u64)>> {
         let begin = symbol.st_value.saturating_sub(header.map_or(0, |header| header.sh_addr)) as usize;
         let code = bytes.get(begin..).and_then(|rest| rest.get(..symbol.st_size as usize));
         let code = code.ok_or_else(|| anyhow::anyhow!("{name} is longer than its section"))?;
-        found.extend(branches(code, symbol.st_value).map(|address| (name.to_owned(), address)));
+        found.extend(scan(code, symbol.st_value).into_iter().map(|address| (name.to_owned(), address)));
     }
     Ok(found)
 }
 
 /// Addresses of the branches in `code`, which begins at `address`.
-fn branches(code: &[u8], address: u64) -> impl Iterator<Item = u64> {
+fn branches(code: &[u8], address: u64) -> Vec<u64> {
     Decoder::with_ip(64, code, address, DecoderOptions::NONE)
         .into_iter()
         .filter(|one| matches!(one.flow_control(), FlowControl::IndirectBranch | FlowControl::IndirectCall))
         .map(|one| one.ip())
-        .collect::<Vec<_>>()
-        .into_iter()
+        .collect()
 }
 
 #[cfg(test)]
@@ -60,7 +67,7 @@ mod tests {
             &[0xff, 0xd2],
             &[0x48, 0x0f, 0x07],
         ];
-        assert_eq!(branches(&code.concat(), 0x1000).collect::<Vec<_>>(), [0x1005, 0x1009, 0x1011]);
+        assert_eq!(branches(&code.concat(), 0x1000), [0x1005, 0x1009, 0x1011]);
     }
 
     #[test]

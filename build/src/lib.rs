@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod bench;
+pub mod bounds;
 pub mod branches;
 pub mod build;
 pub mod bundle;

@@ -1,13 +1,13 @@
 //! `sizes`: counts the core's code, text and `unsafe`, and the memory of core and services, and fails
 //! when a budget is exceeded.
 
-use crate::branches;
 use crate::bundle::{self, Bundle};
 use crate::dependencies::Graph;
 use crate::elf_file::Program;
 use crate::manifest::{self, System};
 use crate::source::{Count, Sources};
 use crate::toolchain::Toolchain;
+use crate::{bounds, branches};
 use crate::{build, image, setup, workspace};
 use portcullis_ipc::layout::{BLOB_BASE, PAGE};
 use portcullis_ipc::syscall::rights;
@@ -113,6 +113,12 @@ pub fn measure(path: &Path) -> anyhow::Result<Vec<Figure>> {
         println!("the core branches where memory or a register says at {address:#x}, in {name}");
     }
     figures.push(figure("indirect branches of the core outside formatting", indirect.len() as u64, Some(0)));
+    let mut unmasked = branches::in_functions(&core.path, bounds::unmasked)?;
+    unmasked.retain(|(name, _)| !name.contains(bounds::BOOT));
+    for (name, address) in &unmasked {
+        println!("only a branch keeps the access at {address:#x} within its table, in {name}");
+    }
+    figures.push(figure("accesses of the core that only a branch bounds", unmasked.len() as u64, Some(0)));
     figures.extend(service_figures(&graph, &system)?);
     figures.extend(memory_figures(&memory(&core, &Bundle::read(&bytes)?)));
     Ok(figures)

@@ -274,19 +274,53 @@ pub mod mitigation {
     /// IBPB between partitions and VMs.
     pub const IBPB: u32 = 1;
     /// STIBP on.
-    pub const STIBP: u32 = 2;
+    pub const STIBP: u32 = 1 << 1;
     /// SSBD on.
-    pub const SSBD: u32 = 4;
-    /// Return-stack fill on entry to the core from a guest.
-    pub const RSB_FILL: u32 = 8;
-    /// VERW before leaving the core.
-    pub const VERW: u32 = 16;
-    /// L1D flush before entering a guest.
-    pub const L1D_FLUSH: u32 = 32;
+    pub const SSBD: u32 = 1 << 2;
+    /// Return-stack fill between partitions and VMs and on entry to the core from a guest.
+    pub const RSB_FILL: u32 = 1 << 3;
+    /// VERW at every way out of the core.
+    pub const VERW: u32 = 1 << 4;
+    /// L1D flush between partitions and VMs.
+    pub const L1D_FLUSH: u32 = 1 << 5;
     /// Guest memory in 4 KiB pages only: a guest that may execute larger ones can raise a machine check.
-    pub const SMALL_PAGES: u32 = 64;
+    pub const SMALL_PAGES: u32 = 1 << 6;
     /// IBRS on for good: what ring 3 and guests train predicts nothing in the core.
-    pub const IBRS: u32 = 128;
+    pub const IBRS: u32 = 1 << 7;
+    /// IBPB at every way into the core, instead of between partitions and VMs: returns are predicted as branches are.
+    pub const IBPB_ENTRY: u32 = 1 << 8;
+    /// A call and an LFENCE behind a guest's exit.
+    pub const PBRSB: u32 = 1 << 9;
+    /// No predictions for what is no branch (Zen 2).
+    pub const BTC_NOBR: u32 = 1 << 10;
+    /// SSBD by LS_CFG, where SPEC_CTRL is not there.
+    pub const LS_CFG_SSBD: u32 = 1 << 11;
+    /// Page tables without the core's half for partitions (Meltdown), which this core does not have.
+    pub const PTI: u32 = 1 << 12;
+    /// TSX off.
+    pub const TSX_OFF: u32 = 1 << 13;
+    /// RRSBA_DIS_S: returns are not predicted by branches' targets.
+    pub const RRSBA_DIS: u32 = 1 << 14;
+    /// BHI_DIS_S: what ring 3 and guests branched chooses no target in the core.
+    pub const BHI_DIS: u32 = 1 << 15;
+    /// The microcode's mitigation of gather data sampling stays on.
+    pub const GDS_MITG: u32 = 1 << 16;
+    /// The microcode's mitigation of special register buffer sampling stays on.
+    pub const RNGDS_MITG: u32 = 1 << 17;
+    /// The vector registers' backup fix (Zen 2, Zenbleed).
+    pub const ZENBLEED: u32 = 1 << 18;
+    /// A division between partitions and VMs, which leaves its operands in the divider (Zen 1).
+    pub const DIV0: u32 = 1 << 19;
+    /// LFENCE lets nothing run ahead.
+    pub const LFENCE: u32 = 1 << 20;
+    /// Their names in manifests and in the boot's lines, in the order of the bits.
+    pub const NAMES: &str = "ibpb stibp ssbd rsb-fill verw l1d-flush small-pages ibrs ibpb-entry pbrsb btc-nobr ls-cfg-ssbd \
+        page-table-isolation tsx-off rrsba-dis bhi-dis gds srbds zenbleed div0 lfence";
+
+    /// Names of the bits in `mask`.
+    pub fn names(mask: u32) -> impl Iterator<Item = &'static str> {
+        NAMES.split(' ').enumerate().filter(move |(bit, _)| mask >> (bit & 31) & 1 != 0).map(|(_, name)| name)
+    }
 }
 
 static_assertions::const_assert_eq!(size_of::<ImageHead>(), 64);

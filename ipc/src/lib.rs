@@ -13,6 +13,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod allowed;
 pub mod checksum;
 pub mod client;
 pub mod exit;
@@ -25,7 +26,6 @@ pub mod layout;
 pub mod limits;
 pub mod log;
 pub mod message;
-pub mod msr;
 pub mod platform;
 pub mod port;
 pub mod proto;

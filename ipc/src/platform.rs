@@ -26,8 +26,8 @@ pub struct PlatformPage {
     pub mitigations: u32,
     /// Build id of the core.
     pub core_build_id: [u8; 20],
-    /// Zero.
-    pub reserved: u32,
+    /// Mitigations that the processor needs and that it or its microcode lacks.
+    pub lacking: u32,
 }
 
 /// "PLAT".

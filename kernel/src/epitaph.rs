@@ -5,10 +5,17 @@ use crate::arch::{cpu, uart};
 use crate::log;
 use arrayvec::ArrayString;
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
 use portcullis_ipc::log::{EPITAPH, LAST_RECORDS};
+
+/// A stop has begun: a fault in the middle of it must not begin another.
+static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// Stop the core for good: say why, write out the log, reset the machine.
 pub fn stop(reason: fmt::Arguments) -> ! {
+    if STOPPED.swap(true, Ordering::Relaxed) {
+        cpu::reset();
+    }
     uart::say(format_args!("stop: {reason}"));
     let mut text = ArrayString::<EPITAPH>::new();
     let _ = write!(text, "{reason}");
@@ -20,7 +27,9 @@ pub fn stop(reason: fmt::Arguments) -> ! {
     ring.head.epitaph.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
     let length = ring.used() as u64;
     for byte in LAST_RECORDS.into_iter().chain(length.to_le_bytes()).chain(ring.rest(0)) {
-        Line(COM2).byte(byte);
+        if !Line(COM2).byte(byte) {
+            break;
+        }
     }
     uart::say(format_args!("stop: log written, reset"));
     cpu::reset()

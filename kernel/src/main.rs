@@ -133,7 +133,9 @@ impl Core {
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo) -> ! {
     match info.location() {
-        Some(location) => epitaph::stop(format_args!("panic at {}:{}", location.file(), location.line())),
+        Some(location) => {
+            epitaph::stop(format_args!("panic at {}:{}", arch::uart::Text(location.file()), location.line()))
+        }
         None => epitaph::stop(format_args!("panic")),
     }
 }

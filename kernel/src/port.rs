@@ -8,7 +8,9 @@ use crate::object::vm::Access;
 use crate::object::{VcpuState, Vm};
 use crate::state::{Core, Index};
 use crate::vcpu::block::at;
-use portcullis_ipc::port::{MAGIC, PORT, PORT_REPLY_BYTES, PortCall, PortReply, register};
+use crate::vmx;
+use portcullis_ipc::exit::group;
+use portcullis_ipc::port::{Answer, MAGIC, PORT, PORT_REPLY_BYTES, PortCall, PortReply, register};
 use portcullis_ipc::syscall::Resume;
 use zerocopy::FromBytes;
 
@@ -17,11 +19,11 @@ pub fn decode_reply(bytes: &[u8; PORT_REPLY_BYTES]) -> Option<PortReply> {
     PortReply::read_from_bytes(bytes).ok().filter(|reply| reply.mask < 1 << 6)
 }
 
-/// The answer of `vm` to `command` at privilege level `cpl`, if its table has one.
+/// The answer of `vm` to `command`, if its table has one.
 #[inline]
-fn look_up(vm: &Vm, command: [u8; 2], cpl: u32) -> Option<&PortReply> {
-    let entry = vm.answers.iter().find(|answer| answer.used != 0 && answer.command == command)?;
-    (cpl <= entry.highest_cpl.into()).then_some(&entry.reply)
+fn look_up(vm: &Vm, command: [u8; 2]) -> Option<&Answer> {
+    let mut answers = vm.answers.iter().map(|(_, answer)| answer);
+    answers.find(|answer| answer.used != 0 && answer.command == command)
 }
 
 /// The general registers after `reply` to `access`; `rax` apart, because SVM keeps it apart.
@@ -73,13 +75,13 @@ impl Core {
     /// Serve a port access: from the answer table, or by a call to `vmport-rpc`. `true` if it is served.
     #[inline(always)]
     pub fn port_exit(&mut self, vcpu: u8, access: Access) -> bool {
-        let cpl = self.cpl(vcpu);
         let rax = self.rax(vcpu);
         let state = &mut self.vcpus[vcpu];
         let [_, rcx, ..] = state.registers;
-        let vm = &self.vms[state.vm];
-        if let Some(reply) = look_up(vm, (rcx as u16).to_le_bytes(), cpl) {
-            let rax = apply(&mut state.registers, rax, reply, &access);
+        if let Some(answer) = look_up(&self.vms[state.vm], (rcx as u16).to_le_bytes())
+            && (answer.highest_cpl >= 3 || vmx::level(state) <= answer.highest_cpl.into())
+        {
+            let rax = apply(&mut state.registers, rax, &answer.reply, &access);
             self.finish_port(vcpu, rax, access.next_rip);
             return true;
         }
@@ -89,6 +91,7 @@ impl Core {
 
     #[inline(never)]
     fn call_port(&mut self, vcpu: u8, access: Access) {
+        self.pull_slowly(vcpu, group::FLOW);
         let state = &mut self.vcpus[vcpu];
         let Some(server) = self.vms[state.vm].vmport.get() else { return };
         state.state = VcpuState::Port;
@@ -116,7 +119,7 @@ impl Core {
             vcpu: state.index,
             width: state.access.width,
             input: state.access.input.into(),
-            cpl: self.cpl(vcpu) as u8,
+            cpl: vmx::level(state) as u8,
             registers: [self.rax(vcpu), rbx, rcx, rdx, rsi, rdi, rbp].map(|value| (value as u32).to_le_bytes()),
         }
     }
@@ -126,7 +129,6 @@ impl Core {
 mod tests {
     use super::*;
     use portcullis_ipc::exit::gpr;
-    use portcullis_ipc::port::Answer;
     use zerocopy::FromZeros;
 
     const FULL: u64 = 0x1111_2222_3333_4444;
@@ -168,12 +170,11 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_found_by_its_command_and_given_up_to_its_privilege_level() {
+    fn an_answer_is_found_by_its_command() {
         let mut vm = Vm::new_zeroed();
         vm.answers[3] = Answer { command: [45, 0], highest_cpl: 0, used: 1, reply: PortReply::UNKNOWN };
-        assert!(look_up(&vm, [45, 0], 0).is_some());
-        assert!(look_up(&vm, [45, 0], 3).is_none());
-        assert!(look_up(&vm, [45, 1], 0).is_none());
-        assert!(look_up(&vm, [0, 0], 0).is_none(), "a free entry answers nothing");
+        assert!(look_up(&vm, [45, 0]).is_some());
+        assert!(look_up(&vm, [45, 1]).is_none());
+        assert!(look_up(&vm, [0, 0]).is_none(), "a free entry answers nothing");
     }
 }

@@ -93,6 +93,8 @@ pub struct Core {
     pub domain: u8,
     /// Mitigations in force.
     pub mitigations: u32,
+    /// Mitigations that are needed and not there.
+    pub lacking: u32,
     /// The supervisor.
     pub supervisor: Index,
     /// Restarts of the supervisor that the core still makes in this window.

@@ -6,18 +6,6 @@ use portcullis_ipc::image::mitigation;
 use portcullis_ipc::platform::{PLATFORM_MAGIC, PlatformPage};
 use zerocopy::FromBytes;
 
-/// Mitigations by name.
-const NAMES: [(u32, &str); 8] = [
-    (mitigation::IBPB, "IBPB"),
-    (mitigation::STIBP, "STIBP"),
-    (mitigation::SSBD, "SSBD"),
-    (mitigation::RSB_FILL, "RSB fill"),
-    (mitigation::VERW, "VERW"),
-    (mitigation::L1D_FLUSH, "L1D flush"),
-    (mitigation::SMALL_PAGES, "small pages"),
-    (mitigation::IBRS, "IBRS"),
-];
-
 /// One line about the platform page in `frame`; `None` when the page is not there.
 pub fn line(memory: Memory<'_>, frame: u64) -> Option<String> {
     let (page, _) = PlatformPage::read_from_prefix(memory.bytes(frame, size_of::<PlatformPage>())?).ok()?;
@@ -26,18 +14,19 @@ pub fn line(memory: Memory<'_>, frame: u64) -> Option<String> {
     }
     let part = |shift: u32| page.core_version >> shift & 0xffff;
     Some(format!(
-        "core {}.{}.{}, TSC {} Hz, mitigations in force: {}",
+        "core {}.{}.{}, TSC {} Hz, mitigations in force: {}; needed and lacking: {}",
         part(32),
         part(16),
         part(0),
         page.tsc_hz,
-        names(page.mitigations)
+        names(page.mitigations),
+        names(page.lacking)
     ))
 }
 
 fn names(mask: u32) -> String {
-    let names: Vec<&str> = NAMES.iter().filter(|(bit, _)| mask & bit != 0).map(|(_, name)| *name).collect();
-    if names.is_empty() { "none that this processor needs".to_owned() } else { names.join(", ") }
+    let names: Vec<&str> = mitigation::names(mask).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 #[cfg(test)]
@@ -51,11 +40,12 @@ mod tests {
         page.tsc_hz = 5;
         page.core_version = 1 << 32 | 2 << 16 | 3;
         page.mitigations = mitigation::IBPB | mitigation::VERW;
+        page.lacking = mitigation::SSBD;
         assert_eq!(line(Memory(page.as_bytes()), 0), None, "without its magic it is no platform page");
         page.magic = PLATFORM_MAGIC;
         let text = line(Memory(page.as_bytes()), 0).unwrap();
-        assert_eq!(text, "core 1.2.3, TSC 5 Hz, mitigations in force: IBPB, VERW");
+        assert_eq!(text, "core 1.2.3, TSC 5 Hz, mitigations in force: ibpb, verw; needed and lacking: ssbd");
         assert_eq!(line(Memory(&[0; 8]), 0), None);
-        assert_eq!(names(0), "none that this processor needs");
+        assert_eq!(names(0), "none");
     }
 }

@@ -2,7 +2,7 @@
 //! reach memory by DMA (R15).
 
 use super::Problem;
-use portcullis_ipc::msr;
+use portcullis_ipc::allowed;
 
 /// A range and why it is refused.
 struct Kept {
@@ -45,29 +45,23 @@ const DMA_PORTS: &[Kept] = &[
     kept(0xc000, 0xffff, "PCI devices"),
 ];
 
-/// What the ranges of [`msr::CORE`] are.
-const CORE_MSRS: [&str; msr::CORE.len()] = [
-    "time-stamp counter",
-    "local APIC base",
-    "feature control and TSC adjust",
-    "speculation control",
-    "microcode update",
-    "speculation control",
-    "TSX control",
-    "system-call entry",
-    "miscellaneous features, execute-disable among them",
-    "debug control",
-    "memory types",
-    "machine checks, VMX and processor trace",
-    "debug store",
-    "control-flow enforcement",
-    "TSC deadline",
-    "local APIC",
-    "extended supervisor state",
-    "EFER and system-call entry",
-    "segment bases and TSC",
-    "AMD system configuration and SVM",
+/// Registers of the core, by which a message names what somebody wants; others are refused without.
+const CORE_MSRS: &[Kept] = &[
+    kept(0x10, 0x10, "time-stamp counter"),
+    kept(0x1b, 0x1b, "local APIC base"),
+    kept(0x48, 0x49, "speculation control"),
+    kept(0x122, 0x123, "control of mitigations"),
+    kept(0x174, 0x176, "system-call entry"),
+    kept(0x200, 0x2ff, "memory types"),
+    kept(0x400, 0x5ff, "machine checks, VMX and processor trace"),
+    kept(0xc000_0080, 0xc000_0084, "EFER and system-call entry"),
+    kept(0xc001_0000, 0xc001_0298, "AMD system configuration and SVM"),
+    kept(0xc001_029c, 0xc001_ffff, "AMD system configuration and SVM"),
 ];
+/// Of all others.
+const NOT_LISTED: &str = "it is none of those that may be (ipc/src/allowed.rs)";
+/// Of registers that are allowed, but not for this.
+const READ_ONLY: &str = "registers are given for reading only";
 
 fn hit(table: &'static [Kept], first: u64, last: u64) -> Option<&'static Kept> {
     table.iter().find(|kept| first <= kept.last && kept.first <= last)
@@ -80,21 +74,28 @@ fn name(what: &str, first: u64, last: u64) -> String {
 /// What is wrong with giving ports away; `None` when they may be.
 pub fn check_ports(first: u64, count: u64) -> Option<Problem> {
     let last = first.saturating_add(count.max(1) - 1);
-    if let Some(kept) = hit(CORE_PORTS, first, last) {
+    if let Some(kept) = hit(DMA_PORTS, first, last) {
         let what = name("port", first.max(kept.first), last.min(kept.last));
-        return Some(Problem::Protected { what, reason: kept.reason });
+        return Some(Problem::Dma { what, device: kept.reason });
     }
-    let kept = hit(DMA_PORTS, first, last)?;
-    Some(Problem::Dma { what: name("port", first.max(kept.first), last.min(kept.last)), device: kept.reason })
+    protected("port", CORE_PORTS, &allowed::PORTS, first, count)
 }
 
 /// What is wrong with giving registers away; `None` when they may be.
-pub fn check_msrs(first: u64, count: u64) -> Option<Problem> {
+pub fn check_msrs(first: u64, count: u64, writes: bool) -> Option<Problem> {
+    let problem = protected("MSR", CORE_MSRS, &allowed::MSRS, first, count);
+    let what = || name("MSR", first, first.saturating_add(count.max(1) - 1));
+    problem.or_else(|| writes.then(|| Problem::Protected { what: what(), reason: READ_ONLY }))
+}
+
+fn protected(kind: &str, core: &'static [Kept], list: &[allowed::Range], first: u64, count: u64) -> Option<Problem> {
     let last = first.saturating_add(count.max(1) - 1);
-    let place = msr::of_the_core(first, last)?;
-    let (range, reason) = (msr::CORE.get(place)?, CORE_MSRS.get(place)?);
-    let what = name("MSR", first.max(range.0.into()), last.min(range.1.into()));
-    Some(Problem::Protected { what, reason })
+    if let Some(kept) = hit(core, first, last) {
+        let what = name(kind, first.max(kept.first), last.min(kept.last));
+        return Some(Problem::Protected { what, reason: kept.reason });
+    }
+    (!allowed::within(list, first, count))
+        .then(|| Problem::Protected { what: name(kind, first, last), reason: NOT_LISTED })
 }
 
 #[cfg(test)]
@@ -112,7 +113,17 @@ mod tests {
 
     #[test]
     fn a_range_that_only_touches_a_kept_register_is_refused() {
-        assert!(matches!(check_msrs(0xc000_007f, 2), Some(Problem::Protected { .. })));
-        assert!(check_msrs(0xe7, 2).is_none());
+        assert!(matches!(check_msrs(0xc000_007f, 2, false), Some(Problem::Protected { .. })));
+        assert!(check_msrs(0xe7, 2, false).is_none());
+    }
+
+    #[test]
+    fn what_is_not_listed_is_refused_and_so_is_writing() {
+        for (first, count) in [(0x1808, 4), (0x60, 1), (0x3f8, 9), (0xf000, 1)] {
+            assert!(check_ports(first, count).is_some(), "{first:#x}");
+        }
+        for (first, writes) in [(0x150, false), (0x123, true), (0x1c, false), (0xc001_0015, false), (0xe7, true)] {
+            assert!(matches!(check_msrs(first, 1, writes), Some(Problem::Protected { .. })), "{first:#x}");
+        }
     }
 }

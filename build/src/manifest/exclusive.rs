@@ -2,6 +2,7 @@
 //! the core and DMA-capable devices keep.
 
 use super::{Object, Problem, Report, System, devices};
+use portcullis_ipc::syscall::rights::WRITE;
 
 /// Checks all capabilities of the system against each other.
 pub fn check(system: &System, report: &mut Report) {
@@ -10,7 +11,7 @@ pub fn check(system: &System, report: &mut Report) {
         for capability in &partition.capabilities {
             let kept = match capability.object {
                 Object::Ports { first, count } => devices::check_ports(first, count),
-                Object::Msrs { first, count, .. } => devices::check_msrs(first, count),
+                Object::Msrs { first, count, rights } => devices::check_msrs(first, count, rights & WRITE != 0),
                 _ => None,
             };
             if let Some(problem) = kept {

@@ -57,9 +57,9 @@ fn resolve(file: &raw::File, report: &mut Report) -> System {
     range("slice_us", &table.slice_us, 100, 1_000_000, report);
     let mut mitigations_off = 0;
     for name in &table.mitigations_off {
-        match MITIGATIONS.iter().find(|(known, _)| known == name.get_ref()) {
-            Some((_, bit)) => mitigations_off |= bit,
-            None => value("mitigations_off", name, &one_of(MITIGATIONS.iter().map(|(name, _)| *name)), report),
+        match mitigation::names(u32::MAX).position(|known| known == name.get_ref()) {
+            Some(bit) => mitigations_off |= 1 << bit,
+            None => value("mitigations_off", name, &one_of(mitigation::names(u32::MAX)), report),
         }
     }
     limit("partitions", file.partition.len(), limits::PARTITIONS, &file.system.span(), report);
@@ -84,17 +84,6 @@ fn resolve(file: &raw::File, report: &mut Report) -> System {
     capabilities::resolve(file, &names, &mut system, report);
     system
 }
-
-const MITIGATIONS: [(&str, u32); 8] = [
-    ("ibpb", mitigation::IBPB),
-    ("stibp", mitigation::STIBP),
-    ("ssbd", mitigation::SSBD),
-    ("rsb-fill", mitigation::RSB_FILL),
-    ("verw", mitigation::VERW),
-    ("l1d-flush", mitigation::L1D_FLUSH),
-    ("small-pages", mitigation::SMALL_PAGES),
-    ("ibrs", mitigation::IBRS),
-];
 
 /// Names in the order of their indices.
 struct Names {

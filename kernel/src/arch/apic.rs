@@ -14,7 +14,10 @@ pub const LAPIC_PHYSICAL: u64 = 0xfee0_0000;
 pub const IOAPIC_PHYSICAL: u64 = 0xfec0_0000;
 
 const ID: usize = 0x20;
+const VERSION: usize = 0x30;
+const TASK_PRIORITY: usize = 0x80;
 const EOI: usize = 0xb0;
+const IN_SERVICE: usize = 0x100;
 const SPURIOUS: usize = 0xf0;
 const TIMER: usize = 0x320;
 const INITIAL: usize = 0x380;
@@ -59,6 +62,20 @@ pub fn enable() {
     write(SPURIOUS, u32::from(idt::SPURIOUS) | 1 << 8);
     write(DIVIDE, 0b1011);
     write(TIMER, u32::from(idt::TIMER) | MASKED);
+    // Thermal, performance, LINT0, LINT1, error, CMCI, where there are so many: whatever a loader left, none interrupts.
+    let entries = read(VERSION) >> 16 & 0xff;
+    for (offset, number) in [(0x330, 5), (0x340, 4), (0x350, 1), (0x360, 2), (0x370, 3), (0x2f0, 6)] {
+        if number <= entries {
+            write(offset, MASKED);
+        }
+    }
+    write(TASK_PRIORITY, 0);
+    // What was in service then nobody else ends.
+    for _ in 0..256 {
+        if (IN_SERVICE..IN_SERVICE + 0x80).step_by(16).any(|offset| read(offset) != 0) {
+            end();
+        }
+    }
 }
 
 /// The timer of a simulation fires by the core's own deadline.

@@ -2,6 +2,7 @@
 //!
 //! INV-RING0: the core runs in ring 0 and these registers are its own to set.
 
+use arrayvec::ArrayString;
 use core::arch::asm;
 pub use core::arch::x86_64::CpuidResult;
 
@@ -61,6 +62,17 @@ write!(set_cr0, "cr0");
 write!(set_cr2, "cr2");
 write!(set_cr3, "cr3");
 write!(set_cr4, "cr4");
+
+/// `index` if it is below `N`, a power of two of at most 256. Where the processor runs ahead of that check it has an index
+/// below `N` all the same: the mask is one that no compiler leaves out because the check was made.
+#[inline(always)]
+pub fn below<const N: usize>(index: u64) -> Option<u8> {
+    const { assert!(N.is_power_of_two() && N <= 256) };
+    let mut place = index as u32;
+    // SAFETY: the instruction changes one register and the flags.
+    unsafe { asm!("and {:e}, {}", inout(reg) place, const N - 1, options(pure, nomem, nostack)) };
+    (index < N as u64).then_some(place as u8)
+}
 
 /// Drop the translation of one page.
 #[inline(always)]
@@ -154,13 +166,24 @@ pub fn missing_feature() -> Option<&'static str> {
     needs.iter().find(|(register, bit, _)| register >> bit & 1 == 0).map(|(_, _, name)| *name)
 }
 
-/// CR4 bits that the core sets where the processor has them, and what the boot says of those that it lacks.
-pub fn optional_cr4() -> (u64, &'static str) {
-    let leaf7 = cpuid(7, 0);
-    match (leaf7.ebx >> 20 & 1, leaf7.ecx >> 2 & 1) {
-        (0, 0) => (0, ", without SMAP, UMIP"),
-        (0, _) => (UMIP, ", without SMAP"),
-        (_, 0) => (SMAP, ", without UMIP"),
-        _ => (SMAP | UMIP, ""),
+/// CR4 bits that the core sets where the processor has them, and what the boot says of what it lacks. Without invariant TSC
+/// or ARAT the core runs, and its clocks are right as long as neither frequency nor sleep state changes.
+pub fn optional() -> (u64, ArrayString<48>) {
+    let (leaf7, power) = (cpuid(7, 0), cpuid(0x8000_0007, 0));
+    let rows = [
+        (leaf7.ebx, 20, SMAP, "SMAP"),
+        (leaf7.ecx, 2, UMIP, "UMIP"),
+        (power.edx, 8, 0, "invariant TSC"),
+        (cpuid(6, 0).eax, 2, 0, "ARAT"),
+    ];
+    let (mut bits, mut lacks) = (0, ArrayString::new());
+    for (register, bit, wanted, name) in rows {
+        if register >> bit & 1 != 0 {
+            bits |= wanted;
+        } else {
+            let before = if lacks.is_empty() { ", without " } else { ", " };
+            [before, name].into_iter().for_each(|text| _ = lacks.try_push_str(text));
+        }
     }
+    (bits, lacks)
 }

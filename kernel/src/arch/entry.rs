@@ -3,11 +3,15 @@
 //! INV-ENTRY: every entry from ring 3 stores all registers of the thread in the [`Frame`] whose end the task state names
 //! (the processor itself stores the last five), takes the CPU's one stack from its top, and calls [`crate::entry`] with
 //! interrupts off, the direction and alignment-check flags clear. The core returns only through [`resume`].
+//!
+//! What the processor needs at every way in (IBPB before the first return) and out (VERW) stands here and in the world
+//! switches, by the mask at [`MITIGATIONS`].
 
 use super::gdt::TaskState;
 use super::{cpu, gdt};
 use core::arch::asm;
 use core::mem::offset_of;
+use portcullis_ipc::image::mitigation;
 use zerocopy::FromZeros;
 
 /// All registers of a thread in ring 3. The processor aligns the end to 16 bytes.
@@ -77,10 +81,26 @@ pub struct PerCpu {
     task: TaskState,
     scratch: u64,
     stack: u64,
+    mitigations: u64,
 }
 
+/// Place of the mitigations in force at GS, for the ways in and out.
+pub const MITIGATIONS: usize = offset_of!(PerCpu, mitigations);
+/// What [`barrier`] does.
+pub const BARRIER: u32 = mitigation::IBPB_ENTRY | mitigation::PBRSB;
+
 /// Written at boot and by the owning CPU's entry code only (INV-ENTRY).
-pub static mut PER_CPU: PerCpu = PerCpu { task: TaskState::EMPTY, scratch: 0, stack: 0 };
+pub static mut PER_CPU: PerCpu = PerCpu { task: TaskState::EMPTY, scratch: 0, stack: 0, mitigations: 0 };
+
+/// Selector for VERW.
+pub static DATA: u16 = gdt::KERNEL_DATA;
+
+/// Apply `chosen` at each way in and out from now on.
+pub fn apply(chosen: u32) {
+    let per_cpu = &raw mut PER_CPU;
+    // SAFETY: INV-ENTRY: called once at boot; nothing else refers to the word.
+    unsafe { (*per_cpu).mitigations = chosen.into() };
+}
 
 /// First of the 256 entry stubs, 16 bytes each.
 pub fn stubs() -> u64 {
@@ -127,6 +147,10 @@ pub unsafe fn resume(frame: *mut Frame) -> ! {
     unsafe {
         asm!(
             "mov gs:[{frame_end}], rdi",
+            "test byte ptr gs:[{mitigations}], {verw}",
+            "jz 3f",
+            "verw word ptr [rip + {data}]",
+            "3:",
             "cmp qword ptr [rdi - 32], 0",
             "jne 2f",
             "mov rcx, [rdi - 40]",
@@ -144,6 +168,9 @@ pub unsafe fn resume(frame: *mut Frame) -> ! {
             "iretq",
             in("rdi") frame.wrapping_add(1),
             frame_end = const offset_of!(PerCpu, task) + offset_of!(TaskState, frame_end),
+            mitigations = const MITIGATIONS,
+            verw = const mitigation::VERW,
+            data = sym DATA,
             options(noreturn),
         )
     }
@@ -213,6 +240,16 @@ pub unsafe fn try_set_msr(number: u32, value: u64) -> bool {
     result != 0
 }
 
+/// Turn off what a loader may have left on, because it goes on by itself: supervisor state of XSAVES (IA32_XSS), DEBUGCTL,
+/// RTIT_CTL, PEBS_ENABLE and PERF_GLOBAL_CTRL; on AMD IBS_FETCH_CTL, IBS_OP_CTL and the counters.
+pub fn quiet() {
+    let own = [0xda0, 0x1d9, 0x570, 0x3f1, 0x38f, 0xc001_1030, 0xc001_1033];
+    for number in own.into_iter().chain((0xc001_0200..0xc001_020c).step_by(2)) {
+        // SAFETY: the core uses none of them.
+        let _ = unsafe { try_set_msr(number, 0) };
+    }
+}
+
 extern "sysv64" fn enter_call() -> ! {
     crate::entry(Cause::Call)
 }
@@ -238,7 +275,10 @@ entry_call:
     mov qword ptr [rsp - 32], 0
     mov [rsp - 40], rcx
     mov rsp, gs:[{stack}]
-    call {enter_call}
+    test dword ptr gs:[{mitigations}], {ibpb_entry}
+    jz 1f
+    call entry_barrier
+1:  call {enter_call}
     ud2
 
 entry_interrupt:                    // vector, error, rip, cs, rflags, rsp, ss: from ring 3 the end of the frame
@@ -255,7 +295,10 @@ entry_interrupt:                    // vector, error, rip, cs, rflags, rsp, ss: 
     mov rdi, [rsp]
     mov rsi, [rsp + 8]
     mov rsp, gs:[{stack}]
-    call {enter_interrupt}
+    test dword ptr gs:[{mitigations}], {ibpb_entry}
+    jz 1f
+    call entry_barrier
+1:  call {enter_interrupt}
     ud2
 2:  cmp qword ptr [rsp], 32
     jae 3f
@@ -281,6 +324,16 @@ entry_trap:                         // an exception in ring 0, a double fault or
     and rsp, -16
     call {trap}
     ud2
+
+entry_barrier:                      // all registers are saved, and nothing returned yet; changes RAX, RCX, RDX
+    lfence                          // the call that led here is done, so the next return is predicted by it
+    test dword ptr gs:[{mitigations}], {ibpb_entry}
+    jz 1f
+    mov ecx, 0x49                   // PRED_CMD
+    mov eax, 1
+    xor edx, edx
+    wrmsr
+1:  ret
 
 entry_rdmsr:
     rdmsr
@@ -321,4 +374,6 @@ entry_stubs:
     frame_end = const offset_of!(PerCpu, task) + offset_of!(TaskState, frame_end),
     scratch = const offset_of!(PerCpu, scratch),
     stack = const offset_of!(PerCpu, stack),
+    mitigations = const MITIGATIONS,
+    ibpb_entry = const mitigation::IBPB_ENTRY,
 );

@@ -30,7 +30,8 @@ const FAULT_STACK: u64 = 4096;
 #[repr(C, align(16))]
 pub struct Stacks([u8; (STACK + 3 * FAULT_STACK) as usize]);
 
-/// The stacks, the core's first.
+/// The stacks, the core's first. The linker puts them right behind what is read-only: what overflows the core's faults.
+#[cfg_attr(target_os = "none", unsafe(link_section = ".bss.stacks"))]
 pub static mut STACKS: Stacks = Stacks([0; (STACK + 3 * FAULT_STACK) as usize]);
 
 /// Task state as the processor reads it.

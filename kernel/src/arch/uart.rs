@@ -25,28 +25,31 @@ impl Line {
         }
     }
 
-    /// Send one byte; gives up on a line that never gets ready.
-    pub fn byte(&self, byte: u8) {
-        for _ in 0..100_000u32 {
-            // SAFETY: as in `out`; reading the line status has no effect.
-            let status = unsafe { cpu::port_in(self.0.wrapping_add(5), 1) };
-            if status & 0x20 != 0 {
-                break;
-            }
+    /// Send one byte; `false` on a line that never gets ready.
+    pub fn byte(&self, byte: u8) -> bool {
+        // SAFETY: as in `out`; reading the line status has no effect.
+        let ready = (0..100_000u32).any(|_| unsafe { cpu::port_in(self.0.wrapping_add(5), 1) } & 0x20 != 0);
+        if ready {
+            self.out(0, byte);
         }
-        self.out(0, byte);
+        ready
     }
 }
 
 impl Write for Line {
+    /// Gives a line up that does not take a byte.
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            if byte == b'\n' {
-                self.byte(b'\r');
-            }
-            self.byte(byte);
-        }
-        Ok(())
+        let sent = text.bytes().all(|byte| (byte != b'\n' || self.byte(b'\r')) && self.byte(byte));
+        if sent { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
+/// A text in a line, as it is: without what the language's own formatting of texts takes.
+pub struct Text<'a>(pub &'a str);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
     }
 }
 

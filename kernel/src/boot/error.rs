@@ -1,5 +1,6 @@
 //! Why the boot stopped: one line that says what is wrong and what to do.
 
+use crate::arch::uart::Text;
 use crate::mem::table::PoolExhausted;
 use core::fmt;
 
@@ -32,9 +33,11 @@ impl fmt::Display for BootError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Line(line) => f.write_str(line),
-            Self::Name(line, name) => write!(f, "{line}: {name}"),
-            Self::Number(line, number) => write!(f, "{line}: {number}"),
-            Self::Record(table, number, what) => write!(f, "image: {table} {number}: {what}; build it anew"),
+            Self::Name(line, name) => write!(f, "{}: {}", Text(line), Text(name)),
+            Self::Number(line, number) => write!(f, "{}: {number}", Text(line)),
+            Self::Record(table, number, what) => {
+                write!(f, "image: {} {number}: {}; build it anew", Text(table), Text(what))
+            }
         }
     }
 }

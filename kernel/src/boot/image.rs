@@ -85,6 +85,15 @@ impl<'a> Image<'a> {
     }
 }
 
+#[cfg(test)]
+impl<'a> Image<'a> {
+    /// An image of one page with these tables.
+    pub fn of(partitions: &'a [PartitionRecord], vms: &'a [VmRecord], capabilities: &'a [CapabilityRecord]) -> Self {
+        let head = ImageHead { length: 4096, checked: 4096, ..ImageHead::default() };
+        Self { head, partitions, segments: &[], capabilities, vms, vcpus: &[], bytes: &[] }
+    }
+}
+
 /// The records of `table`, if they lie in the `checked` bytes and have the size that this core knows.
 fn records<'a, T: FromBytes + KnownLayout + Immutable>(
     checked: &'a [u8],

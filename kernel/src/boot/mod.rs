@@ -20,10 +20,12 @@ use crate::mem::table::{self, Pool, PoolExhausted};
 use crate::mem::window::Windows;
 use crate::state::{Core, NOBODY};
 use crate::vcpu::{Vendor, machine};
+use core::fmt::{self, Write};
 use error::BootError;
 use frames::Frames;
 use handover::{Handover, Memory, Region};
 use image::Image;
+use portcullis_ipc::image::mitigation::NAMES;
 use portcullis_ipc::platform::{PLATFORM_MAGIC, PlatformPage};
 
 /// Physical memory below 4 GiB, while the boot tables map it.
@@ -58,7 +60,7 @@ fn build_id() -> [u8; 20] {
 /// First Rust function: `protocol` is the magic of multiboot2, 0 for PVH; `address` that of the hand-over.
 extern "sysv64" fn start(protocol: u32, address: u32) -> ! {
     uart::Line(uart::COM1).init();
-    uart::say(format_args!("core {}", env!("CARGO_PKG_VERSION")));
+    uart::say(format_args!(concat!("core ", env!("CARGO_PKG_VERSION"))));
     let core = crate::take_core();
     match boot(core, protocol, address) {
         Ok(()) => crate::run(core),
@@ -88,7 +90,8 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     let image = Image::check(bytes)?;
     idt::load();
     gate::install();
-    let (optional, lacks) = cpu::optional_cr4();
+    gate::quiet();
+    let (optional, lacks) = cpu::optional();
     // SAFETY: the features were found above; the boot tables allow the core's rules.
     unsafe { cpu::set_cr4(cpu::CR4 | optional) };
 
@@ -120,16 +123,22 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
         machine::enable(&mut core.machine, pages);
     }
     let facts = mitigation::facts(image.head.mitigations_off);
-    core.mitigations = mitigation::choose(&facts);
-    mitigation::install(core.mitigations, facts.amd);
+    let [chosen, lacking] = mitigation::choose(&facts);
+    let refused = mitigation::install(chosen, &facts);
+    (core.mitigations, core.lacking) = (chosen & !refused, lacking | refused);
+    gate::apply(core.mitigations);
     fill_platform(core);
     let Rates { tsc, lapic } = core.rates;
     log::begin(tsc, &build_id());
     let (used, free) = (core.pool.used(), frames.left());
-    defmt::info!("tsc {=u64} Hz, lapic {=u64} Hz, mitigations {=u32:x}{=str}", tsc, lapic, core.mitigations, lacks);
+    let (on, lacking) = (core.mitigations, core.lacking);
+    defmt::info!("tsc {=u64} Hz, lapic {=u64} Hz{=str}", tsc, lapic, lacks.as_str());
+    defmt::info!("mitigations {=u32:x}, needed but lacking {=u32:x}", on, lacking);
     defmt::info!("page-table pool: {=u64} of {=u64} pages; {=u64} pages are free", used, pool_pages, free);
     (core.audit.magic, core.audit.core_root) = (audit::MAGIC, core.root);
-    uart::say(format_args!("mitigations {:#x}, {} partitions{lacks}", core.mitigations, image.partitions.len()));
+    uart::say(format_args!("mitigations on: {}", Names(on)));
+    uart::say(format_args!("mitigations needed, but this processor or its microcode lacks them: {}", Names(lacking)));
+    uart::say(format_args!("{} partitions{}", image.partitions.len(), uart::Text(&lacks)));
     system::start(core);
     Ok(())
 }
@@ -197,6 +206,23 @@ fn start_clock(core: &mut Core) -> Result<(), BootError> {
     Ok(())
 }
 
+/// The names of mitigations in a line.
+struct Names(u32);
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 {
+            return f.write_str("none");
+        }
+        let mut bit = 0;
+        NAMES.bytes().try_for_each(|byte| {
+            let shown = self.0.wrapping_shr(bit) & 1 != 0;
+            bit = bit.wrapping_add((byte == b' ').into());
+            if shown { f.write_char(byte.into()) } else { Ok(()) }
+        })
+    }
+}
+
 fn fill_platform(core: &mut Core) {
     let part = |text: &str| text.parse::<u64>().unwrap_or(0);
     core.platform.write::<PlatformPage, 0>(&PlatformPage {
@@ -212,6 +238,6 @@ fn fill_platform(core: &mut Core) {
         vendor: core.machine.vendor.number(),
         mitigations: core.mitigations,
         core_build_id: build_id(),
-        reserved: 0,
+        lacking: core.lacking,
     });
 }

@@ -8,10 +8,10 @@ use crate::arch::{extended, time};
 use crate::audit::Owner;
 use crate::mem::table;
 use crate::object::account::{Account, of_vcpu};
-use crate::object::capability::of_the_core;
 use crate::object::partition::{Life, Range};
 use crate::state::{Core, Index, Line};
 use crate::vcpu::{Vendor, nested};
+use portcullis_ipc::allowed::{self, within};
 use portcullis_ipc::image::mitigation;
 use portcullis_ipc::image::{
     CapabilityRecord, NO_PARTITION, PartitionRecord, SegmentRecord, VcpuRecord, VmRecord, kind, rank, schedule,
@@ -30,6 +30,7 @@ type Step = Result<(), BootError>;
 /// Build everything that the image describes, below the core's own root.
 pub fn build(core: &mut Core, image: &Image, frames: &mut Frames) -> Step {
     core.platform = core_page(core, frames, Owner::PLATFORM)?;
+    require(image.head.slice_us > 0, "image: slice 0; build it anew")?;
     core.clock.slice = image.head.slice_us.into();
     core.supervisor_restarts = image.head.supervisor_restarts;
     core.supervisor_window = image.head.supervisor_window_us;
@@ -225,9 +226,12 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn capability(&mut self, _: usize, record: &CapabilityRecord) -> Step {
+    fn capability(&mut self, number: usize, record: &CapabilityRecord) -> Step {
         let holder = self.known(record.partition)?;
-        let (object, end) = (record.object as u8, record.first.saturating_add(record.count));
+        let object = record.object as u8;
+        let mut before = self.image.capabilities.iter().take(number).filter(|other| other.kind == record.kind);
+        let end = |one: &CapabilityRecord| one.first.saturating_add(one.count);
+        let meets = |other| record.first < end(other) && other.first < end(record);
         let (line, timer) = (&mut self.core.lines[object], &mut self.core.timers.timers[object]);
         match record.kind {
             kind::TIMER => {
@@ -240,11 +244,13 @@ impl Builder<'_> {
                 require(line.holder == Index::NONE, "interrupt held twice")?;
                 *line = Line { holder: Index::of(holder), bits: record.first, mode: record.rights };
             }
-            kind::PORTS => require(end <= 0x1_0000, "ports above 0xffff")?,
-            kind::MSRS => {
-                require(end <= 1 << 32, "MSR number above 32 bits")?;
-                let reads = record.rights & rights::WRITE == 0;
-                require(reads || !of_the_core(record), "MSR capability for a register of the core")?;
+            kind::PORTS | kind::MSRS => {
+                let ports = record.kind == kind::PORTS;
+                let list: &[_] = if ports { &allowed::PORTS } else { &allowed::MSRS };
+                require(within(list, record.first, record.count), "ports or MSRs that no partition may have")?;
+                require(ports || record.rights & rights::WRITE == 0, "MSR capability that writes")?;
+                require(!ports || self.rank(holder) != rank::SUPERVISOR, "supervisor with ports")?;
+                require(!before.any(meets), "port or MSR held twice")?;
             }
             kind::ENDPOINT => {
                 let target = self.known(record.object)?;
@@ -259,7 +265,7 @@ impl Builder<'_> {
                 let answers = record.rights & rights::ANSWER != 0;
                 require(!answers || vm.vmport == Index::of(holder), "VM answered by one that is not its vmport")?;
             }
-            kind::LOG | kind::CLOCK => {}
+            kind::LOG | kind::CLOCK => require(before.next().is_none(), "log or clock held twice")?,
             _ => Err("capability of unknown kind")?,
         }
         let put = self.core.partitions[holder].slots.put(record);
@@ -297,6 +303,125 @@ pub fn start(core: &mut Core) {
     for index in 0..limits::PARTITIONS as u8 {
         if core.partitions[index].life == Life::Frozen {
             core.start(index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromZeros;
+
+    /// Partition 0 is the supervisor, 1 a `vmexit`, 2 `link`; VM 0 is run by 1 and answered by 2.
+    fn refusal<T>(
+        step: fn(&mut Builder, usize, &T) -> Step,
+        records: &[CapabilityRecord],
+        last: &T,
+    ) -> Option<BootError> {
+        let mut core = Core::new_zeroed();
+        for (index, rank) in [(0, rank::SUPERVISOR), (1, rank::VMEXIT), (2, rank::LINK)] {
+            core.partitions[index].plan.rank = rank;
+        }
+        (core.vms[0].vmexit, core.vms[0].vmport) = (1, Index::of(2));
+        let partitions: [PartitionRecord; 3] = FromZeros::new_zeroed();
+        let vms: [VmRecord; 1] = FromZeros::new_zeroed();
+        let image = Image::of(&partitions, &vms, records);
+        let mut frames = Frames::new(&[], [].iter()).expect("none");
+        let mut builder = Builder { core: &mut core, image: &image, frames: &mut frames };
+        step(&mut builder, records.len().saturating_sub(1), last).err()
+    }
+
+    fn capability(records: &[CapabilityRecord]) -> Option<BootError> {
+        refusal(|builder, number, record| builder.capability(number, record), records, records.last().expect("one"))
+    }
+
+    #[test]
+    fn each_rule_of_capabilities_is_checked_again() {
+        let one = |kind, partition, object, rights, first, count| CapabilityRecord {
+            kind,
+            partition,
+            object,
+            rights,
+            first,
+            count,
+            ..CapabilityRecord::default()
+        };
+        let com1 = one(kind::PORTS, 2, 0, 0, 0x3f8, 8);
+        let aperf = one(kind::MSRS, 2, 0, rights::READ, 0xe7, 2);
+        let (log, clock) = (one(kind::LOG, 2, 0, 0, 0, 0), one(kind::CLOCK, 2, 0, 0, 0, 0));
+        let call = one(kind::ENDPOINT, 1, 2, 0, 0, 0);
+        let run = one(kind::VM, 1, 0, rights::RUN, 0, 0);
+        let answer = one(kind::VM, 2, 0, rights::ANSWER, 0, 0);
+        for good in [com1, aperf, log, clock, call, run, answer] {
+            assert_eq!(capability(&[good]), None, "{good:?}");
+        }
+        let com2 = CapabilityRecord { first: 0x2f8, slot: 1, ..com1 };
+        assert_eq!(capability(&[com1, com2]), None, "neighbours are no overlap");
+        let table: [(&[CapabilityRecord], &str); 19] = [
+            (&[CapabilityRecord { partition: 3, ..com1 }], "no such partition"),
+            (&[CapabilityRecord { first: 0x20, count: 2, ..com1 }], "ports or MSRs that no partition may have"),
+            (&[CapabilityRecord { count: 9, ..com1 }], "ports or MSRs that no partition may have"),
+            (&[CapabilityRecord { count: 0, ..com1 }], "ports or MSRs that no partition may have"),
+            (&[com1, CapabilityRecord { first: 0x3ff, count: 1, partition: 1, ..com1 }], "port or MSR held twice"),
+            (&[CapabilityRecord { partition: 0, ..com1 }], "supervisor with ports"),
+            (&[CapabilityRecord { first: 0x123, count: 1, ..aperf }], "ports or MSRs that no partition may have"),
+            (&[CapabilityRecord { rights: rights::WRITE, ..aperf }], "MSR capability that writes"),
+            (&[aperf, CapabilityRecord { first: 0xe8, count: 1, partition: 1, ..aperf }], "port or MSR held twice"),
+            (&[log, CapabilityRecord { partition: 1, ..log }], "log or clock held twice"),
+            (&[clock, CapabilityRecord { partition: 1, ..clock }], "log or clock held twice"),
+            (&[CapabilityRecord { partition: 2, object: 1, ..call }], "call that does not go up in rank (R11)"),
+            (&[CapabilityRecord { partition: 0, ..call }], "call that does not go up in rank (R11)"),
+            (&[CapabilityRecord { object: 3, ..call }], "no such partition"),
+            (&[CapabilityRecord { partition: 2, ..run }], "VM run by a partition that is not its vmexit"),
+            (&[CapabilityRecord { partition: 1, ..answer }], "VM answered by one that is not its vmport"),
+            (&[CapabilityRecord { object: 1, ..run }], "no such VM"),
+            (&[one(kind::TIMER, 1, 64, 0, 1, 0)], "timer above 63 (limit 64)"),
+            (&[one(99, 1, 0, 0, 0, 0)], "capability of unknown kind"),
+        ];
+        for (records, line) in table {
+            assert_eq!(capability(records), Some(BootError::Line(line)), "{records:?}");
+        }
+        let slot = CapabilityRecord { slot: 64, ..com1 };
+        assert_eq!(capability(&[slot]), Some(BootError::Line("slot used twice or above 63 (limit 64)")));
+    }
+
+    #[test]
+    fn each_rule_of_segments_is_checked_again() {
+        let good = SegmentRecord {
+            address: layout::USER_BASE,
+            offset: 0,
+            file_bytes: 4096,
+            pages: 1,
+            rights: rights::READ,
+            reserved: 0,
+            partition: 1,
+        };
+        let place = "segment outside the addresses for segments";
+        let bytes = "segment's bytes outside the checked part of the image";
+        let table = [
+            (SegmentRecord { partition: 3, ..good }, "no such partition"),
+            (SegmentRecord { rights: rights::WRITE, ..good }, "segment without READ or with unknown rights"),
+            (SegmentRecord { rights: 8 | rights::READ, ..good }, "segment without READ or with unknown rights"),
+            (SegmentRecord { rights: 7, ..good }, "segment writable and executable (R7)"),
+            (SegmentRecord { address: layout::USER_BASE - 4096, ..good }, place),
+            (SegmentRecord { address: layout::SEGMENT_END, ..good }, place),
+            (SegmentRecord { address: layout::USER_BASE + 1, ..good }, place),
+            (SegmentRecord { pages: 0, ..good }, place),
+            (SegmentRecord { offset: 1 << 40, ..good }, bytes),
+            (SegmentRecord { offset: 8, ..good }, bytes),
+            (SegmentRecord { file_bytes: 0, ..good }, bytes),
+            (SegmentRecord { file_bytes: 4097, ..good }, bytes),
+            (
+                SegmentRecord { pages: 257, file_bytes: 4096, rights: rights::READ | rights::WRITE, ..good },
+                "writable memory of a partition above its limit (256 pages)",
+            ),
+        ];
+        for (record, line) in table {
+            assert_eq!(
+                refusal(|builder, number, record| builder.segment(number, record), &[], &record),
+                Some(BootError::Line(line)),
+                "{record:?}"
+            );
         }
     }
 }

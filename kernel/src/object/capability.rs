@@ -1,8 +1,9 @@
 //! Capabilities: what a slot of a partition's table says, and the checks of a slot's use. The table is
 //! filled from the image at boot and never changes.
 
+use super::Table;
 use crate::fault::Misuse;
-use portcullis_ipc::{image, limits, msr, record::misuse};
+use portcullis_ipc::{image, limits, record::misuse};
 use zerocopy::FromZeros;
 
 /// One slot.
@@ -10,24 +11,23 @@ pub type Capability = image::CapabilityRecord;
 
 /// The slots of one partition; zeros are an empty one.
 #[derive(FromZeros)]
-pub struct Slots([Capability; limits::SLOTS]);
+pub struct Slots(Table<Capability, { limits::SLOTS }>);
 
 impl Slots {
     /// Put a capability into its slot; `false` if the slot does not exist or is in use.
     pub fn put(&mut self, capability: &Capability) -> bool {
-        match self.0.get_mut(usize::from(capability.slot)) {
-            Some(slot) if slot.kind == image::kind::NONE => {
-                *slot = *capability;
-                true
-            }
-            _ => false,
+        let Some(place) = self.0.place(capability.slot.into()) else { return false };
+        let free = self.0[place].kind == image::kind::NONE;
+        if free {
+            self.0[place] = *capability;
         }
+        free
     }
 
     /// The capability in `slot`, if it is of `kind` and carries `rights`.
     #[inline]
     pub fn get(&self, slot: u64, kind: u8, rights: u8) -> Result<&Capability, Misuse> {
-        let capability = self.0.get(slot as usize).ok_or(Misuse(misuse::SLOT))?;
+        let capability = &self.0[self.0.place(slot).ok_or(Misuse(misuse::SLOT))?];
         if capability.kind != kind {
             return Err(Misuse(misuse::SLOT));
         }
@@ -39,19 +39,13 @@ impl Slots {
 
     /// All slots.
     pub fn iter(&self) -> impl Iterator<Item = &Capability> {
-        self.0.iter()
+        self.0.iter().map(|(_, capability)| capability)
     }
 }
 
 /// `number` lies in the range of ports or MSRs that the capability names, with `extra` more behind it.
 pub fn covers(capability: &Capability, number: u64, extra: u64) -> bool {
     number >= capability.first && number.saturating_add(extra) < capability.first.saturating_add(capability.count)
-}
-
-/// The MSR capability touches a register of the core.
-pub fn of_the_core(capability: &Capability) -> bool {
-    let last = capability.first.saturating_add(capability.count).saturating_sub(1);
-    msr::of_the_core(capability.first, last).is_some()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A fixed table whose index cannot leave it: the index is masked to the table's size, a power of two.
 //! Whether the entry is in use, the entry itself says.
 
+use crate::arch::cpu::below;
 use core::ops::{Index, IndexMut};
 use zerocopy::FromZeros;
 
@@ -10,6 +11,12 @@ use zerocopy::FromZeros;
 pub struct Table<T, const N: usize>([T; N]);
 
 impl<T, const N: usize> Table<T, N> {
+    /// The index that somebody else chose, if there is an entry of that number.
+    #[inline(always)]
+    pub fn place(&self, index: u64) -> Option<u8> {
+        below::<N>(index)
+    }
+
     /// All entries with their indices.
     pub fn iter(&self) -> impl Iterator<Item = (u8, &T)> {
         self.0.iter().enumerate().map(|(index, entry)| (index as u8, entry))

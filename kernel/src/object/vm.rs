@@ -1,6 +1,7 @@
 //! VMs and vCPUs as the core keeps them: bookkeeping only; the processor's own structures are in `vcpu::block` and
 //! `vmx`.
 
+use super::Table;
 use crate::mem::page::CorePage;
 use crate::state::Index;
 use portcullis_ipc::{exit::Reason, limits, port::Answer};
@@ -30,7 +31,7 @@ pub struct Vm {
     /// How many there are.
     pub vcpu_count: u8,
     /// Its port answer table; an entry with `used` 0 is free.
-    pub answers: [Answer; limits::ANSWERS],
+    pub answers: Table<Answer, { limits::ANSWERS }>,
 }
 
 impl Vm {

@@ -49,7 +49,7 @@ fn translate(number: u32, info1: u64, info2: u64, error: u64) -> (Reason, [u64; 
         0x7d => (Reason::TaskSwitch, [info1 & 0xffff, info2, 0]),
         0x7f => plain(Reason::Shutdown),
         0x81 => plain(Reason::Hypercall),
-        0x7a | 0x80 | 0x82..=0x86 => plain(Reason::Virtualization),
+        0x7a | 0x80 | 0x82..=0x86 | 0x8e => plain(Reason::Virtualization),
         0x87 => plain(Reason::Rdtscp),
         0x8a => plain(Reason::Monitor),
         0x8b | 0x8c => plain(Reason::Mwait),
@@ -149,6 +149,7 @@ mod tests {
             (0x400, Reason::NestedFault, [6, 5, 0]),
             (0x7f, Reason::Shutdown, [0x7f, 0, 0]),
             (0x83, Reason::Virtualization, [0x83, 0, 0]),
+            (0x8e, Reason::Virtualization, [0x8e, 0, 0]),
             (0x3ff, Reason::Other, [0x3ff, 0, 0]),
         ];
         for (number, reason, qualification) in table {

@@ -1,6 +1,7 @@
 //! Wait, call, reply, notify, leases.
 
 use super::{DONE, Decoded, Outcome};
+use crate::arch::cpu::below;
 use crate::fault::Misuse;
 use crate::object::partition::Life;
 use crate::object::{VcpuState, Work};
@@ -95,7 +96,7 @@ impl Core {
     fn lease(&self, lender: u8, index: u64) -> Option<Lease> {
         let partition = &self.partitions[lender];
         let table = partition.thread.message.read::<[Lease; limits::LEASES], { layout::LEASE_TABLE }>();
-        let lease = *table.get(index as usize)?;
+        let lease = *table.get(usize::from(below::<{ limits::LEASES }>(index)?))?;
         let known = lease.rights & !u32::from(rights::READ | rights::WRITE) == 0;
         let backed = partition.translate(lease.address, lease.length.into(), lease.rights as u8).is_some();
         (known && backed && lease.length <= limits::LEASE_BYTES).then_some(lease)

@@ -91,7 +91,7 @@ impl Core {
 
     /// What most calls begin with: the capability in the slot that the first argument names, of `kind` and with `rights`,
     /// and the other arguments.
-    #[inline(always)]
+    #[inline(never)]
     fn decode(&self, caller: u8, kind: u8, rights: u8) -> Result<(&Capability, [u64; 3]), Misuse> {
         let Partition { slots, thread: Thread { frame, .. }, .. } = &self.partitions[caller];
         Ok((slots.get(frame.rdi, kind, rights)?, [frame.rsi, frame.rdx, frame.r10]))

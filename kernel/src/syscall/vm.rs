@@ -118,12 +118,13 @@ impl Core {
 
     pub(super) fn sys_vm_answer(&mut self, caller: u8) -> Decoded {
         let partition = &self.partitions[caller];
-        let index = partition.thread.frame.rsi as usize;
+        let index = partition.thread.frame.rsi;
         let vm = partition.slots.get(partition.thread.frame.rdi, kind::VM, rights::ANSWER)?.object as u8;
         let bytes = partition.thread.message.read::<[u8; ANSWER_BYTES], { layout::SEND + 32 }>();
         let answer = decode_answer(&bytes).ok_or(Misuse(misuse::PAYLOAD))?;
-        let slot = self.vms[vm].answers.get_mut(index).ok_or(Misuse(misuse::ARGUMENT))?;
-        *slot = answer;
+        let answers = &mut self.vms[vm].answers;
+        let place = answers.place(index).ok_or(Misuse(misuse::ARGUMENT))?;
+        answers[place] = answer;
         DONE
     }
 }

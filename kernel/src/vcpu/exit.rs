@@ -4,6 +4,7 @@ use crate::object::VcpuState;
 use crate::object::account::of_vcpu;
 use crate::object::vm::Exit;
 use crate::state::Core;
+use crate::vmx;
 use portcullis_ipc::exit::{ExitPage, Reason, VERSION, group, window};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -42,6 +43,7 @@ impl Core {
 
     /// Tell the exit of `vcpu` in its exit page, as it is or once more.
     pub fn fill_exit(&mut self, vcpu: u8) {
+        self.fill_always(vcpu);
         let state = &self.vcpus[vcpu];
         let head = Head {
             version: VERSION,
@@ -50,12 +52,11 @@ impl Core {
             reason: state.exit.reason as u32,
             valid: group::ALWAYS | group::EVENT,
             dirty: 0,
-            cpl: self.cpl(vcpu),
+            cpl: vmx::level(state),
             qualification: state.exit.qualification,
             next_rip: state.exit.next_rip,
         };
         state.page.write::<Head, 0>(&head);
-        self.fill_always(vcpu);
     }
 
     /// Ask for an exit of `vcpu`, which is not stopped.

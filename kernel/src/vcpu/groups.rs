@@ -75,12 +75,6 @@ impl Core {
         self.vcpus[vcpu].control.word(at::RAX)
     }
 
-    /// Privilege level of a vCPU.
-    #[inline]
-    pub fn cpl(&self, vcpu: u8) -> u32 {
-        (self.vcpus[vcpu].control.word(at::CPL) >> 24) as u32 & 3
-    }
-
     /// Address of the instruction that follows the one of `length` bytes at `rip`.
     #[inline(always)]
     pub fn instruction_after(&mut self, vcpu: u8, rip: u64, length: u8) -> u64 {
@@ -91,7 +85,7 @@ impl Core {
 
     #[inline(never)]
     fn wrapped(&mut self, vcpu: u8, next: u64) -> u64 {
-        self.pull(vcpu, group::CONTROL | group::SEGMENTS);
+        self.pull_slowly(vcpu, group::CONTROL | group::SEGMENTS);
         let block = self.vcpus[vcpu].control;
         let code = block.word(at::SEGMENTS + 0x10) >> 16;
         let long = block.word(at::EFER) >> 10 & 1 != 0 && code >> 9 & 1 != 0;
@@ -136,7 +130,7 @@ impl Core {
             self.unload_extended(vcpu);
         }
         self.keep_xcr0(vcpu);
-        self.pull(vcpu, groups);
+        self.pull_slowly(vcpu, groups);
         if self.vcpus[vcpu].state != VcpuState::Exited {
             self.fill_always(vcpu);
         }
@@ -285,8 +279,9 @@ impl Core {
     /// The event to deliver at this entry, 0 for none.
     #[inline(always)]
     pub fn take_event(&mut self, vcpu: u8) -> u64 {
-        let word = core::mem::take(&mut self.vcpus[vcpu].event);
+        let word = self.vcpus[vcpu].event;
         if word != 0 {
+            self.vcpus[vcpu].event = 0;
             self.hold_after(vcpu, word);
         }
         word

@@ -10,3 +10,16 @@ pub mod nested;
 mod run;
 
 pub use machine::{Machine, Vendor};
+
+/// An instruction for each general register of a guest but RAX, RSP and RSI; `at` is its place in
+/// [`crate::object::Vcpu::registers`].
+macro_rules! each_guest_register {
+    ($instruction:literal) => {
+        concat!(
+            ".set at, 8\n.irp register, rcx, rdx, rbx, rbp, rdi, r8, r9, r10, r11, r12, r13, r14, r15\n",
+            $instruction,
+            "\n.set at, at + 8\n.if (at == 32) | (at == 48)\n.set at, at + 8\n.endif\n.endr"
+        )
+    };
+}
+pub(crate) use each_guest_register;

@@ -3,6 +3,7 @@
 use super::capability::{self, Extension};
 use super::carry::{SWAPPED, UNTOUCHED};
 use super::instruction::{clear, load, vmxon, write};
+use super::world;
 use crate::arch::{cpu, gdt, idt};
 use crate::mem::page::CorePage;
 use crate::state::{Core, Index};
@@ -14,9 +15,29 @@ use x86::vmx::vmcs::{control, guest, host};
 const CR4_VMXE: u64 = 1 << 13;
 const PAT: u32 = 0x277;
 const RDTSCP: u32 = 27;
+/// A field (SDM volume 3, appendix B) that the library lacks; to its value the processor adds what its own instructions take.
+const NOTIFY_WINDOW: u32 = 0x4024;
 /// #DB and #AC (a guest could loop in their delivery for ever) and #MC, which is the host's.
 const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 const GP: u64 = 1 << 13;
+
+/// Fields that are 0 for good.
+const ZEROS: [u32; 14] = [
+    control::PAGE_FAULT_ERR_CODE_MASK,
+    control::PAGE_FAULT_ERR_CODE_MATCH,
+    control::CR3_TARGET_COUNT,
+    control::VMENTRY_INTERRUPTION_INFO_FIELD,
+    guest::IA32_DEBUGCTL_FULL,
+    guest::ACTIVITY_STATE,
+    host::DS_SELECTOR,
+    host::ES_SELECTOR,
+    host::FS_SELECTOR,
+    host::GS_SELECTOR,
+    host::FS_BASE,
+    host::IA32_SYSENTER_CS,
+    host::IA32_SYSENTER_ESP,
+    host::IA32_SYSENTER_EIP,
+];
 
 /// Byte and bit of `number` in the part of the MSR bitmap for reads (SDM volume 3, section 24.6.9).
 fn map_place(number: u32) -> Option<(usize, u32)> {
@@ -41,7 +62,8 @@ pub fn enable(machine: &mut Machine, msr: CorePage, own: CorePage) {
     let secondary = match cpu::cpuid(0x8000_0001, 0).edx >> RDTSCP & 1 {
         0 => capability::SECONDARY_BITS,
         _ => capability::SECONDARY_BITS | capability::RDTSCP,
-    };
+    } | capability::ENCLS
+        | capability::NOTIFY;
     let words = [
         (capability::PIN, capability::PIN_BITS),
         (capability::PRIMARY, capability::PRIMARY_BITS),
@@ -107,9 +129,6 @@ impl Core {
             (control::SECONDARY_PROCBASED_EXEC_CONTROLS, secondary),
             (control::VMEXIT_CONTROLS, exit),
             (control::EXCEPTION_BITMAP, exceptions),
-            (control::PAGE_FAULT_ERR_CODE_MASK, 0),
-            (control::PAGE_FAULT_ERR_CODE_MATCH, 0),
-            (control::CR3_TARGET_COUNT, 0),
             (control::IO_BITMAP_A_ADDR_FULL, machine.io_bitmap),
             (control::IO_BITMAP_B_ADDR_FULL, machine.io_bitmap.wrapping_add(4096)),
             (control::MSR_BITMAPS_ADDR_FULL, machine.msr_bitmap),
@@ -119,34 +138,30 @@ impl Core {
             (control::VMENTRY_MSR_LOAD_COUNT, count),
             (control::VMEXIT_MSR_LOAD_ADDR_FULL, list(core_list)),
             (control::VMEXIT_MSR_LOAD_COUNT, count),
-            (control::VMENTRY_INTERRUPTION_INFO_FIELD, 0),
             (control::EPTP_FULL, vm.nested | machine.vmx.eptp),
             (control::CR0_GUEST_HOST_MASK, machine.vmx.cr0 | UNTOUCHED),
             (control::CR4_GUEST_HOST_MASK, machine.vmx.cr4 | !machine.cr4),
             (guest::LINK_PTR_FULL, u64::MAX),
-            (guest::IA32_DEBUGCTL_FULL, 0),
-            (guest::ACTIVITY_STATE, 0),
             (host::CR0, cpu::cr0()),
             (host::CR4, cpu::cr4()),
             (host::IA32_PAT_FULL, cpu::msr(PAT)),
             (host::IA32_EFER_FULL, cpu::msr(x86::msr::IA32_EFER)),
             (host::CS_SELECTOR, code),
             (host::SS_SELECTOR, data),
-            (host::DS_SELECTOR, 0),
-            (host::ES_SELECTOR, 0),
-            (host::FS_SELECTOR, 0),
-            (host::GS_SELECTOR, 0),
             (host::TR_SELECTOR, gdt::TASK.into()),
-            (host::FS_BASE, 0),
             (host::GS_BASE, cpu::msr(x86::msr::IA32_GS_BASE)),
             (host::TR_BASE, task_base),
             (host::GDTR_BASE, gdt_base),
             (host::IDTR_BASE, idt::base()),
-            (host::IA32_SYSENTER_CS, 0),
-            (host::IA32_SYSENTER_ESP, 0),
-            (host::IA32_SYSENTER_EIP, 0),
+            (host::RIP, world::exit_point()),
         ];
         fields.into_iter().for_each(|(field, value)| write(field, value));
+        ZEROS.iter().for_each(|field| write(*field, 0));
+        let rest =
+            [(capability::ENCLS, control::ENCLS_EXITING_BITMAP_FULL, u64::MAX), (capability::NOTIFY, NOTIFY_WINDOW, 0)];
+        for (_, field, value) in rest.into_iter().filter(|row| secondary & u64::from(row.0) != 0) {
+            write(field, value);
+        }
     }
 }
 

@@ -51,12 +51,18 @@ const OTHERS: u32 = 1 << 5 | 1 << 6;
 pub const SECONDARY_BITS: u32 = EPT | UNRESTRICTED | OTHERS;
 /// RDTSCP does not raise #UD; only where the processor has it.
 pub const RDTSCP: u32 = 1 << 3;
+/// Every ENCLS exits, as SGX is not shown; an exit where no interrupt got in for too long. Only where the processor has them.
+pub const ENCLS: u32 = 1 << 15;
+/// See [`ENCLS`].
+pub const NOTIFY: u32 = 1 << 31;
 /// Debug controls saved; the core runs in 64-bit mode; PAT and EFER saved and loaded; preemption timer saved.
 pub const EXIT_BITS: u32 = 1 << 2 | 1 << 9 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 21 | 1 << 22;
 /// Debug controls, PAT and EFER loaded.
 pub const ENTRY_BITS: u32 = 1 << 2 | 1 << 14 | 1 << 15;
 /// The guest is in long mode.
 pub const LONG_MODE: u32 = 1 << 9;
+/// Bit of an exit reason: the entry failed.
+pub const REFUSED: u32 = 1 << 31;
 /// Four-level walk, write-back tables, 2 MiB pages, INVEPT and INVVPID of a single context.
 const EPT_BITS: u64 = 1 << 6 | 1 << 14 | 1 << 16 | 1 << 20 | 1 << 25 | 1 << 32 | 1 << 41;
 /// Accessed and dirty bits in nested tables.

@@ -1,10 +1,11 @@
 //! The way of a control block's words into the VMCS and back. What the guest may have changed is carried back when it
-//! is asked for, group by group; what was changed meanwhile is carried in at the next entry. RIP, CR2, CPL and the
-//! interrupt shadow are carried back at every exit ([`super::exits`]), RIP and CR2 in at every entry.
+//! is asked for, group by group (the privilege level with FLOW); what was changed meanwhile is carried in at the next entry. RIP, CR2 and
+//! the interrupt shadow are carried back at every exit ([`super::exits`]), RIP and CR2 in at every entry.
 
 use super::capability::{INTERRUPT_WINDOW, LONG_MODE, NMI_WINDOW, PAUSE_EXITS, RDTSC_EXITS};
 use super::instruction::{flush, load, read, write};
 use crate::mem::page::CorePage;
+use crate::object::Vcpu;
 use crate::state::{Core, Index};
 use crate::svm::control::EFER_SVME;
 use crate::vcpu::block::at;
@@ -67,6 +68,14 @@ fn blocking(shadow: u64, flags: u64) -> u64 {
     }
 }
 
+/// Privilege level of a vCPU; its VMCS must be the current one where the level stands there alone: right after an exit.
+#[inline]
+pub fn level(state: &Vcpu) -> u32 {
+    let stale = state.stale & group::FLOW != 0;
+    let word = if stale { read(guest::SS_ACCESS_RIGHTS) >> 5 } else { state.control.word(at::CPL) >> 24 };
+    word as u32 & 3
+}
+
 impl Core {
     /// Make the VMCS of `vcpu` the current one.
     #[inline]
@@ -87,16 +96,24 @@ impl Core {
         }
         self.select(vcpu);
         let state = &mut self.vcpus[vcpu];
+        let level = u64::from(level(state)) << 24;
         state.stale &= !wanted;
         if wanted & group::GENERAL != 0 {
             state.control.set_word(at::RSP, read(guest::RSP));
         }
         if wanted & group::FLOW != 0 {
             state.control.set_word(at::RFLAGS, read(guest::RFLAGS));
+            state.control.set_word(at::CPL, level);
         }
         if wanted & !group::ALWAYS != 0 {
             self.pull_rest(vcpu, wanted);
         }
+    }
+
+    /// The same where it need not be fast.
+    #[inline(never)]
+    pub fn pull_slowly(&mut self, vcpu: u8, groups: u32) {
+        self.pull(vcpu, groups);
     }
 
     #[inline(never)]
@@ -131,9 +148,9 @@ impl Core {
         }
     }
 
-    /// Carry what was changed into the VMCS, which is current, before an entry that delivers `event`.
+    /// Carry what was changed into the VMCS, which is current, before an entry that delivers the event `word`, 0 for none.
     #[inline(always)]
-    pub fn push(&mut self, vcpu: u8, event: u64) {
+    pub fn push(&mut self, vcpu: u8, word: u64) {
         let state = &mut self.vcpus[vcpu];
         let (block, changed) = (state.control, core::mem::take(&mut state.changed));
         if changed & group::GENERAL != 0 {
@@ -144,12 +161,19 @@ impl Core {
             write(guest::PENDING_DBG_EXCEPTIONS, 0);
         }
         if changed & !group::ALWAYS != 0 {
-            self.push_rest(vcpu, changed, event);
+            self.push_rest(vcpu, changed, word);
         }
         let asid = block.word(at::ASID);
         if asid >> 32 != 0 {
             block.set_word(at::ASID, asid & 0xffff_ffff);
             flush(self.vms[self.vcpus[vcpu].vm].nested | self.machine.vmx.eptp, asid & 0xffff);
+        }
+        if word != 0 {
+            // In real mode nothing has an error code.
+            let error = if read(guest::CR0) & 1 == 0 { event::ERROR_VALID } else { 0 };
+            write(control::VMENTRY_INTERRUPTION_INFO_FIELD, word & 0xffff_ffff & !error);
+            write(control::VMENTRY_EXCEPTION_ERR_CODE, word >> 32);
+            write(control::VMENTRY_INSTRUCTION_LEN, 1);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Run a guest until its next exit, and say what the exit was in the terms of the exit page.
 
+use super::capability::REFUSED;
 use super::instruction::{read, write};
 use super::world;
 use crate::arch::{cpu, entry};
@@ -10,7 +11,7 @@ use crate::state::Core;
 use crate::vcpu::block::at;
 use portcullis_ipc::exit::{Reason, access, event, group, io, window};
 use portcullis_ipc::port::PORT;
-use x86::vmx::vmcs::{control, guest, host, ro};
+use x86::vmx::vmcs::{guest, host, ro};
 
 /// Basic exit reasons (SDM volume 3, appendix C).
 mod code {
@@ -23,8 +24,7 @@ mod code {
     pub const MACHINE_CHECK: u16 = 41;
     pub const NESTED_FAULT: u32 = 48;
     pub const TIMER: u32 = 52;
-    /// The entry failed.
-    pub const REFUSED: u32 = 1 << 31;
+    pub const NOTIFY: u32 = 75;
 }
 
 const DEBUG_EXCEPTION: u64 = 1;
@@ -68,7 +68,7 @@ fn translate(number: u32, qualification: u64) -> (Reason, [u64; 3]) {
         15 => plain(Reason::Rdpmc),
         16 => plain(Reason::Rdtsc),
         18 => plain(Reason::Hypercall),
-        11 | 19..=27 | 50 | 53 => plain(Reason::Virtualization),
+        11 | 19..=27 | 50 | 53 | 60 => plain(Reason::Virtualization),
         // MOV to and from; CLTS and LMSW write CR0.
         28 => (Reason::ControlRegister, [qualification & 0xf, u64::from(qualification & 0x30 != 0x10), 0]),
         29 => (Reason::DebugRegister, [qualification & 7, u64::from(qualification & 0x10 == 0), 0]),
@@ -114,32 +114,20 @@ impl Core {
     /// Enter the guest and deal with its next exit. `true` if it was answered here and the guest goes on.
     #[inline(always)]
     fn enter_vmx(&mut self, vcpu: u8) -> bool {
-        let injected = self.take_event(vcpu);
-        if self.vcpus[vcpu].changed != 0 {
+        let state = &self.vcpus[vcpu];
+        let mut injected = 0;
+        if state.event != 0 || state.changed != 0 {
+            injected = self.take_event(vcpu);
             self.push(vcpu, injected);
-        }
-        if injected != 0 {
-            // In real mode nothing has an error code.
-            let error = if read(guest::CR0) & 1 == 0 { event::ERROR_VALID } else { 0 };
-            write(control::VMENTRY_INTERRUPTION_INFO_FIELD, injected & 0xffff_ffff & !error);
-            write(control::VMENTRY_EXCEPTION_ERR_CODE, injected >> 32);
-            write(control::VMENTRY_INSTRUCTION_LEN, 1);
         }
         let block = self.vcpus[vcpu].control;
         write(guest::RIP, block.word(at::RIP));
         let state = &mut self.vcpus[vcpu];
-        let (registers, launched) = (&mut state.registers, core::mem::replace(&mut state.launched, true));
-        let [rax, ..] = registers;
-        *rax = block.word(at::RAX);
+        let launched = core::mem::replace(&mut state.launched, true);
         // SAFETY: INV-WORLD: the VMCS was selected above and is changed only through `carry`.
-        if unsafe { world::enter(registers, launched) } {
-            self.refused(vcpu);
-            return false;
-        }
-        let [rax, ..] = *registers;
+        let (rax, number) = unsafe { world::enter(&mut state.registers, block.word(at::RAX), launched) };
         block.set_word(at::RAX, rax);
-        let number = read(ro::EXIT_REASON) as u32;
-        if number & code::REFUSED != 0 {
+        if number & REFUSED != 0 {
             if number as u16 == code::MACHINE_CHECK {
                 epitaph::stop(format_args!("machine check at a VM entry"));
             }
@@ -157,10 +145,13 @@ impl Core {
         state.stale = LEFT;
         let rip = read(guest::RIP);
         block.set_word(at::RIP, rip);
-        block.set_word(at::CPL, (read(guest::SS_ACCESS_RIGHTS) >> 5 & 3) << 24);
         let held = read(guest::INTERRUPTIBILITY_STATE);
-        block.set_word(at::SHADOW, u64::from(held & 3 != 0));
-        state.nmi_held = held >> 3 & 1 != 0;
+        block.set_word(at::SHADOW, 0);
+        state.nmi_held = false;
+        if held != 0 {
+            block.set_word(at::SHADOW, u64::from(held & 3 != 0));
+            state.nmi_held = held >> 3 & 1 != 0;
+        }
         let vectoring = read(ro::IDT_VECTORING_INFO);
         if vectoring & event::VALID != 0 {
             let error = if vectoring & event::ERROR_VALID != 0 { read(ro::IDT_VECTORING_ERR_CODE) } else { 0 };
@@ -199,6 +190,8 @@ impl Core {
             }
             code::INTERRUPT_WINDOW => self.window_opened(vcpu, window::INTERRUPT),
             code::NMI_WINDOW => self.window_opened(vcpu, window::NMI),
+            // The guest's state is whole: it goes on when its turn comes.
+            code::NOTIFY if qualification & 1 == 0 => self.hold_nmis(vcpu, qualification),
             code::NESTED_FAULT => {
                 self.hold_nmis(vcpu, qualification);
                 let words = [read(ro::GUEST_PHYSICAL_ADDR_FULL), access_word(qualification), 0];

@@ -11,3 +11,4 @@ mod world;
 
 pub use build::enable;
 pub use capability::{Extension, refusal};
+pub use carry::level;
