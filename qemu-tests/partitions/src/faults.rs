@@ -1,8 +1,9 @@
 //! The ways in which `test-crash` ends, and the fault record that each must leave.
 
+use crate::vm_faults;
 use core::arch::asm;
 use portcullis_ipc::image::kind;
-use portcullis_ipc::layout::{INFO_PAGE, USER_BASE};
+use portcullis_ipc::layout::{INFO_PAGE, STATE_REGION, USER_BASE};
 use portcullis_ipc::message::{Header, Lease};
 use portcullis_ipc::record::{cause, misuse};
 use portcullis_ipc::syscall::{Call, Id, Resume, control, rights};
@@ -27,7 +28,7 @@ const fn exception(name: &'static str, vector: u8, code: Option<u32>, run: fn())
     Fault { name, run, cause: cause::EXCEPTION, detail: Some(vector), code }
 }
 
-const fn misused(name: &'static str, call: Call, code: u32, run: fn()) -> Fault {
+pub(crate) const fn misused(name: &'static str, call: Call, code: u32, run: fn()) -> Fault {
     Fault { name, run, cause: cause::MISUSE, detail: Some(call as u8), code: Some(code) }
 }
 
@@ -36,8 +37,18 @@ const EMPTY: u64 = 60;
 const USER_NOT_PRESENT: u32 = 4;
 const USER_WRITE: u32 = 7;
 
-/// All of them; `crash` takes number generation - 1.
-pub static FAULTS: &[Fault] = &[
+/// The table that the configuration of both sides names with `table`: faults of a partition on its own (0), of one that
+/// serves a VM's port (1), and of one that serves a VM's exits (2).
+pub fn table() -> &'static [Fault] {
+    match info().number("table") {
+        Some(1) => vm_faults::PORT,
+        Some(2) => vm_faults::EXIT,
+        _ => FAULTS,
+    }
+}
+
+/// Faults of a partition on its own; `crash` takes number generation - 1.
+static FAULTS: &[Fault] = &[
     exception("read at 0", 14, None, || read(0)),
     exception("read of the core", 14, None, || read(0x20_0000)),
     exception("read above the segments", 14, Some(USER_NOT_PRESENT), || read(0x6fff_f000)),
@@ -98,6 +109,15 @@ pub static FAULTS: &[Fault] = &[
         with_header(Header { leases: 5, ..Header::default() }, peer())
     }),
     misused("lease of the core", Call::Call, misuse::LEASE, || lend(0x20_0000, 4096, rights::READ)),
+    misused("lease of code for execution", Call::Call, misuse::LEASE, || {
+        lend(USER_BASE, 64, rights::READ | rights::EXECUTE);
+    }),
+    misused("lease with an unknown right", Call::Call, misuse::LEASE, || {
+        lend_word(USER_BASE, 64, u32::from(rights::READ) | 1 << 8);
+    }),
+    misused("lease of 1 MiB and a byte of its state", Call::Call, misuse::LEASE, || {
+        lend(STATE_REGION, (1 << 20) + 1, rights::READ);
+    }),
     misused("lease that wraps around", Call::Call, misuse::LEASE, || lend(u64::MAX - 100, 4096, rights::READ)),
     misused("lease over 1 MiB", Call::Call, misuse::LEASE, || lend(USER_BASE, (1 << 20) + 1, rights::READ)),
     misused("lease of code for writing", Call::Call, misuse::LEASE, || lend(USER_BASE, 64, rights::WRITE)),
@@ -128,6 +148,7 @@ pub static FAULTS: &[Fault] = &[
     misused("port below the range", Call::PortIo, misuse::RIGHT, || port(0x2e7, 1)),
     misused("port at the end of the range, 4 bytes", Call::PortIo, misuse::RIGHT, || port(0x2ef, 4)),
     misused("port access of 3 bytes", Call::PortIo, misuse::ARGUMENT, || port(0x2e8, 3)),
+    misused("port access of an unknown form", Call::PortIo, misuse::ARGUMENT, || port(0x2e8, 1 | 1 << 9)),
     misused("port past 16 bits", Call::PortIo, misuse::ARGUMENT, || port(0x1_02e8, 1)),
     misused("msr read in an empty slot", Call::MsrRead, misuse::SLOT, || {
         raw(Call::MsrRead as u64, [EMPTY, 0x10, 0, 0])
@@ -144,6 +165,14 @@ pub static FAULTS: &[Fault] = &[
     misused("restart without the right", Call::PartitionControl, misuse::RIGHT, || {
         raw(Call::PartitionControl as u64, [slot("peer", kind::PARTITION) | 1 << 32, control::RESTART, 0, 0]);
     }),
+    misused("status without the right", Call::PartitionStatus, misuse::RIGHT, || {
+        raw(Call::PartitionStatus as u64, [slot("judge", kind::PARTITION), 0, 0, 0]);
+    }),
+    misused("msr read below the range", Call::MsrRead, misuse::RIGHT, || msr(Call::MsrRead, "msr-read", 0xe6)),
+    misused("msr read past the range", Call::MsrRead, misuse::RIGHT, || msr(Call::MsrRead, "msr-read", 0xe8)),
+    misused("msr read past 32 bits", Call::MsrRead, misuse::RIGHT, || msr(Call::MsrRead, "msr-read", 0x1_0000_00e7)),
+    misused("msr write without the right", Call::MsrWrite, misuse::RIGHT, || msr(Call::MsrWrite, "msr-read", 0xe7)),
+    misused("msr read without the right", Call::MsrRead, misuse::RIGHT, || msr(Call::MsrRead, "msr-write", 0xe8)),
     misused("status in an empty slot", Call::PartitionStatus, misuse::SLOT, || {
         raw(Call::PartitionStatus as u64, [EMPTY, 0, 0, 0])
     }),
@@ -186,7 +215,7 @@ fn forever() {
     }
 }
 
-fn raw(number: u64, arguments: [u64; 4]) {
+pub(crate) fn raw(number: u64, arguments: [u64; 4]) {
     system_call(number, arguments);
 }
 
@@ -211,7 +240,7 @@ pub fn system_call(number: u64, arguments: [u64; 4]) -> (u64, u64) {
     (status, value)
 }
 
-fn slot(name: &str, kind: u8) -> u64 {
+pub(crate) fn slot(name: &str, kind: u8) -> u64 {
     info().slot(name, kind).map_or(EMPTY, |found| found.slot.into())
 }
 
@@ -225,8 +254,16 @@ fn with_header(header: Header, slot: u64) {
 }
 
 fn lend(address: u64, length: u32, rights: u8) {
-    message::leases(&[Lease { address, length, rights: rights.into() }]);
+    lend_word(address, length, rights.into());
+}
+
+fn lend_word(address: u64, length: u32, rights: u32) {
+    message::leases(&[Lease { address, length, rights }]);
     with_header(Header { leases: 1, ..Header::default() }, peer());
+}
+
+fn msr(call: Call, name: &str, number: u64) {
+    raw(call as u64, [slot(name, kind::MSRS), number, 0, 0]);
 }
 
 fn port(port: u64, width: u64) {

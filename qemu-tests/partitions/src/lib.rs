@@ -1,4 +1,4 @@
-//! What the test partitions share: their messages, how they report, a random generator, and the table of
+//! What the test partitions share: their messages, how they report, a random generator, and the tables of
 //! faults.
 //!
 //! A test system has one partition that judges. It prints `TEST PASS name` or `TEST FAIL reason` and ends
@@ -10,6 +10,7 @@
 extern crate alloc;
 
 pub mod leases;
+pub mod orders;
 pub mod proto;
 pub mod random;
 pub mod secret;
@@ -28,6 +29,8 @@ pub mod ledger;
 pub mod refused_state;
 #[cfg(target_os = "none")]
 pub mod vcpu;
+#[cfg(target_os = "none")]
+pub mod vm_faults;
 #[cfg(target_os = "none")]
 pub mod words;
 

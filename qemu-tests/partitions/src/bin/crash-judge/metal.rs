@@ -1,4 +1,5 @@
-//! Capabilities: partition `crash` with status and restart (no supervisor has it); timer `tick`; the console.
+//! Capabilities: partition `crash` with status and restart (no supervisor has it); timer `tick`; the console. Configuration: `table`, as
+//! for `crash`.
 
 use portcullis_ipc::record::{Status, state};
 use portcullis_runtime::handle::{Partition, Timer, missing};
@@ -6,7 +7,7 @@ use portcullis_runtime::start::Start;
 use portcullis_runtime::syscall;
 use portcullis_runtime::time::{ticks, tsc};
 use portcullis_test_partitions::console::Console;
-use portcullis_test_partitions::faults::{FAULTS, Fault};
+use portcullis_test_partitions::faults::{Fault, table};
 
 portcullis_runtime::entry!(main);
 
@@ -20,7 +21,7 @@ fn main(_start: Start) -> ! {
     let Some(tick) = Timer::find("tick") else { missing("tick") };
     let mut console = Console::find();
     let mut wrong = 0;
-    for fault in FAULTS {
+    for fault in table() {
         let Some(status) = end_of(&crash, &tick) else {
             console.fail(format_args!("crash: \"{}\" did not end the instance", fault.name))
         };

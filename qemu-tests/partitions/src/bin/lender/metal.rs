@@ -59,10 +59,11 @@ struct Lender {
 }
 
 impl Lender {
-    /// Calls the borrower with one lease; the status that it met and the checksum of its buffer.
+    /// Calls the borrower with one lease; the status that it met and the checksum of its buffer. A second one stands in
+    /// the table, and the call does not carry it.
     fn order(&mut self, order: Order, lent: u8) -> (u8, u32) {
         let address = self.memory.as_ptr() as u64 + self.start as u64;
-        message::leases(&[Lease { address, length: LENT as u32, rights: lent.into() }]);
+        message::leases(&[lent, BOTH].map(|rights| Lease { address, length: LENT as u32, rights: rights.into() }));
         message::send(&Header { length: 16, leases: 1, ..Header::default() }, &order.to_bytes());
         let returned = syscall::call(self.borrower);
         self.console.demand(returned.ok(), format_args!("{order:?}: the call returned {}", returned.raw));
@@ -113,7 +114,11 @@ fn main(_start: Start) -> ! {
     for (case, seed) in CASES.into_iter().zip(1..) {
         lender.judge(case, seed);
     }
-    let old = Order { action: Action::ReadOld, index: 0, seed: 0, length: 8, offset: 0 };
+    // The old lease was good in its call, and one like it is lent again.
+    let good = Order { action: Action::Read, index: 0, seed: 0, length: 8, offset: 0 };
+    let (status, _) = lender.order(good, BOTH);
+    lender.expect(&good, status, true);
+    let old = Order { action: Action::ReadOld, ..good };
     let (status, _) = lender.order(old, BOTH);
     lender.expect(&old, status, false);
     lender.console.pass("lease")
