@@ -62,14 +62,23 @@ pub fn strip_prefix(name: &[u8]) -> Option<&[u8]> {
 /// # Errors
 /// What is wrong with it.
 pub fn check((key, value): Entry<'_>) -> Result<(), Invalid> {
+    check_key(key)?;
+    if value.is_empty() || value.len() > VALUE_BYTES {
+        return Err(Invalid::ValueLength);
+    }
+    Ok(())
+}
+
+/// Whether an entry can have this key.
+///
+/// # Errors
+/// [`Invalid::KeyLength`] or [`Invalid::KeyCharacter`].
+pub fn check_key(key: &[u8]) -> Result<(), Invalid> {
     if key.is_empty() || key.len() > KEY_BYTES {
         return Err(Invalid::KeyLength);
     }
     if key.iter().any(|byte| *byte <= b' ' || *byte == 0x7f) {
         return Err(Invalid::KeyCharacter);
-    }
-    if value.is_empty() || value.len() > VALUE_BYTES {
-        return Err(Invalid::ValueLength);
     }
     Ok(())
 }

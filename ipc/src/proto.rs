@@ -182,8 +182,21 @@ pub mod control {
         const PATH: &'static str = "control/vm";
     }
 
+    /// Which boot of the system this is. It comes first from each instance of `link`, and as an answer to a frame of
+    /// console input without bytes. A host that is told another number than before forgets all sequences that it counts.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
+    pub struct Hello {
+        /// Number of the boot, little endian; not 0.
+        pub session: [u8; 8],
+    }
+
+    impl Notice for Hello {
+        const PATH: &'static str = "control/hello";
+    }
+
     /// How far the frames of a console's input were taken. The sequence of such a frame is the number of its
-    /// first byte; the host sends again what lies behind `upto` until it is told that it was taken.
+    /// first byte; the host sends again what lies behind `upto` until it is told that it was taken. One that does not
+    /// know where the numbers stand opens with a frame without bytes.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
     pub struct InputTaken {
         /// Number of the console.
@@ -347,6 +360,7 @@ mod tests {
             ("link/console-read", link::ConsoleRead::KEY),
             ("link/vm-event", link::VmEvent::KEY),
             ("control/vm", <control::VmNotice as control::Notice>::KEY),
+            ("control/hello", <control::Hello as control::Notice>::KEY),
             ("control/input", <control::InputTaken as control::Notice>::KEY),
             ("vmport/port", crate::port::PortCall::KEY),
             ("vmport/high-bandwidth", vmport::HighBandwidth::KEY),

@@ -12,7 +12,7 @@ use crate::{bundle, elf_file, image, workspace};
 use anyhow::Context;
 use portcullis_ipc::frame::channel;
 use portcullis_ipc::log::CORE;
-use portcullis_ipc::proto::control::{self, InputTaken, VmNotice};
+use portcullis_ipc::proto::control::{self, Hello, InputTaken, VmNotice};
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -63,6 +63,8 @@ pub struct Session {
     shown: Shown,
     told: Shown,
     typing: Typing,
+    /// The boot of the system that all these belong to.
+    boot: Option<[u8; 8]>,
     com1: Vec<u8>,
     com2: Vec<u8>,
 }
@@ -80,6 +82,7 @@ impl Session {
             shown: Shown::default(),
             told: Shown::default(),
             typing: Typing::default(),
+            boot: None,
             com1: Vec::new(),
             com2: Vec::new(),
         })
@@ -107,6 +110,13 @@ impl Session {
         if let Some(notice) = control::decode::<VmNotice>(&payload) {
             let new = self.told.is_new(notice.vm, notice.sequence);
             return if new { vec![Said::Vm(notice)] } else { Vec::new() };
+        }
+        if let Some(hello) = control::decode::<Hello>(&payload) {
+            if self.boot.replace(hello.session).is_some_and(|before| before != hello.session) {
+                (self.shown, self.told, self.last_sequence) = (Shown::default(), Shown::default(), None);
+                self.typing.forget();
+            }
+            return Vec::new();
         }
         match control::decode::<InputTaken>(&payload) {
             Some(notice) => {

@@ -6,26 +6,30 @@ use crate::frame::{Outgoing, Receiver};
 use crate::lines::Line;
 use crate::records::span;
 use crate::saved::{self, Console};
+use crate::turns::{Kind, Turns};
 use crate::wall::set_clock;
 use alloc::boxed::Box;
 use alloc::vec;
 use arrayvec::ArrayVec;
 use portcullis_ipc::frame::channel;
 use portcullis_ipc::limits::{LOG_READ, VMS};
-use portcullis_ipc::proto::control::{NOTICE, encode};
+use portcullis_ipc::proto::control::{Hello, NOTICE, Notice, encode};
 use portcullis_ipc::proto::health::Healthy;
 use portcullis_ipc::proto::link::{
     CONSOLE_BYTES, ConsoleInput, ConsoleRead, ConsoleWrite, ConsoleWritten, VmEvent, VmEventTaken,
 };
 use portcullis_ipc::proto::{Refusal, Request};
+use portcullis_runtime::allowance::Allowance;
 use portcullis_runtime::call::{Incoming, Reply};
 use portcullis_runtime::handle::{LogReader, Notifier, Timer, missing};
 use portcullis_runtime::journal::{HEAD_WORDS, Journal};
-use portcullis_runtime::pages::{RegionWords, counters, info, journal};
+use portcullis_runtime::pages::{RegionWords, counters, info, journal, platform};
+use portcullis_runtime::random::random;
 use portcullis_runtime::serve::{Service, serve};
 use portcullis_runtime::start::Start;
 use portcullis_runtime::state::Words;
 use portcullis_runtime::time::{ticks, tsc};
+use serde::Serialize;
 
 portcullis_runtime::entry!(main);
 
@@ -43,6 +47,8 @@ const IDLE_TICK: u64 = 10_000;
 const REPLIES: usize = 4;
 /// Room for input of which a host is told as soon as there is more.
 const LITTLE: usize = 64;
+/// Events of one VM that are told at once; then it is one a second, because a guest can cause any number.
+const EVENTS: u32 = 16;
 /// Number of the console that COM1 carries.
 const PLAIN: usize = 0;
 
@@ -56,6 +62,7 @@ fn main(start: Start) -> ! {
         hub.com2.is_some()
     );
     set_clock();
+    hub.remind();
     hub.notified(timer.bits);
     serve(start, &mut hub)
 }
@@ -75,6 +82,8 @@ struct Hub {
     com1: Option<Line>,
     com2: Option<Line>,
     timer: Timer,
+    /// TSC of the next tick.
+    due: u64,
     idle: u64,
     log: Option<LogReader>,
     /// Log records below this sequence have left.
@@ -91,7 +100,11 @@ struct Hub {
     tell: [bool; VMS],
     outgoing: Box<Outgoing>,
     source: Source,
-    turn: usize,
+    turns: Turns,
+    /// The number of this boot, and whether the host is to be told it.
+    session: u64,
+    hello: bool,
+    allowances: [Allowance; VMS],
     receiver: Box<Receiver>,
     replies: ArrayVec<(u32, ArrayVec<u8, REPLY>), REPLIES>,
     notices: u32,
@@ -100,7 +113,7 @@ struct Hub {
 
 impl Hub {
     fn new(start: Start, timer: Timer) -> Self {
-        let (journal, kept) = journal("link", saved::VERSION, saved::SCHEMA, 1);
+        let (mut journal, kept) = journal("link", saved::VERSION, saved::SCHEMA, 1);
         let mut plain_counter = counters(1);
         if journal.words() < saved::WORDS {
             defmt::warn!(
@@ -109,6 +122,7 @@ impl Hub {
                 (HEAD_WORDS + saved::WORDS + 1) * 8
             );
         }
+        let session = saved::session(&mut journal, random().unwrap_or_else(tsc));
         let mut consoles = vec![Console::default(); VMS].into_boxed_slice();
         saved::load(&journal, &mut consoles);
         if !kept {
@@ -123,6 +137,7 @@ impl Hub {
             com1,
             com2: Line::open("com2", "com2-irq", 0x2f8),
             timer,
+            due: 0,
             idle: ticks(info().number("tick-us").unwrap_or(IDLE_TICK)),
             log: LogReader::find("log"),
             logged: 0,
@@ -136,11 +151,36 @@ impl Hub {
             plain_counter,
             outgoing: Box::new(Outgoing::new()),
             source: Source::Other,
-            turn: 0,
+            turns: Turns::new(),
+            session,
+            hello: true,
+            allowances: [Allowance::new(EVENTS); VMS],
             receiver: Box::new(Receiver::new()),
             replies: ArrayVec::new(),
             notices: 0,
             healthy: Healthy { generation: start.generation, state_version: saved::VERSION, served: 0 },
+        }
+    }
+
+    /// Tells those for whom input waits: the instance before may have ended between taking it and telling.
+    fn remind(&mut self) {
+        for (listener, console) in self.listeners.iter_mut().zip(&self.consoles) {
+            if let Some(listener) = listener.as_mut().filter(|_| console.input.waits()) {
+                listener.notify();
+            }
+        }
+    }
+
+    fn tick_at(&mut self, at: u64) {
+        self.due = at;
+        self.timer.set(at);
+    }
+
+    /// Has the tick come soon. One that is due sooner stays: callers that come fast never move it away.
+    fn tick_soon(&mut self) {
+        let soon = tsc() + ticks(BUSY_TICK);
+        if soon < self.due {
+            self.tick_at(soon);
         }
     }
 
@@ -228,40 +268,60 @@ impl Hub {
         }
     }
 
-    /// Starts the next frame, if there is one: replies and notices first, then consoles and log in turn.
+    /// Starts the next frame, if there is one.
     fn next_frame(&mut self) {
-        if let Some((sequence, reply)) = self.replies.pop_at(0) {
-            self.outgoing.start(channel::REPLY, sequence, &reply);
-            return;
-        }
-        if self.start_notice() {
-            return;
-        }
-        for _ in 0..=VMS {
-            self.turn = (self.turn + 1) % (VMS + 1);
-            let started = if self.turn == VMS { self.start_log() } else { self.start_console(self.turn) };
-            if started {
-                return;
+        let mut turns = self.turns;
+        turns.next(|kind| self.start(kind));
+        self.turns = turns;
+    }
+
+    /// Starts a frame of this kind, if there is one.
+    fn start(&mut self, kind: Kind) -> bool {
+        match kind {
+            Kind::Hello => {
+                core::mem::take(&mut self.hello) && {
+                    self.start_notice(Source::Other, &Hello { session: self.session.to_le_bytes() })
+                }
             }
+            Kind::Reply => self.replies.pop_at(0).is_some_and(|(sequence, reply)| {
+                self.outgoing.start(channel::REPLY, sequence, &reply);
+                true
+            }),
+            Kind::Taken(number) => self.start_taken(number),
+            Kind::Event(number) => self.start_event(number),
+            Kind::Console(number) => self.start_console(number),
+            Kind::Log => self.start_log(),
         }
     }
 
-    fn start_notice(&mut self) -> bool {
+    fn start_notice(&mut self, source: Source, notice: &(impl Notice + Serialize)) -> bool {
         let mut buffer = [0; NOTICE];
-        let mut consoles = (0u8..).zip(self.consoles.iter());
-        let (source, payload) = if let Some(number) = self.tell.iter().position(|tell| *tell) {
-            self.tell.iter_mut().skip(number).take(1).for_each(|tell| *tell = false);
-            let input = self.consoles.get(number).map(|console| console.input.taken(number as u8));
-            (Source::Other, input.map_or(&[][..], |input| encode(&input, &mut buffer)))
-        } else if let Some(notice) = consoles.find_map(|(vm, console)| console.events.notice(vm, console.output.base)) {
-            (Source::Event(notice.vm.into(), notice.sequence), encode(&notice, &mut buffer))
-        } else {
-            return false;
-        };
-        self.outgoing.start(channel::CONTROL, self.notices, payload);
+        self.outgoing.start(channel::CONTROL, self.notices, encode(notice, &mut buffer));
         self.notices = self.notices.wrapping_add(1);
         self.source = source;
         true
+    }
+
+    fn start_taken(&mut self, number: usize) -> bool {
+        let (Some(tell), Some(console)) = (self.tell.get_mut(number), self.consoles.get(number)) else {
+            return false;
+        };
+        let taken = console.input.taken(number as u8);
+        core::mem::take(tell) && self.start_notice(Source::Other, &taken)
+    }
+
+    /// An event that its VM may not tell yet waits, and newer ones take the place of those after it.
+    fn start_event(&mut self, number: usize) -> bool {
+        let (Some(console), Some(allowance)) = (self.consoles.get(number), self.allowances.get_mut(number)) else {
+            return false;
+        };
+        let Some(notice) = console.events.notice(number as u8, console.output.base) else {
+            return false;
+        };
+        let second = (tsc() / platform().tsc_hz.max(1)) as u32;
+        allowance.has(second)
+            && allowance.take(second).is_some()
+            && self.start_notice(Source::Event(number, notice.sequence), &notice)
     }
 
     fn start_log(&mut self) -> bool {
@@ -354,6 +414,8 @@ impl Hub {
                         let _ = saved::save(&mut self.journal, number, console);
                     }
                     *tell = true;
+                    // A host that knows nothing yet opens with no bytes.
+                    self.hello |= payload.is_empty();
                 }
                 _ => {}
             }
@@ -384,7 +446,7 @@ impl Hub {
             if let Some(tell) = self.tell.get_mut(number) {
                 *tell |= room < LITTLE;
             }
-            self.timer.set(tsc() + ticks(BUSY_TICK));
+            self.tick_soon();
         }
         Ok(())
     }
@@ -395,7 +457,7 @@ impl Hub {
         let sequence = console.events.sequence;
         if taken {
             self.save(number);
-            self.timer.set(tsc() + ticks(BUSY_TICK));
+            self.tick_soon();
         }
         Ok(VmEventTaken { sequence })
     }
@@ -440,7 +502,7 @@ impl Service for Hub {
                 }
                 reply.put(&outcome?);
                 if self.pump(FILLS_AT_CALL) {
-                    self.timer.set(tsc() + ticks(BUSY_TICK));
+                    self.tick_soon();
                 }
                 Ok(())
             }
@@ -456,8 +518,10 @@ impl Service for Hub {
     fn notified(&mut self, bits: u64) {
         self.healthy.served += 1;
         let more = (0..ROUNDS).all(|_| self.receive(bits) | self.pump(FILLS_AT_ROUND));
-        if bits & self.timer.bits != 0 || more {
-            self.timer.set(tsc() + if more { ticks(BUSY_TICK) } else { self.idle });
+        if bits & self.timer.bits != 0 {
+            self.tick_at(tsc() + if more { ticks(BUSY_TICK) } else { self.idle });
+        } else if more {
+            self.tick_soon();
         }
     }
 }

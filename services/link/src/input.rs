@@ -37,6 +37,11 @@ impl Input {
         CAPACITY - self.length as usize
     }
 
+    /// Whether bytes wait for the guest.
+    pub fn waits(&self) -> bool {
+        self.length > 0
+    }
+
     /// Adds the bytes that fit; returns how many did.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min(self.room());
@@ -121,7 +126,9 @@ mod tests {
         assert_eq!(input.read(0, &mut buffer[..2]), (0, &b"ro"[..]));
         assert_eq!(input.read(2, &mut buffer), (2, &b"ot"[..]));
         assert_eq!(input.read(0, &mut buffer), (2, &b"ot"[..]));
+        assert!(input.waits());
         assert_eq!(input.read(4, &mut buffer), (4, &b""[..]));
+        assert!(!input.waits());
     }
 
     #[test]
@@ -131,6 +138,14 @@ mod tests {
         assert_eq!(input.read(900, &mut [0; 8]), (900, &b""[..]));
         input.push(b"x");
         assert_eq!(input.read(900, &mut [0; 8]), (900, &b"x"[..]));
+    }
+
+    #[test]
+    fn an_empty_frame_of_a_host_that_knows_nothing_takes_nothing_and_asks_how_much_was_taken() {
+        let mut input = Input::default();
+        input.frame(0, b"of a host before");
+        assert!(!input.frame(0, b""));
+        assert_eq!(input.taken(0), InputTaken { console: 0, upto: 16, room: CAPACITY as u16 - 16 });
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod input;
 mod records;
 mod rtc;
 mod saved;
+mod turns;
 mod uart;
 
 #[cfg(target_os = "none")]

@@ -1,5 +1,6 @@
 //! The durable state, version 1: for each console its output, its input and its VM's events, as blocks of
-//! words that are changed in place (R13). What one event changed of a console is one transaction.
+//! words that are changed in place (R13), and behind them the number of this boot, 0 where an earlier release left the
+//! state. What one event changed of a console is one transaction.
 
 use crate::console::Output;
 use crate::events::Events;
@@ -17,8 +18,10 @@ pub const VERSION: u32 = 1;
 pub const SCHEMA: u64 = u64::from_le_bytes(Key::for_path::<Console>("link/state").to_bytes());
 /// Words of one console.
 const CONSOLE: usize = size_of::<Console>() / 8;
+/// Where the number of this boot stands.
+const SESSION: usize = VMS * CONSOLE;
 /// Words of all.
-pub const WORDS: usize = VMS * CONSOLE;
+pub const WORDS: usize = SESSION + 1;
 
 /// One console and its VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Schema)]
@@ -44,6 +47,20 @@ pub fn load<W: Words>(journal: &Journal<W>, consoles: &mut [Console]) {
         }
         console.output.check();
         console.input.check();
+    }
+}
+
+/// The number of this boot of the system, by which a host knows that what it counted before is void; `fresh` when none
+/// was saved yet. Not 0.
+pub fn session<W: Words>(journal: &mut Journal<W>, fresh: u64) -> u64 {
+    match journal.load(SESSION) {
+        0 => {
+            journal.stage(SESSION, fresh | 1);
+            // A region that is too small keeps nothing else either: the next instance begins anew.
+            let _ = journal.commit();
+            fresh | 1
+        }
+        session => session,
     }
 }
 
@@ -107,6 +124,18 @@ mod tests {
         load(&journal, &mut consoles);
         assert_eq!(consoles[VMS - 1], console);
         assert_eq!(consoles[0], Console::default());
+    }
+
+    #[test]
+    fn every_instance_of_a_boot_finds_the_number_of_the_first() {
+        let mut journal = open(WORDS);
+        save(&mut journal, VMS - 1, &example()).unwrap();
+        assert_eq!(session(&mut journal, 0x1234), 0x1235);
+        assert_eq!(session(&mut journal, 0x9999), 0x1235);
+        assert_eq!(session(&mut open(WORDS), 0), 1);
+        let mut consoles = [Console::default(); VMS];
+        load(&journal, &mut consoles);
+        assert_eq!(consoles[VMS - 1], example());
     }
 
     #[test]

@@ -64,10 +64,11 @@ pub struct Child {
 impl Child {
     /// A partition that was restarted `restarts` times since boot, as a supervisor that starts at `now`
     /// finds it. It does not know when: it takes the restarts for restarts in a row, which can only
-    /// delay, never hurry.
-    pub fn found(restarts: u32, now: u64) -> Self {
+    /// delay, never hurry. It gives nothing up for what it does not know: one more restart is always made.
+    pub fn found(restarts: u32, now: u64, limits: &Limits) -> Self {
         let last = (restarts > 0).then_some(now);
-        Self { row: restarts, last, due: None }
+        let most = limits.give_up.checked_sub(1).unwrap_or(u32::MAX);
+        Self { row: restarts.min(most), last, due: None }
     }
 
     /// Restarts in a row.
@@ -159,9 +160,30 @@ mod tests {
 
     #[test]
     fn a_restarted_supervisor_never_hurries_a_partition_that_was_restarted_before() {
-        assert_eq!(Child::found(0, 50).look(Seen::Ended, 50, &LIMITS), Action::Restart);
-        assert_eq!(Child::found(3, 50).look(Seen::Ended, 50, &LIMITS), Action::Wait(90));
-        assert_eq!(Child::found(u32::MAX, 50).look(Seen::Ended, 50, &LIMITS), Action::Wait(150));
+        assert_eq!(Child::found(0, 50, &LIMITS).look(Seen::Ended, 50, &LIMITS), Action::Restart);
+        assert_eq!(Child::found(3, 50, &LIMITS).look(Seen::Ended, 50, &LIMITS), Action::Wait(90));
+        assert_eq!(Child::found(u32::MAX, 50, &LIMITS).look(Seen::Ended, 50, &LIMITS), Action::Wait(150));
+    }
+
+    #[test]
+    fn a_restarted_supervisor_gives_up_nobody_for_restarts_that_were_not_in_a_row() {
+        let limits = Limits { give_up: 3, ..LIMITS };
+        for restarts in [1, 2, 3, 100] {
+            let mut child = Child::found(restarts, 5000, &limits);
+            let Action::Wait(due) = child.look(Seen::Ended, 5001, &limits) else { panic!("{restarts}") };
+            assert_eq!(child.look(Seen::Ended, due, &limits), Action::Restart, "{restarts}");
+            child.restarted(due);
+            // A loop still comes to its end.
+            let mut more = 0;
+            let mut now = due;
+            while child.look(Seen::Ended, now, &limits) != Action::Abandon {
+                now += limits.cap;
+                assert_eq!(child.look(Seen::Ended, now, &limits), Action::Restart);
+                child.restarted(now);
+                more += 1;
+            }
+            assert!(more < limits.give_up, "{restarts}");
+        }
     }
 
     #[test]
@@ -225,7 +247,7 @@ mod tests {
             base: u64, cap: u64, stable: u64, row in any::<u32>(), now: u64
         ) {
             let limits = Limits { base, cap, stable, give_up: 0 };
-            let mut child = Child::found(row, now);
+            let mut child = Child::found(row, now, &limits);
             match child.look(Seen::Ended, now, &limits) {
                 Action::Wait(due) => prop_assert!(due > now),
                 action => prop_assert_eq!(action, Action::Restart),

@@ -14,10 +14,11 @@ portcullis_runtime::entry!(main);
 
 fn main(start: Start) -> ! {
     let Some(timer) = Timer::find("backoff") else { missing("backoff") };
-    let mut supervisor = Supervisor { timer, limits: limits(), children: ArrayVec::new() };
+    let limits = limits();
+    let mut supervisor = Supervisor { timer, limits, children: ArrayVec::new() };
     for partition in Partition::all() {
         let restarts = partition.status().map_or(0, |status| u32::from_le_bytes(status.restarts));
-        let _ = supervisor.children.try_push((partition, Child::found(restarts, tsc())));
+        let _ = supervisor.children.try_push((partition, Child::found(restarts, tsc(), &limits)));
     }
     let watched = supervisor.children.len();
     defmt::info!("supervisor ready, generation {=u32}, {=usize} partitions", start.generation, watched);

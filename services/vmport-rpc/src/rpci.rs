@@ -4,7 +4,7 @@
 //! The first word, up to a blank, a zero or the end, is the command. A text command ends at its first zero;
 //! a command with binary content keeps every byte, but none of those is looked into here.
 
-use portcullis_ipc::guestinfo::{KEY_BYTES, strip_prefix};
+use portcullis_ipc::guestinfo::{KEY_BYTES, check_key, strip_prefix};
 
 /// Bytes from the beginning of a message that are enough to read any request: the longest is `info-set` with
 /// the longest key.
@@ -102,19 +102,25 @@ fn set(argument: &[u8], start: usize) -> Request<'_> {
         None => Request::Denied,
         Some([]) => Request::Incomplete,
         Some(key) if key.len() > KEY_BYTES => Request::KeyTooLong,
+        Some(key) if check_key(key).is_err() => Request::Denied,
         Some(key) => Request::Set(key, start + blank - key.len(), start + blank + 1),
     }
 }
 
-/// Two blanks, a number, a blank, and the value, which may be binary.
+/// Two blanks, a number, a blank, and the value, which may be binary. A number has one spelling, so that what is told
+/// under it has one key.
 fn info(argument: &[u8], start: usize) -> Request<'_> {
     let digits = argument.strip_prefix(b" ").unwrap_or_default();
     let Some(end) = digits.iter().position(|byte| *byte == b' ') else { return Request::Report };
-    let number = digits.get(..end).and_then(|digits| core::str::from_utf8(digits).ok()?.parse().ok());
-    match number {
-        Some(number @ 0..INFO) => Request::Info { number, value: start + 1 + end + 1 },
-        _ => Request::Report,
+    let number = match digits.get(..end) {
+        Some(&[one @ b'0'..=b'9']) => one - b'0',
+        Some(&[ten @ b'1'..=b'9', one @ b'0'..=b'9']) => (ten - b'0') * 10 + (one - b'0'),
+        _ => return Request::Report,
+    };
+    if number >= INFO {
+        return Request::Report;
     }
+    Request::Info { number, value: start + 1 + end + 1 }
 }
 
 /// `synctime OLD NEW`.
@@ -149,13 +155,25 @@ mod tests {
             (b"info-set guestinfo. b", Request::Incomplete),
             (b"info-set", Request::Incomplete),
             (b"info-set machine.id b", Request::Denied),
+            (b"info-set guestinfo.a\nb c", Request::Denied),
+            (b"info-set guestinfo.\x1b[2J c", Request::Denied),
+            (b"info-set guestinfo.a\x7f c", Request::Denied),
+            (b"info-set guestinfo.\xc3\xa9 c", Request::Set(b"\xc3\xa9", 19, 22)),
             (b"log toolbox: hello", Request::Log(4)),
             (b"log", Request::Log(3)),
             (b"SetGuestInfo  4 build-1\0", Request::Info { number: 4, value: 16 }),
             (b"SetGuestInfo  11 a", Request::Info { number: 11, value: 17 }),
             (b"SetGuestInfo  8 \0\x01\x02", Request::Info { number: 8, value: 16 }),
             (b"SetGuestInfo  8 ", Request::Info { number: 8, value: 16 }),
+            (b"SetGuestInfo  0 a", Request::Info { number: 0, value: 16 }),
+            (b"SetGuestInfo  15 a", Request::Info { number: 15, value: 17 }),
             (b"SetGuestInfo  16 a", Request::Report),
+            (b"SetGuestInfo  99 a", Request::Report),
+            (b"SetGuestInfo  100 a", Request::Report),
+            (b"SetGuestInfo  07 a", Request::Report),
+            (b"SetGuestInfo  +7 a", Request::Report),
+            (b"SetGuestInfo  00000007 a", Request::Report),
+            (b"SetGuestInfo   a", Request::Report),
             (b"SetGuestInfo  -1 a", Request::Report),
             (b"SetGuestInfo 4 a", Request::Report),
             (b"SetGuestInfo", Request::Report),

@@ -518,3 +518,18 @@ fn every_reply_of_a_conversation_is_that_of_platform_version_1() {
     }
     assert_eq!(text, include_str!("../../golden/channels-1.txt"));
 }
+
+#[test]
+fn spellings_of_a_number_that_a_guest_invents_take_no_entries() {
+    let mut guest = Guest::new();
+    let open = guest.open(RPCI | COOKIE).unwrap();
+    for spelling in 0..300 {
+        let zeros = "0".repeat(spelling % 251);
+        for number in ["7", "+7", "15"] {
+            let request = format!("SetGuestInfo  {zeros}{number} {spelling}");
+            assert_eq!(guest.rpc(open, request.as_bytes()), b"1 ");
+        }
+    }
+    assert_eq!(guest.channels.store.entries(), 2, "7 and 15 as they are spelled");
+    assert_eq!(guest.rpc(open, b"info-set guestinfo.a b"), b"1 ");
+}
