@@ -75,6 +75,20 @@ fn bytes_of(path: &Path) -> u64 {
     path.metadata().map_or(0, |data| data.len())
 }
 
+/// Waits until no other process of this checkout puts an image together, and keeps them waiting as long as the file is
+/// held: what is compiled for one log level is not to end up in the image of another.
+pub fn alone() -> Result<std::fs::File, Error> {
+    let path = workspace::out_dir().join("build.lock");
+    let failed = |reason| Error::Store { path: workspace::display(&path), reason };
+    std::fs::create_dir_all(workspace::out_dir()).map_err(failed)?;
+    let lock = std::fs::File::create(&path).map_err(failed)?;
+    if lock.try_lock().is_err() {
+        eprintln!("waiting for another build in this checkout");
+        lock.lock().map_err(failed)?;
+    }
+    Ok(lock)
+}
+
 /// Compiles core and services, and the tests' binaries that a system names. Returns the files.
 pub fn for_system(log_level: &str, names: &[&str]) -> Result<Vec<PathBuf>, Error> {
     // Core and services are always built as one set: features of shared dependencies stay the same.
@@ -174,7 +188,7 @@ pub fn resolve(name: &str) -> PathBuf {
 
 /// A copy without symbols and debug information, as it ships; where `strip` is not installed, a plain copy.
 pub fn ship(elf: &Path, to: &Path) -> Result<(), Error> {
-    if process::find("strip").is_some() {
+    if process::find("strip".as_ref()).is_some() {
         let mut command = Command::new("strip");
         command.arg("--strip-all").arg("-o").arg(to).arg(elf);
         return Ok(process::run(&mut command, "strip")?);

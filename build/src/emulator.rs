@@ -5,6 +5,7 @@
 //! mean is not known here. [`machine`] says what is wanted, [`qemu`] and [`bochs`] are the two that can do it.
 
 pub mod bochs;
+mod flow;
 mod line;
 pub mod machine;
 pub mod qemu;
@@ -12,10 +13,14 @@ mod starved;
 
 use crate::monitor;
 use crate::process;
+use flow::Flow;
 use line::Line;
 use machine::{Kind, Machine};
+use std::ffi::OsStr;
 use std::io::{self, Read};
+use std::path::Path;
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -36,7 +41,7 @@ const LONGEST_LINGER: Duration = Duration::from_secs(3);
 pub enum Error {
     /// The emulator is not on PATH.
     #[error("`{0}` is not installed: run `cargo xtask setup`, or `apt-get install {1}`")]
-    Missing(&'static str, &'static str),
+    Missing(String, &'static str),
     /// A file that the machine needs is not there.
     #[error("{what} {path} is not there: {fix}")]
     File {
@@ -76,14 +81,14 @@ pub enum Error {
     #[error("cannot {what}: {source}")]
     Host {
         /// What was tried.
-        what: &'static str,
+        what: String,
         /// What the host said.
         source: io::Error,
     },
 }
 
-fn host(what: &'static str) -> impl Fn(io::Error) -> Error {
-    move |source| Error::Host { what, source }
+fn host(what: &str) -> impl Fn(io::Error) -> Error + '_ {
+    move |source| Error::Host { what: what.to_owned(), source }
 }
 
 /// What happened.
@@ -119,13 +124,23 @@ pub struct Features {
 /// Where events go: each with the time at which it arrived, taken where the bytes are read and not where somebody looks
 /// at them.
 #[derive(Clone)]
-struct Events(Sender<(Instant, Event)>);
+struct Events {
+    sender: Sender<(Instant, Event)>,
+    flow: Arc<Flow>,
+}
 
 impl Events {
-    /// Whether anybody still listens.
+    /// Whether anybody still listens. Waits for room where a COM port says more than is looked at.
     fn send(&self, event: Event) -> bool {
-        self.0.send((Instant::now(), event)).is_ok()
+        let now = Instant::now();
+        self.flow.take(said(&event));
+        self.sender.send((now, event)).is_ok()
     }
+}
+
+/// Bytes of a COM port.
+fn said(event: &Event) -> usize {
+    if let Event::Com1(bytes) | Event::Com2(bytes) = event { bytes.len() } else { 0 }
 }
 
 /// The machine's state, captured while it stood still.
@@ -167,6 +182,7 @@ struct Started {
 pub struct Emulator {
     started: Started,
     events: Receiver<(Instant, Event)>,
+    flow: Arc<Flow>,
     /// When the last event arrived.
     arrived: Instant,
     begun: Instant,
@@ -181,19 +197,26 @@ pub struct Emulator {
 impl Emulator {
     /// Starts `machine`; it is stopped when it had `limit`, time in which the host gave it no processor left out.
     pub fn start(machine: &Machine, limit: Duration) -> Result<Self, Error> {
-        let directory = tempfile::Builder::new()
-            .prefix("portcullis-")
-            .tempdir()
-            .map_err(host("make a directory for the emulator's sockets"))?;
+        Self::start_in(machine, limit, &std::env::temp_dir())
+    }
+
+    /// [`Self::start`] with the run's own directory below `above`.
+    fn start_in(machine: &Machine, limit: Duration, above: &Path) -> Result<Self, Error> {
+        let what = format!("make a directory for the emulator in {}, where TMPDIR leads", above.display());
+        let directory = std::path::absolute(above)
+            .and_then(|above| tempfile::Builder::new().prefix("portcullis-").tempdir_in(above))
+            .map_err(host(&what))?;
         let (sender, events) = channel();
-        let sender = Events(sender);
+        let flow = Arc::new(Flow::default());
+        let sender = Events { sender, flow: Arc::clone(&flow) };
         let started = match machine.target.kind {
             Kind::Qemu => qemu::start(machine, directory.path(), &sender)?,
             Kind::Bochs => bochs::start(machine, directory.path(), &sender)?,
         };
         let begun = Instant::now();
         let (arrived, deadline, ended) = (begun, begun + limit, None);
-        let mut emulator = Self { started, events, arrived, begun, limit, deadline, ended, _directory: directory };
+        let mut emulator =
+            Self { started, events, flow, arrived, begun, limit, deadline, ended, _directory: directory };
         // The machine was started frozen, so that it cannot end before all lines are open.
         emulator.started.console.go()?;
         Ok(emulator)
@@ -214,8 +237,9 @@ impl Emulator {
             true => Err(RecvTimeoutError::Timeout),
             false => self.events.recv_timeout(left),
         };
-        if let Ok((at, _)) = &event {
+        if let Ok((at, event)) = &event {
             self.arrived = *at;
+            self.flow.give(said(event));
         }
         match event.map(|(_, event)| event) {
             Ok(end @ (Event::Exit(_) | Event::Stopped(_) | Event::Gone)) => {
@@ -295,11 +319,12 @@ impl Drop for Emulator {
 }
 
 /// A program that ends with this process even when that is killed.
-fn with_this_process(words: &[&str]) -> Command {
+fn with_this_process(words: &[&OsStr]) -> Command {
     // A tool of util-linux, which every Debian has; others do without.
     const SETPRIV: &str = "setpriv";
-    let prefix: &[&str] = if process::find(SETPRIV).is_some() { &[SETPRIV, "--pdeathsig", "KILL", "--"] } else { &[] };
-    let all = [prefix, words].concat();
+    let prefix: &[&str] =
+        if process::find(SETPRIV.as_ref()).is_some() { &[SETPRIV, "--pdeathsig", "KILL", "--"] } else { &[] };
+    let all: Vec<&OsStr> = prefix.iter().map(OsStr::new).chain(words.iter().copied()).collect();
     let mut command = Command::new(all[0]);
     command.args(&all[1..]);
     command

@@ -27,7 +27,7 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
     let source = stem.with_extension("dot");
     crate::image::write_file(&source, draw(&system).as_bytes())?;
     println!("{}", workspace::display(&source));
-    if process::find("dot").is_none() {
+    if process::find("dot".as_ref()).is_none() {
         println!("no SVG: Graphviz is not installed (`cargo xtask setup` installs it)");
         return Ok(());
     }

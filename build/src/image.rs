@@ -103,6 +103,7 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
 pub fn make(manifest: &Path, out: Option<&Path>, log_level: &str) -> anyhow::Result<Image> {
     let system = manifest::load(manifest)?;
     setup::ensure(&[setup::Need::Toolchain])?;
+    let _building = build::alone()?;
     build::for_system(log_level, &names(&system))?;
     assemble(manifest, system, out)
 }

@@ -19,6 +19,7 @@ pub mod image;
 pub mod logs;
 pub mod manifest;
 pub mod monitor;
+pub mod one_line;
 pub mod process;
 pub mod run;
 pub mod setup;

@@ -3,6 +3,8 @@
 
 use clap::{Parser, Subcommand};
 use portcullis_build as tool;
+use portcullis_build::emulator::qemu::program;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Builds, images, runs, tests and audits Portcullis systems.
@@ -11,6 +13,9 @@ use std::process::ExitCode;
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
+    /// Another QEMU than the one on PATH; so does the variable PORTCULLIS_QEMU.
+    #[arg(long, global = true, value_name = "PROGRAM")]
+    qemu: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -40,13 +45,16 @@ enum Verb {
 fn main() -> ExitCode {
     // Defaults of the command line are places in the checkout.
     match tool::workspace::locate() {
-        Ok(_) => ended(run(Arguments::parse().verb)),
+        Ok(_) => ended(run(Arguments::parse())),
         Err(error) => ended(Err(error.into())),
     }
 }
 
-fn run(verb: Verb) -> anyhow::Result<()> {
-    match verb {
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    if let Some(program) = arguments.qemu.clone().or_else(program::chosen) {
+        program::choose(&program)?;
+    }
+    match arguments.verb {
         Verb::Setup(args) => tool::setup::command(&args),
         Verb::Build(args) => tool::build::command(&args),
         Verb::Image(args) => tool::image::command(&args),
@@ -64,7 +72,7 @@ fn ended(outcome: anyhow::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("portcullis: {error:#}");
+            eprintln!("portcullis: {}", tool::one_line::one_line(&error));
             ExitCode::FAILURE
         }
     }

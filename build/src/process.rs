@@ -121,8 +121,11 @@ pub fn output(command: &mut Command, what: &str) -> Result<String, Error> {
     Err(Error::Failed { what: what.to_owned(), status: output.status, hint: hint.trim().to_owned() })
 }
 
-/// The first file of that name in the directories of PATH.
-pub fn find(program: &str) -> Option<PathBuf> {
+/// The first file of that name in the directories of PATH; a name with a directory is that file.
+pub fn find(program: &Path) -> Option<PathBuf> {
+    if program.components().count() > 1 {
+        return is_program(program).then(|| program.to_owned());
+    }
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| is_program(file))
 }

@@ -9,6 +9,7 @@ mod input;
 pub mod keys;
 pub mod lines;
 pub mod options;
+mod place;
 mod record;
 mod report;
 mod screen;
@@ -24,11 +25,13 @@ use crate::logs::render::printable;
 use crate::{build, image, manifest, setup, workspace};
 use anyhow::Context;
 use input::Wish;
+use place::Place;
 use record::Record;
 use report::Report;
 use screen::Screen;
 use session::{Said, Session};
-use std::io::{self, IsTerminal};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -60,17 +63,19 @@ pub struct Args {
     /// One JSON object a line on standard output, for scripts: phases, console lines, events, checks, the end.
     #[arg(long)]
     json: bool,
-    /// Where the log of core and services goes; `-` for the terminal, between the console's lines.
-    #[arg(long, value_name = "FILE", default_value_os_t = record::default_place())]
-    log: PathBuf,
+    /// Where the log of core and services goes; `-` for the terminal, between the console's lines. Default:
+    /// out/run.log, or out/run-2.log while another run has that.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
     /// Keep COM2 as it came in this file; `cargo xtask log` decodes it.
     #[arg(long, value_name = "FILE")]
     capture: Option<PathBuf>,
     /// Write the machine's memory to this file at the end; `cargo xtask log` decodes the log ring in it.
     #[arg(long, value_name = "FILE")]
     dump: Option<PathBuf>,
-    /// End the run after so many seconds of wall time, building not counted. Without it a run ends when its
-    /// guest or the user ends it, and where nobody can type, after ten minutes.
+    /// End the run after so many seconds of wall time; building is not counted, nor is time in which the host gave the
+    /// emulator no processor. Without it a run ends when its guest or the user ends it, and where nobody can type,
+    /// after ten minutes.
     #[arg(long)]
     seconds: Option<u64>,
     /// The emulator.
@@ -103,7 +108,7 @@ pub struct Args {
     log_level: String,
 }
 
-/// The value that a system writes to the exit port when all went well.
+/// The value that a system, or a guest, writes to its exit port when all went well; all others mean failure.
 pub const EXIT_PASS: u8 = 0x10;
 
 /// A run without a time limit of the user's own, with somebody at the terminal.
@@ -112,6 +117,8 @@ const WATCHED: Duration = Duration::from_secs(7 * 24 * 3600);
 const UNWATCHED: Duration = Duration::from_secs(600);
 /// Time within which a wish of the user is heard.
 const HEARING: Duration = Duration::from_millis(10);
+/// Typed bytes that wait for the guest at most.
+const MOST_WAITING: usize = 64 << 10;
 /// Silence after which everything that belongs to an end has been said.
 const SILENCE: Duration = Duration::from_millis(150);
 /// The same for a system that talks on.
@@ -124,13 +131,19 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
         Kind::Qemu => setup::Need::Qemu,
         Kind::Bochs => setup::Need::Bochs,
     }])?;
-    let to_terminal = args.log == Path::new("-");
-    let record = if to_terminal { None } else { Some(Record::create(&args.log)?) };
+    let place = Place::claim(&workspace::out_dir().join("runs"))?;
+    let log = args.log.clone().unwrap_or_else(|| place.log());
+    let to_terminal = log == Path::new("-");
+    let record = if to_terminal { None } else { Some(Record::create(&log)?) };
+    // What cannot be written at the end is told before the start.
+    let capture = args.capture.as_deref().map(|file| record::created("--capture", file)).transpose()?;
+    let dump = args.dump.as_deref().map(|file| record::created("--dump", file)).transpose()?;
+    args.emulator_log.as_deref().map(|file| record::created("--emulator-log", file)).transpose()?;
     let mut screen = Screen::new(record, Report::new(args.json));
-    let image = make(args)?;
+    let image = make(args, place.directory())?;
     let machine = machine(args, &image)?;
     screen.report().phase("build", begun.elapsed());
-    let log = if to_terminal { String::new() } else { format!(", log in {}", workspace::display(&args.log)) };
+    let log = if to_terminal { String::new() } else { format!(", log in {}", workspace::display(&log)) };
     eprintln!("run: {} ready in {:.1} s, booting{log}", image.system.name, begun.elapsed().as_secs_f64());
     let typed = io::stdin().is_terminal();
     if typed {
@@ -139,11 +152,13 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
     let longest = if typed { WATCHED } else { UNWATCHED };
     let begun = Instant::now();
     let mut session = Session::start(&machine, &image, args.seconds.map_or(longest, Duration::from_secs))?;
-    let (end, dumped) = attended(args, &image, &mut session, &mut screen)?;
-    screen.report().phase("run", begun.elapsed());
-    if let Some(file) = &args.capture {
-        session::save(&session, file)?;
+    if let Some(file) = capture {
+        session.capture(file);
     }
+    let (end, dumped) = attended(args, &image, &mut session, &mut screen, dump)?;
+    screen.finish()?;
+    screen.report().phase("run", begun.elapsed());
+    session.captured().context("--capture: COM2 cannot be written whole")?;
     let verdict = verdict(&end, dumped.as_deref(), args.demo);
     let (status, text) = match &verdict {
         Ok(text) => (0, text),
@@ -157,12 +172,13 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-fn make(args: &Args) -> anyhow::Result<Image> {
+fn make(args: &Args, place: &Path) -> anyhow::Result<Image> {
     let mut system = manifest::load(&args.system)?;
-    args.options.apply(&mut system)?;
+    args.options.apply(&mut system, place)?;
     setup::ensure(&[setup::Need::Toolchain])?;
+    let _building = build::alone()?;
     build::for_system(&args.log_level, &image::names(&system))?;
-    image::assemble(&args.system, system, None)
+    image::assemble(&args.system, system, Some(place))
 }
 
 /// The part of a run in which the terminal is the guest's; how it ended, and the core's last words.
@@ -171,14 +187,15 @@ fn attended(
     image: &Image,
     session: &mut Session,
     screen: &mut Screen,
+    dump: Option<File>,
 ) -> anyhow::Result<(End, Option<String>)> {
     let raw = terminal::Raw::enter().context("the terminal's mode cannot be changed")?;
     let (sender, wishes) = channel();
     terminal::signals(sender.clone(), Wish::Signal).context("signals cannot be caught")?;
-    input::listen(raw.is_some(), sender);
-    let mut watch = Watch::new(image.system.vms.len(), args.demo);
-    let end = until_the_end(session, screen, &mut watch, &wishes)?;
-    let last_words = after_the_end(session, screen, &mut watch, &end, args.dump.as_deref())?;
+    let texts = input::listen(io::stdin(), raw.is_some(), sender);
+    let mut watch = Watch::new(&image.system, args.options.success(), args.demo);
+    let end = until_the_end(session, screen, &mut watch, &wishes, &texts)?;
+    let last_words = after_the_end(session, screen, &mut watch, &end, dump)?;
     Ok((end, last_words))
 }
 
@@ -187,8 +204,10 @@ fn until_the_end(
     screen: &mut Screen,
     watch: &mut Watch,
     wishes: &Receiver<Wish>,
+    texts: &Receiver<Vec<u8>>,
 ) -> anyhow::Result<End> {
     let mut stopped: Option<Instant> = None;
+    let mut full = false;
     loop {
         let heard = session.next(HEARING);
         let mut end = None;
@@ -206,11 +225,29 @@ fn until_the_end(
         }
         for wish in wishes.try_iter() {
             match wish {
-                Wish::Type(bytes) => session.type_in(&bytes)?,
+                // The terminal is read on, for its keys; what no guest takes must not fill the memory.
+                Wish::Type(bytes) if session.waiting() + bytes.len() > MOST_WAITING => {
+                    if !full {
+                        screen.note(&format!(
+                            "run: the guest has not read {MOST_WAITING} bytes; what is typed until it does is left out"
+                        ))?;
+                    }
+                    full = true;
+                }
+                Wish::Type(bytes) => {
+                    full = false;
+                    session.type_in(&bytes)?;
+                }
                 Wish::End => return Ok(End::User),
                 Wish::Signal(number) => return Ok(End::Signal(number)),
                 Wish::Help => screen.note(keys::HELP)?,
             }
+        }
+        // What does not come from a terminal waits there until the guest takes it.
+        if session.waiting() < MOST_WAITING
+            && let Ok(bytes) = texts.try_recv()
+        {
+            session.type_in(&bytes)?;
         }
         if watch.waits_for_the_log() {
             let since = stopped.get_or_insert_with(Instant::now);
@@ -229,7 +266,7 @@ fn after_the_end(
     screen: &mut Screen,
     watch: &mut Watch,
     end: &End,
-    dump: Option<&Path>,
+    dump: Option<File>,
 ) -> anyhow::Result<Option<String>> {
     if *end == End::Gone {
         return Ok(None);
@@ -246,9 +283,9 @@ fn after_the_end(
         }
     }
     let memory = match dump {
-        Some(file) => {
+        Some(mut file) => {
             let memory = session.snapshot()?.memory;
-            std::fs::write(file, &memory).with_context(|| format!("cannot write {}", file.display()))?;
+            file.write_all(&memory).context("--dump: the memory cannot be written")?;
             memory
         }
         None if end.may_be_the_cores() => session.near_memory()?,

@@ -4,6 +4,7 @@
 //! On Debian everything comes from its own archive; where rustup may download, the bare-metal target
 //! comes from it. Nothing else is changed on the machine.
 
+use crate::emulator::qemu;
 use crate::process;
 use crate::toolchain::{self, Toolchain};
 use std::path::Path;
@@ -67,7 +68,7 @@ impl Need {
 
     /// What is missing of it, as Debian packages; empty when nothing is.
     fn missing(self) -> Vec<&'static str> {
-        let program = |name: &str| process::find(name).is_some();
+        let program = |name: &str| process::find(name.as_ref()).is_some();
         let file = |path: &str| Path::new(path).exists();
         let mut packages = Vec::new();
         let mut need = |present: bool, package: &[&'static str]| {
@@ -88,7 +89,7 @@ impl Need {
                 need(both("cargo-clippy"), &["rust-web-clippy"]);
                 need(both("cargo-fmt"), &["rustfmt-web"]);
             }
-            Self::Qemu => need(program("qemu-system-x86_64"), &["qemu-system-x86"]),
+            Self::Qemu => need(qemu::program::is_there(), &["qemu-system-x86"]),
             Self::Bochs => {
                 // Bochs wants one display library of four; this one is the smallest. None is used.
                 need(program("bochs"), &["bochs", "bochs-term"]);
@@ -184,7 +185,7 @@ pub fn ensure(needs: &[Need]) -> Result<(), Error> {
     if packages.is_empty() {
         return Ok(());
     }
-    if process::find("apt-get").is_none() {
+    if process::find("apt-get".as_ref()).is_none() {
         return Err(Error::NoPackageManager { packages });
     }
     let root = process::output(Command::new("id").arg("-u"), "id").is_ok_and(|text| text.trim() == "0");

@@ -5,6 +5,7 @@
 pub mod trials;
 
 use crate::build::{self, Binary};
+use crate::one_line::one_line;
 use crate::toolchain::Toolchain;
 use crate::{bench, dependencies, image, manifest, process, setup, sizes, workspace};
 use anyhow::{Context, bail};
@@ -150,7 +151,7 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
                 passed.push(format!("{name} {seconds:.1} s"));
             }
             Err(error) => {
-                println!("test: {place}: FAILED after {seconds:.1} s: {error:#}");
+                println!("test: {place}: FAILED after {seconds:.1} s: {}", one_line(&error));
                 failed.push(name);
                 if !args.keep_going {
                     break;

@@ -129,7 +129,8 @@ pub fn choose(current: Found, debian: Found, gnu_ld: bool, rustup: bool) -> Resu
 
 /// True when rustup is there and may download: the machine's owner can forbid it.
 pub fn rustup_may_install() -> bool {
-    process::find("rustup").is_some() && std::env::var_os("RUSTUP_AUTO_INSTALL").is_none_or(|value| value != "0")
+    process::find("rustup".as_ref()).is_some()
+        && std::env::var_os("RUSTUP_AUTO_INSTALL").is_none_or(|value| value != "0")
 }
 
 /// A toolchain for the bare-metal target.
@@ -142,7 +143,7 @@ impl Toolchain {
     /// Looks at the machine and chooses.
     pub fn detect() -> Result<Self, Error> {
         let (current, debian) = (probe(Path::new("rustc")), probe(Path::new("/usr/bin/rustc")));
-        let choice = choose(current, debian, process::find("ld").is_some(), rustup_may_install())?;
+        let choice = choose(current, debian, process::find("ld".as_ref()).is_some(), rustup_may_install())?;
         Ok(Self { choice })
     }
 

@@ -85,6 +85,39 @@ fn a_truncated_bundle_is_one_line_that_says_how_to_write_it_anew() {
     }
 }
 
+/// Command lines that cannot be followed, and the one line that each ends with: what is wrong, named by its option, and
+/// a reason of the system's said once. All are told before anything is built or started.
+#[test]
+fn a_command_line_that_cannot_be_followed_is_one_line_that_names_the_option() {
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path().display().to_string();
+    let missing = format!("{here}/no/such");
+    let long = format!("a={}", "x".repeat(2040));
+    let keys: Vec<String> = (0..10_000).map(|number| format!("--guestinfo=k{number}=v")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let table: [(&[&str], &str); 12] = [
+        (&["--append", &long], "--append: the kernel command line has 2056 bytes"),
+        (&["--append", "a\nb"], "--append: the kernel command line is one line"),
+        (&keys, "--guestinfo: 10000 keys, and a VM of this system has 512"),
+        (&["--initrd", &here], "--initrd"),
+        (&["--initrd", &missing], "--initrd"),
+        (&["--kernel", &missing], "the kernel"),
+        (&["--capture", &missing], "--capture"),
+        (&["--dump", &missing], "--dump"),
+        (&["--emulator-log", &missing], "--emulator-log"),
+        (&["--log", "/proc/no/run.log"], "the log /proc/no/run.log cannot be written"),
+        (&["--qemu", &missing], "there is no such program"),
+        (&["--guestinfo", &format!("a=@{missing}")], "--guestinfo a:"),
+    ];
+    for (line, part) in table {
+        let text = one_line(&tool().arg("run").args(line).output().unwrap());
+        assert!(text.contains(part) && !text.contains("debian.toml"), "{text}");
+        for reason in ["(os error 2)", "(os error 20)", "(os error 21)"] {
+            assert!(text.matches(reason).count() <= 1, "{text}");
+        }
+    }
+}
+
 #[test]
 fn a_file_that_is_no_bundle_is_one_line() {
     let text = one_line(&tool().args(["image", "--show", env!("CARGO_BIN_EXE_portcullis-build")]).output().unwrap());

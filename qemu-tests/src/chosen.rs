@@ -2,6 +2,7 @@
 //! run whether they are long or not.
 
 use libtest_mimic::{Arguments, Trial};
+use portcullis_build::one_line::one_line;
 use std::process::ExitCode;
 
 /// What the command line chose.
@@ -47,7 +48,7 @@ impl Chosen {
                 libtest_mimic::run(&self.arguments, trials).exit_code()
             }
             Err(error) => {
-                eprintln!("portcullis: {error:#}");
+                eprintln!("portcullis: {}", one_line(&error));
                 ExitCode::FAILURE
             }
         }

@@ -110,11 +110,11 @@ impl Plan {
 
     fn outcome(&self) -> anyhow::Result<()> {
         let mut system = manifest::load(&self.path)?;
-        if !self.guestinfo.is_empty() {
-            Options::with_guestinfo(&self.guestinfo).apply(&mut system)?;
-        }
         // Two manifests may give the same name to their system.
         let out = workspace::out_dir().join("tests").join(self.place.name).join(&self.name);
+        if !self.guestinfo.is_empty() {
+            Options::with_guestinfo(&self.guestinfo).apply(&mut system, &out)?;
+        }
         let image = image::assemble(&self.path, system, Some(&out))?;
         trial::run_at(&image, &self.directives, self.place)?.outcome(&image)
     }

@@ -16,6 +16,7 @@ use crate::process;
 use debugger::Debugger;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -33,8 +34,8 @@ pub(super) fn start(machine: &Machine, directory: &Path, events: &Events) -> Res
     let Boot::IsoBios(iso) = &machine.boot else {
         return Err(Error::NoCd);
     };
-    if process::find(BOCHS).is_none() {
-        return Err(Error::Missing(BOCHS, "bochs bochsbios vgabios"));
+    if process::find(BOCHS.as_ref()).is_none() {
+        return Err(Error::Missing(BOCHS.to_owned(), "bochs bochsbios vgabios"));
     }
     present("the CD image", iso, BUILD)?;
     for file in config::firmware(machine.target.bios) {
@@ -103,7 +104,7 @@ fn command(file: &Path) -> Command {
             |way: &&&[&str]| process::output(Command::new(way[0]).args(&way[1..]).arg("true"), "unshare").is_ok();
         ways.iter().find(works).copied().unwrap_or(&[])
     });
-    let mut command = with_this_process(&[isolation, [BOCHS].as_slice()].concat());
+    let mut command = with_this_process(&isolation.iter().chain(&[BOCHS]).map(OsStr::new).collect::<Vec<_>>());
     command.arg("-q").arg("-f").arg(file);
     command
 }

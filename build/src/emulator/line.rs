@@ -4,16 +4,17 @@
 use super::{Event, Events};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 /// A socket that waits for the emulator.
 pub struct Listener(UnixListener);
 
-/// Listens at `path`.
-pub fn listen(path: &Path) -> io::Result<Listener> {
-    let listener = UnixListener::bind(path)?;
+/// Listens at `name` in `directory`, whose path may be longer than that of a socket.
+pub fn listen(directory: &File, name: &Path) -> io::Result<Listener> {
+    let here = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let listener = UnixListener::bind(Path::new(&here).join(name))?;
     listener.set_nonblocking(true)?;
     Ok(Listener(listener))
 }

@@ -2,14 +2,15 @@
 //! somebody reads. [`command`] makes its command line, [`stub`] stops the machine at a place.
 
 pub mod command;
+pub mod program;
 mod stub;
 
 use super::line::{self, Line};
 use super::machine::Machine;
 use super::{Console, Error, Event, Events, Features, START_LIMIT, Started, end, host, last_words};
 use crate::monitor::Monitor;
-use crate::process;
 use command::Sockets;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -18,13 +19,16 @@ const NAME: &str = "QEMU";
 
 /// Starts the machine, frozen.
 pub(super) fn start(machine: &Machine, directory: &Path, events: &Events) -> Result<Started, Error> {
-    if process::find(command::QEMU).is_none() {
-        return Err(Error::Missing(command::QEMU, "qemu-system-x86"));
+    if !program::is_there() {
+        return Err(Error::Missing(program::get().display().to_string(), "qemu-system-x86"));
     }
-    let sockets = Sockets::in_directory(directory);
-    let listen = |path: &PathBuf| line::listen(path).map_err(host("listen for the emulator"));
+    // QEMU runs in the directory: the path of a socket has 107 bytes at most, and the directory's may be longer.
+    let sockets = Sockets::in_directory(Path::new(""));
+    let opened = File::open(directory).map_err(host("open the emulator's directory"))?;
+    let listen = |name: &PathBuf| line::listen(&opened, name).map_err(host("listen for the emulator"));
     let listeners = [listen(&sockets.com1)?, listen(&sockets.com2)?, listen(&sockets.exit)?, listen(&sockets.monitor)?];
     let mut child = command::qemu(machine, &sockets, directory)?
+        .current_dir(directory)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

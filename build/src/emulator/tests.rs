@@ -2,7 +2,7 @@
 
 use super::*;
 use machine::Boot;
-use qemu::command;
+use qemu::program;
 
 /// Where the ELF lies.
 const BASE: u32 = 0x20_0000;
@@ -38,7 +38,9 @@ fn pvh_elf(code: &[u8]) -> Vec<u8> {
 
 /// Starts a machine with that code; `None` where QEMU is not installed.
 fn start(code: &[u8], icount: bool, limit: Duration) -> Option<(Emulator, tempfile::NamedTempFile)> {
-    process::find(command::QEMU)?;
+    if !program::is_there() {
+        return None;
+    }
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), pvh_elf(code)).unwrap();
     let boot = Boot::Pvh { core: file.path().into(), bundle: None, command_line: String::new() };
@@ -74,6 +76,23 @@ fn lines_the_exit_value_and_memory_arrive() {
 }
 
 #[test]
+fn a_directory_with_a_path_longer_than_a_sockets_will_do_and_one_that_is_not_there_is_named() {
+    if !program::is_there() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let long = directory.path().join("x".repeat(120)).join("y".repeat(120));
+    let file = directory.path().join("core");
+    std::fs::write(&file, pvh_elf(&[out(EXIT_PORT, 0x10), vec![0xeb, 0xfe]].concat())).unwrap();
+    let machine = Machine::new(Boot::Pvh { core: file, bundle: None, command_line: String::new() }, 32);
+    let start = || Emulator::start_in(&machine, Duration::from_secs(30), &long);
+    let error = start().err().unwrap().to_string();
+    assert!(error.contains(&long.display().to_string()) && error.contains("TMPDIR"), "{error}");
+    std::fs::create_dir_all(&long).unwrap();
+    assert_eq!(start().unwrap().next(Duration::from_secs(30)), Event::Exit(0x10));
+}
+
+#[test]
 fn a_machine_that_hangs_ends_at_its_deadline() {
     let Some((mut emulator, _file)) = start(&[0xeb, 0xfe], false, Duration::from_secs(3)) else {
         return;
@@ -95,7 +114,7 @@ fn a_triple_fault_stops_the_machine_and_leaves_its_memory() {
 
 #[test]
 fn an_emulator_that_refuses_its_arguments_is_quoted() {
-    if process::find(command::QEMU).is_none() {
+    if !program::is_there() {
         return;
     }
     let file = tempfile::NamedTempFile::new().unwrap();

@@ -91,7 +91,7 @@ pub struct Apt {
 impl Apt {
     /// apt with the machine's lists where they know all of `names`, else with our own.
     pub fn knowing(names: &[&str]) -> Result<Self, Error> {
-        if process::find("apt-get").is_none() {
+        if process::find("apt-get".as_ref()).is_none() {
             return Err(Error::NoApt);
         }
         let own = || -> Result<Self, Error> { Ok(Self { own: Some(cache::directory("apt")?), part: None }) };
@@ -119,7 +119,7 @@ impl Apt {
 
     /// apt with lists of one part of the archive, fetched where they do not know all of `names`.
     pub fn of_part(part: Part, names: &[&str]) -> Result<Self, Error> {
-        if process::find("apt-get").is_none() {
+        if process::find("apt-get".as_ref()).is_none() {
             return Err(Error::NoApt);
         }
         let directory = cache::directory(&format!("apt-{}", part.name))?;

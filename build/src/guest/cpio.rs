@@ -85,7 +85,7 @@ mod tests {
     /// The system's own cpio reads it, where it is installed.
     #[test]
     fn another_program_reads_it_back() {
-        if crate::process::find("cpio").is_none() {
+        if crate::process::find("cpio".as_ref()).is_none() {
             return;
         }
         let mut command = Command::new("cpio");

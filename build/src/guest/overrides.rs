@@ -16,14 +16,16 @@ pub struct Overrides {
     pub kernel: Option<PathBuf>,
     /// How it is entered; without it the best way that fits.
     pub entry: Option<Entry>,
-    /// Initial RAM disk.
-    pub initrd: Option<PathBuf>,
+    /// Initial RAM disks; several are put one behind the other. A kernel of the user's own gets these and no other.
+    pub initrd: Vec<PathBuf>,
     /// Text behind the manifest's kernel command line; it wins where both set the same.
     pub append: Option<String>,
     /// Number of vCPUs. They share the budgets that the manifest gives its VM.
     pub vcpus: Option<usize>,
     /// Guest memory, MiB.
     pub memory_mib: Option<u64>,
+    /// Directory for the files that are made; without it that of the system's image.
+    pub place: Option<PathBuf>,
 }
 
 /// Why a wish cannot be fulfilled.
@@ -42,13 +44,16 @@ pub enum Error {
     #[error(transparent)]
     Cache(#[from] cache::Error),
     /// The RAM disk cannot be read.
-    #[error("the initial RAM disk {file} cannot be read ({reason}); name a cpio archive, compressed or not")]
+    #[error("--initrd {file} cannot be read ({reason}); name a cpio archive, compressed or not")]
     Initrd {
         /// The file.
         file: String,
         /// What the system said.
         reason: std::io::Error,
     },
+    /// Several RAM disks for a kernel that does not take them as one.
+    #[error("--initrd: a multiboot kernel gets its file as a module, and one only: name it once")]
+    Modules,
     /// Too many vCPUs, or none.
     #[error("a VM has 1 to {VCPUS_PER_VM} vCPUs, not {0}")]
     Vcpus(usize),
@@ -103,17 +108,17 @@ impl Overrides {
             vm.memory_pages = mib * MIB / PAGE as u64;
         }
         let memory = vm.memory_pages * PAGE as u64;
+        let place = self.place.clone().unwrap_or_else(|| workspace::out_dir().join(&system.name));
         let Some(vmexit) = system.partitions.get_mut(usize::from(vm.vmexit)) else {
             return Ok(());
         };
         if self.kernel.is_some() || self.entry.is_some() {
-            self.set_kernel(vmexit, memory, &system.name)?;
+            self.set_kernel(vmexit, memory, &place)?;
         }
-        if let Some(path) = &self.initrd {
-            let path = absolute(path);
-            let failed = |reason| Error::Initrd { file: workspace::display(&path), reason };
-            std::fs::File::open(&path).map_err(failed)?;
-            set_blob(vmexit, "initrd", &path);
+        if !self.initrd.is_empty() {
+            let file = place.join("initrd");
+            cache::write(&file, &joined(&self.initrd)?)?;
+            set_blob(vmexit, "initrd", &file);
         }
         match &self.append {
             Some(text) => append(vmexit, text),
@@ -121,7 +126,7 @@ impl Overrides {
         }
     }
 
-    fn set_kernel(&self, vmexit: &mut Partition, memory: u64, system: &str) -> Result<(), Error> {
+    fn set_kernel(&self, vmexit: &mut Partition, memory: u64, place: &Path) -> Result<(), Error> {
         let named = vmexit.blobs.iter().find(|blob| blob.name == "kernel").map(|blob| blob.file.clone());
         let path = match (&self.kernel, named) {
             (Some(path), _) => absolute(path),
@@ -134,8 +139,15 @@ impl Overrides {
             (None, None) => return Ok(()),
         };
         let kernel = kernel::read(&path, self.entry)?;
-        check_memory(&kernel, memory, self.initrd.as_deref())?;
-        let file = workspace::out_dir().join(system).join("kernel");
+        if self.kernel.is_some() {
+            // The manifest's RAM disk belongs to the manifest's kernel.
+            vmexit.blobs.retain(|blob| blob.name != "initrd");
+        }
+        if kernel.entry == Entry::Multiboot && self.initrd.len() > 1 {
+            return Err(Error::Modules);
+        }
+        check_memory(&kernel, memory, &self.initrd)?;
+        let file = place.join("kernel");
         cache::write(&file, &kernel.bytes)?;
         set_blob(vmexit, "kernel", &file);
         set_config(vmexit, ENTRY, &kernel.entry.to_string());
@@ -172,8 +184,19 @@ fn share(vcpus: &[Vcpu], count: usize) -> Result<Vec<Vcpu>, Error> {
     Ok(vec![each; count])
 }
 
-fn check_memory(kernel: &Kernel, memory: u64, initrd: Option<&Path>) -> Result<(), Error> {
-    let disk = initrd.and_then(|path| path.metadata().ok()).map_or(0, |data| data.len());
+/// The RAM disks one behind the other, as Linux unpacks them: each begins at a multiple of four bytes.
+fn joined(paths: &[PathBuf]) -> Result<Vec<u8>, Error> {
+    let mut disk = Vec::new();
+    for path in paths {
+        let failed = |reason| Error::Initrd { file: workspace::display(path), reason };
+        disk.resize(disk.len().next_multiple_of(4), 0);
+        disk.extend(std::fs::read(absolute(path)).map_err(failed)?);
+    }
+    Ok(disk)
+}
+
+fn check_memory(kernel: &Kernel, memory: u64, initrd: &[PathBuf]) -> Result<(), Error> {
+    let disk: u64 = initrd.iter().filter_map(|path| path.metadata().ok()).map(|data| data.len()).sum();
     // Linux unpacks the RAM disk into memory of its own before it frees it.
     let needed = kernel.end + if kernel.entry == Entry::Multiboot { disk } else { 2 * disk + LEAST_FREE };
     if needed <= memory {
@@ -191,7 +214,8 @@ pub fn set_blob(partition: &mut Partition, name: &str, file: &Path) {
     }
 }
 
-fn config<'a>(partition: &'a Partition, key: &str) -> Option<&'a str> {
+/// The value of a key of a partition's configuration.
+pub fn config<'a>(partition: &'a Partition, key: &str) -> Option<&'a str> {
     let value = |line: &'a str| line.split_once('=').filter(|(found, _)| *found == key).map(|(_, value)| value);
     partition.config.lines().find_map(value)
 }
@@ -274,7 +298,7 @@ mod tests {
         let missing = || Some(PathBuf::from("/no/such/file"));
         for overrides in [
             Overrides { kernel: missing(), ..Overrides::default() },
-            Overrides { initrd: missing(), ..Overrides::default() },
+            Overrides { initrd: vec!["/no/such/file".into()], ..Overrides::default() },
         ] {
             let text = applied(&overrides).unwrap_err().to_string();
             assert!(text.contains("/no/such/file cannot be read") && !text.contains('\n'), "{text}");
@@ -282,10 +306,50 @@ mod tests {
     }
 
     #[test]
+    fn several_disks_are_one_that_begins_each_at_a_multiple_of_four_whatever_their_names_are() {
+        use std::os::unix::ffi::OsStrExt;
+        let directory = tempfile::tempdir().unwrap();
+        let names: [&[u8]; 2] = [b"plain", b"\xff not UTF-8"];
+        let files: Vec<PathBuf> =
+            names.iter().map(|name| directory.path().join(std::ffi::OsStr::from_bytes(name))).collect();
+        for (file, text) in files.iter().zip(["12345", "678"]) {
+            std::fs::write(file, text).unwrap();
+        }
+        let place = Some(directory.path().to_owned());
+        let system = applied(&Overrides { initrd: files, place, ..Overrides::default() }).unwrap();
+        let disk = system.partitions.iter().flat_map(|one| &one.blobs).find(|blob| blob.name == "initrd").unwrap();
+        assert_eq!(std::fs::read(&disk.file).unwrap(), b"12345\0\0\x00678");
+    }
+
+    #[test]
+    fn a_disk_that_is_a_directory_is_named_with_its_option() {
+        let directory = tempfile::tempdir().unwrap();
+        let initrd = vec![directory.path().to_owned()];
+        let text = applied(&Overrides { initrd, ..Overrides::default() }).unwrap_err().to_string();
+        assert!(text.starts_with(&format!("--initrd {} cannot be read", directory.path().display())), "{text}");
+    }
+
+    #[test]
+    fn a_kernel_of_the_users_own_does_not_get_the_manifests_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("kernel");
+        let header: Vec<u8> = [0x1bad_b002u32, 0x1_0000, 0u32.wrapping_sub(0x1bad_b002 + 0x1_0000)]
+            .into_iter()
+            .chain([0x10_0000, 0x10_0000, 0x10_1000, 0x10_1000, 0x10_0020])
+            .flat_map(u32::to_le_bytes)
+            .collect();
+        std::fs::write(&file, [header, vec![0; 4096 - 32]].concat()).unwrap();
+        let place = Some(directory.path().to_owned());
+        let system = applied(&Overrides { kernel: Some(file), place, ..Overrides::default() }).unwrap();
+        let blobs: Vec<&str> = system.partitions.iter().flat_map(|one| &one.blobs).map(|blob| &*blob.name).collect();
+        assert!(blobs.contains(&"kernel") && !blobs.contains(&"initrd"), "{blobs:?}");
+    }
+
+    #[test]
     fn too_little_memory_says_how_much_is_needed() {
         let kernel = Kernel { entry: Entry::Pvh, bytes: Vec::new(), end: 74 * MIB };
-        let error = check_memory(&kernel, 64 * MIB, None).unwrap_err();
+        let error = check_memory(&kernel, 64 * MIB, &[]).unwrap_err();
         assert!(error.to_string().contains("give --memory 122 or more"), "{error}");
-        assert!(check_memory(&kernel, 122 * MIB, None).is_ok());
+        assert!(check_memory(&kernel, 122 * MIB, &[]).is_ok());
     }
 }

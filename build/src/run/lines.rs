@@ -1,5 +1,8 @@
 //! Cutting what a console says into lines.
 
+/// Bytes after which a line that has no end is taken as one, so that it does not fill the memory.
+const LONGEST: usize = 64 << 10;
+
 /// Cuts bytes into lines; what is not UTF-8 is replaced.
 #[derive(Default)]
 pub struct Lines(Vec<u8>);
@@ -8,8 +11,11 @@ impl Lines {
     /// The lines that these bytes complete.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<String> {
         self.0.extend_from_slice(bytes);
-        let Some(end) = self.0.iter().rposition(|byte| *byte == b'\n') else {
-            return Vec::new();
+        // What stood here before holds no line end.
+        let end = match self.0.iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => end,
+            None if self.0.len() >= LONGEST => self.0.len() - 1,
+            None => return Vec::new(),
         };
         let whole: Vec<u8> = self.0.drain(..=end).collect();
         let text = String::from_utf8_lossy(&whole);
@@ -26,6 +32,15 @@ impl Lines {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_line_without_end_is_cut_and_nothing_of_it_is_lost() {
+        let mut lines = Lines::default();
+        let piece = [b'x'; 1000];
+        let cut: Vec<String> = (0..200).flat_map(|_| lines.push(&piece)).collect();
+        assert!(cut.len() > 1 && lines.rest().len() < LONGEST);
+        assert_eq!(cut.iter().map(String::len).sum::<usize>() + lines.rest().len(), 200_000);
+    }
 
     proptest! {
         #[test]

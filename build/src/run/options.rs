@@ -1,14 +1,16 @@
 //! What the user wants other than the manifest says: kernel, initial RAM disk, command line, vCPUs, memory,
 //! guestinfo. It all goes to the first VM and its services.
 
+use super::EXIT_PASS;
 use crate::guest::kernel::Entry;
-use crate::guest::overrides::{Overrides, set_blob, set_config};
+use crate::guest::overrides::{Overrides, config, set_blob, set_config};
 use crate::image::write_file;
-use crate::manifest::System;
-use crate::workspace;
+use crate::manifest::{Partition, System};
 use anyhow::{Context, anyhow, bail, ensure};
 use portcullis_ipc::guestinfo;
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// How a guest's kernel is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -37,10 +39,10 @@ pub struct Options {
     /// Kernel: a bzImage, or an ELF with a PVH note or a multiboot header.
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
-    /// Initial RAM disk.
+    /// Initial RAM disk; several are put one behind the other. A kernel of your own has none unless you name it.
     #[arg(long, value_name = "FILE")]
-    initrd: Option<PathBuf>,
-    /// Text behind the kernel's command line.
+    initrd: Vec<PathBuf>,
+    /// Text behind the kernel's command line, which has 2,047 bytes at most.
     #[arg(long, value_name = "TEXT")]
     append: Option<String>,
     /// vCPUs; they share the manifest's budget.
@@ -58,6 +60,35 @@ pub struct Options {
     /// How the guest starts its further processors.
     #[arg(long, value_enum, value_name = "HOW")]
     ap_start: Option<Start>,
+    /// Port with which the guest ends its run, and the value that means success there; default: the manifest's port,
+    /// and 0x10.
+    #[arg(long, value_name = "PORT[:VALUE]")]
+    exit_port: Option<ExitPort>,
+}
+
+/// The port with which a guest ends its run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExitPort {
+    port: u16,
+    /// What it writes there when all is well.
+    success: u32,
+}
+
+impl FromStr for ExitPort {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = |text: &str| match text.strip_prefix("0x") {
+            Some(digits) => u32::from_str_radix(digits, 16).ok(),
+            None => text.parse().ok(),
+        };
+        let (port, success) = text.split_once(':').map_or((text, None), |(port, value)| (port, Some(value)));
+        let port = number(port).and_then(|port| u16::try_from(port).ok());
+        let success = success.map_or(Some(EXIT_PASS.into()), number);
+        port.zip(success)
+            .map(|(port, success)| Self { port, success })
+            .ok_or("a port is wanted, such as 0xf4, or 0xf4:1")
+    }
 }
 
 impl Options {
@@ -66,8 +97,13 @@ impl Options {
         Self { guestinfo: guestinfo.to_vec(), ..Self::default() }
     }
 
-    /// Puts the wishes into `system`.
-    pub fn apply(&self, system: &mut System) -> anyhow::Result<()> {
+    /// The value with which the guest says that all is well.
+    pub fn success(&self) -> u32 {
+        self.exit_port.map_or(EXIT_PASS.into(), |exit| exit.success)
+    }
+
+    /// Puts the wishes into `system`; the files that they take are made in `place`.
+    pub fn apply(&self, system: &mut System, place: &Path) -> anyhow::Result<()> {
         let overrides = Overrides {
             kernel: self.kernel.clone(),
             entry: self.entry.map(|entry| match entry {
@@ -79,36 +115,51 @@ impl Options {
             append: self.append.clone(),
             vcpus: self.vcpus,
             memory_mib: self.memory.as_deref().map(mebibytes).transpose()?,
+            place: Some(place.to_owned()),
         };
         overrides.apply(system)?;
         if let Some(start) = self.ap_start {
-            let vmexit = system.vms.first().map_or(usize::MAX, |vm| usize::from(vm.vmexit));
-            let partition = system.partitions.get_mut(vmexit).context("--ap-start: the system has no VM")?;
             let value = match start {
                 Start::Sipi => "sipi",
                 Start::Mailbox => "mailbox",
             };
-            set_config(partition, "ap-start", value);
+            set_config(vmexit(system).context("--ap-start: the system has no VM")?, "ap-start", value);
         }
-        if self.guestinfo.is_empty() { Ok(()) } else { self.set_guestinfo(system) }
+        if let Some(exit) = self.exit_port {
+            let partition = vmexit(system).context("--exit-port: the system has no VM")?;
+            set_config(partition, "guest.exit-port", &format!("{:#x}", exit.port));
+        }
+        if self.guestinfo.is_empty() { Ok(()) } else { self.set_guestinfo(system, place) }
     }
 
-    fn set_guestinfo(&self, system: &mut System) -> anyhow::Result<()> {
+    fn set_guestinfo(&self, system: &mut System, place: &Path) -> anyhow::Result<()> {
         let entries = self.guestinfo.iter().map(|text| entry(text)).collect::<anyhow::Result<Vec<_>>>()?;
         let bytes: usize = entries.iter().map(|(key, value)| key.len() + value.len()).sum();
         let most = guestinfo::TOTAL_BYTES;
         ensure!(bytes <= most, "--guestinfo: {bytes} bytes of keys and values, and a VM holds {most}: leave some out");
-        let mut blob = Vec::new();
-        let pairs = entries.iter().map(|(key, value)| (key.as_slice(), value.as_slice()));
-        guestinfo::write(pairs, &mut blob).map_err(|(_, invalid)| invalid)?;
-        let file = workspace::out_dir().join(&system.name).join("guestinfo");
-        write_file(&file, &blob)?;
         let port = system.vms.first().and_then(|vm| vm.port).map_or(usize::MAX, usize::from);
         let partition = system.partitions.get_mut(port);
         let partition = partition.context("--guestinfo: the system has no VM with the port; name another --system")?;
+        let keys = entries.iter().map(|(key, _)| key).collect::<BTreeSet<_>>().len();
+        let most = config(partition, "guestinfo.keys").and_then(|text| text.parse().ok()).unwrap_or(guestinfo::KEYS);
+        ensure!(
+            keys <= most,
+            "--guestinfo: {keys} keys, and a VM of this system has {most}: leave some out, or raise guestinfo.keys"
+        );
+        let mut blob = Vec::new();
+        let pairs = entries.iter().map(|(key, value)| (key.as_slice(), value.as_slice()));
+        guestinfo::write(pairs, &mut blob).map_err(|(_, invalid)| invalid)?;
+        let file = place.join("guestinfo");
+        write_file(&file, &blob)?;
         set_blob(partition, "guestinfo", &file);
         Ok(())
     }
+}
+
+/// The partition that serves the first VM.
+fn vmexit(system: &mut System) -> Option<&mut Partition> {
+    let index = usize::from(system.vms.first()?.vmexit);
+    system.partitions.get_mut(index)
 }
 
 /// A size in MiB.
@@ -140,7 +191,7 @@ mod tests {
     use super::*;
 
     fn system() -> System {
-        crate::manifest::load(&workspace::root().join("systems/debian.toml")).unwrap()
+        crate::manifest::load(&crate::workspace::root().join("systems/debian.toml")).unwrap()
     }
 
     #[test]
@@ -182,7 +233,8 @@ mod tests {
             ..Options::default()
         };
         let mut system = system();
-        options.apply(&mut system).unwrap();
+        let place = tempfile::tempdir().unwrap();
+        options.apply(&mut system, place.path()).unwrap();
         let vm = &system.vms[0];
         assert_eq!((vm.memory_pages, vm.vcpus.len()), (65536, 2));
         let vmexit = &system.partitions[usize::from(vm.vmexit)];
@@ -197,6 +249,35 @@ mod tests {
         let mut system = system();
         system.vms[0].port = None;
         let options = Options { guestinfo: vec!["a=b".into()], ..Options::default() };
-        assert!(options.apply(&mut system).unwrap_err().to_string().contains("no VM with the port"));
+        let error = options.apply(&mut system, Path::new("/nowhere")).unwrap_err();
+        assert!(error.to_string().contains("no VM with the port"));
+    }
+
+    #[test]
+    fn more_keys_than_a_vm_has_are_refused_with_limit_and_count() {
+        let place = tempfile::tempdir().unwrap();
+        let applied = |keys: usize, times: usize| {
+            let guestinfo = (0..keys * times).map(|number| format!("key{}=x", number % keys)).collect();
+            Options { guestinfo, ..Options::default() }.apply(&mut system(), place.path())
+        };
+        // The same key again is the same key.
+        assert!(applied(512, 2).is_ok());
+        let text = applied(513, 1).unwrap_err().to_string();
+        assert!(text.starts_with("--guestinfo: 513 keys, and a VM of this system has 512:"), "{text}");
+    }
+
+    #[test]
+    fn an_exit_port_has_a_number_and_maybe_a_value_for_success() {
+        let exit = |text: &str| text.parse::<ExitPort>().ok().map(|exit| (exit.port, exit.success));
+        assert_eq!(exit("0xf4"), Some((0xf4, 0x10)));
+        assert_eq!(exit("1281:0x21"), Some((0x501, 0x21)));
+        for wrong in ["", "65536", "0xf4:", ":1", "f4"] {
+            assert_eq!(exit(wrong), None, "{wrong}");
+        }
+        let options = Options { exit_port: "0x501:1".parse().ok(), ..Options::default() };
+        let mut system = system();
+        options.apply(&mut system, Path::new("/nowhere")).unwrap();
+        assert!(vmexit(&mut system).unwrap().config.contains("guest.exit-port=0x501\n"));
+        assert_eq!(options.success(), 1);
     }
 }

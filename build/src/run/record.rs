@@ -4,11 +4,11 @@ use crate::workspace;
 use anyhow::Context;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// The place of the log unless another is named.
-pub fn default_place() -> PathBuf {
-    workspace::out_dir().join("run.log")
+/// Starts the file of an option anew, before there is anything for it.
+pub fn created(option: &str, path: &Path) -> anyhow::Result<File> {
+    File::create(path).with_context(|| format!("{option}: {} cannot be written", workspace::display(path)))
 }
 
 /// A log that is being written to a file.

@@ -62,10 +62,25 @@ impl Screen {
     /// COM1 carries console 0; the others have no terminal and go into the log, line by line.
     fn console(&mut self, number: u8, bytes: &[u8]) -> anyhow::Result<()> {
         for line in self.consoles.entry(number).or_default().push(bytes) {
-            self.report.console(number, &line);
-            if number > 0 {
-                self.log(&format!("[console {number}] {}", printable(&line)))?;
+            self.line(number, &line)?;
+        }
+        Ok(())
+    }
+
+    /// The last line of each console, which has no end.
+    pub fn finish(&mut self) -> anyhow::Result<()> {
+        for (number, lines) in std::mem::take(&mut self.consoles) {
+            if !lines.rest().is_empty() {
+                self.line(number, &lines.rest())?;
             }
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, number: u8, line: &str) -> anyhow::Result<()> {
+        self.report.console(number, line);
+        if number > 0 {
+            self.log(&format!("[console {number}] {}", printable(line)))?;
         }
         Ok(())
     }

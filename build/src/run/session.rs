@@ -14,7 +14,8 @@ use portcullis_ipc::frame::channel;
 use portcullis_ipc::log::CORE;
 use portcullis_ipc::proto::control::{self, Hello, InputTaken, VmNotice};
 use std::collections::HashMap;
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::time::{Duration, Instant};
 
 /// Something that the system said or did.
@@ -65,8 +66,10 @@ pub struct Session {
     typing: Typing,
     /// The boot of the system that all these belong to.
     boot: Option<[u8; 8]>,
-    com1: Vec<u8>,
-    com2: Vec<u8>,
+    /// Where COM2 is kept as it comes.
+    capture: Option<BufWriter<File>>,
+    /// Why it is not kept whole.
+    lost: Option<io::Error>,
 }
 
 impl Session {
@@ -83,8 +86,8 @@ impl Session {
             told: Shown::default(),
             typing: Typing::default(),
             boot: None,
-            com1: Vec::new(),
-            com2: Vec::new(),
+            capture: None,
+            lost: None,
         })
     }
 
@@ -93,12 +96,11 @@ impl Session {
         // A line that is gone shows as the next event.
         let _ = self.send_typed();
         match self.emulator.next(patience) {
-            Event::Com1(bytes) => {
-                self.com1.extend_from_slice(&bytes);
-                vec![Said::Com1(bytes)]
-            }
+            Event::Com1(bytes) => vec![Said::Com1(bytes)],
             Event::Com2(bytes) => {
-                self.com2.extend_from_slice(&bytes);
+                if let Some(Err(error)) = self.capture.as_mut().map(|file| file.write_all(&bytes)) {
+                    self.lost.get_or_insert(error);
+                }
                 let read = self.reader.push(&bytes);
                 read.into_iter().flat_map(|frame| self.frame(frame)).collect()
             }
@@ -164,14 +166,20 @@ impl Session {
         }
     }
 
-    /// All of COM1 so far.
-    pub fn com1(&self) -> &[u8] {
-        &self.com1
+    /// Bytes that were typed and that the guest has not taken.
+    pub fn waiting(&self) -> usize {
+        self.typing.waiting()
     }
 
-    /// All of COM2 so far, as it came: what `log` reads.
-    pub fn com2(&self) -> &[u8] {
-        &self.com2
+    /// Keeps COM2 in `file` from now on, as it comes: what `log` reads.
+    pub fn capture(&mut self, file: File) {
+        self.capture = Some(BufWriter::new(file));
+    }
+
+    /// Ends the capture; the error says why it is not whole.
+    pub fn captured(&mut self) -> io::Result<()> {
+        let flushed = self.capture.take().map_or(Ok(()), |mut file| file.flush());
+        self.lost.take().map_or(flushed, Err)
     }
 
     /// The machine.
@@ -224,11 +232,6 @@ fn assume(decoder: &mut Decoder, image: &image::Image) -> anyhow::Result<()> {
     let core = elf_file::Program::read(&workspace::metal_elf(image::CORE))?;
     decoder.assume(CORE, "core", BuildId(core.build_id));
     Ok(())
-}
-
-/// Writes what the system said on COM2 to `file`, for `log`.
-pub fn save(session: &Session, file: &Path) -> anyhow::Result<()> {
-    std::fs::write(file, session.com2()).with_context(|| format!("cannot write {}", file.display()))
 }
 
 #[cfg(test)]

@@ -45,6 +45,11 @@ impl Typing {
         (self.first, self.sent, self.full, self.piece) = (None, None, false, PIECE);
     }
 
+    /// Bytes that were typed and not yet taken.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// The system says what it took.
     pub fn taken(&mut self, notice: &InputTaken) {
         let Some(first) = self.first else {

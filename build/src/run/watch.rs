@@ -6,6 +6,8 @@ use super::lines::Lines;
 use super::session::Said;
 use crate::emulator::Event;
 use crate::logs::render::printable;
+use crate::logs::symbols::Level;
+use crate::manifest::{System, Vm};
 use portcullis_ipc::proto::link::VmEventKind;
 use std::collections::BTreeMap;
 
@@ -14,8 +16,8 @@ use std::collections::BTreeMap;
 pub enum End {
     /// Every guest is off or has ended well.
     GuestsDone,
-    /// A guest wrote another value than success to its test exit port.
-    GuestFailed(u32),
+    /// A guest wrote the first value to its test exit port, where the second means success.
+    GuestFailed(u32, u32),
     /// A VM stopped: number, and what its log says.
     VmStopped(u8, Option<String>),
     /// The demonstration's checks are done: all well or not.
@@ -44,10 +46,14 @@ impl End {
             Self::User => Ok("ended by Ctrl-A x"),
             Self::Time => Ok("the time of the run is over"),
             Self::System(EXIT_PASS) => Ok("the system ended itself: all went well"),
-            Self::System(value) => Err(format!("the system ended itself with value {value:#x}")),
-            Self::GuestFailed(value) => Err(format!("the guest ended with value {value:#x}")),
+            Self::System(value) => {
+                Err(format!("the system ended itself with value {value:#x}, and success is {EXIT_PASS:#x}"))
+            }
+            Self::GuestFailed(value, success) => {
+                Err(format!("the guest ended with value {value:#x}, and success is {success:#x} (--exit-port)"))
+            }
             Self::VmStopped(vm, Some(why)) => Err(format!("VM {vm}: {}", printable(why))),
-            Self::VmStopped(vm, None) => Err(format!("VM {vm} stopped; the log says why")),
+            Self::VmStopped(vm, None) => Err(format!("VM {vm} stopped, and its service gave no reason; see the log")),
             Self::Machine(why) if why == "guest-shutdown" => Ok("the machine was switched off"),
             Self::Machine(why) => Err(format!("the machine stopped: {why}")),
             Self::Gone => Err("the emulator ended by itself".to_owned()),
@@ -66,32 +72,50 @@ impl End {
     }
 }
 
-/// Text of a log line that tells why a vCPU stopped.
-const STOPPED: &str = "vCPU stopped";
+/// Texts of log lines that tell why a VM stopped.
+const REASONS: [&str; 2] = ["vCPU stopped", "guest not loaded"];
 
 /// Watches one run.
 pub struct Watch {
-    vms: usize,
+    /// The service of each VM.
+    services: Vec<String>,
+    /// The value of a guest's test exit port that means success.
+    success: u32,
     /// What each VM that ended came to.
     ended: BTreeMap<u8, VmEventKind>,
-    /// The last reason that a log line gave for a stopped vCPU.
-    why: Option<String>,
+    /// The reason that each service gave last for a VM that stopped.
+    reasons: BTreeMap<String, String>,
+    /// The last warning or error of each service.
+    complaints: BTreeMap<String, String>,
     demo: bool,
     console: Lines,
     failed: bool,
 }
 
 impl Watch {
-    /// Watches a system with so many VMs; `demo`: the run ends with the demonstration's verdict.
-    pub fn new(vms: usize, demo: bool) -> Self {
-        Self { vms, ended: BTreeMap::new(), why: None, demo, console: Lines::default(), failed: false }
+    /// Watches a system. `success`: the value with which a guest says that all is well; `demo`: the run ends with the
+    /// demonstration's verdict.
+    pub fn new(system: &System, success: u32, demo: bool) -> Self {
+        let service = |vm: &Vm| system.partitions.get(usize::from(vm.vmexit)).map(|one| one.name.clone());
+        let services = system.vms.iter().map(|vm| service(vm).unwrap_or_default()).collect();
+        Self::of_services(services, success, demo)
+    }
+
+    fn of_services(services: Vec<String>, success: u32, demo: bool) -> Self {
+        let (ended, reasons, complaints) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { services, success, ended, reasons, complaints, demo, console: Lines::default(), failed: false }
     }
 
     /// Hears what the system says: the end of the run, if this is it, and checks of the demonstration.
     pub fn hear(&mut self, said: &Said) -> (Option<End>, Vec<Check>) {
         match said {
             Said::Console(0, bytes) => return self.demonstration(bytes),
-            Said::Log(line) if line.text.contains(STOPPED) => self.why = Some(line.text.clone()),
+            Said::Log(line) if REASONS.iter().any(|reason| line.text.contains(reason)) => {
+                self.reasons.insert(line.origin.clone(), line.text.clone());
+            }
+            Said::Log(line) if line.level >= Some(Level::Warn) => {
+                self.complaints.insert(line.origin.clone(), line.text.clone());
+            }
             Said::Vm(notice) => match notice.kind {
                 VmEventKind::Reset => {}
                 kind => {
@@ -106,30 +130,37 @@ impl Watch {
 
     /// A VM has stopped and the log has not yet said why.
     pub fn waits_for_the_log(&self) -> bool {
-        self.why.is_none() && self.ended.values().any(|kind| *kind == VmEventKind::Stopped)
+        self.vm_that_stopped().is_some_and(|vm| self.reason(vm).is_none())
     }
 
     /// The end that a stopped VM is, when nothing more comes.
     pub fn stopped(&self) -> Option<End> {
-        let stopped = self.ended.iter().find(|(_, kind)| **kind == VmEventKind::Stopped);
-        stopped.map(|(vm, _)| End::VmStopped(*vm, self.why.clone()))
+        let vm = self.vm_that_stopped()?;
+        let complaint = || self.services.get(usize::from(vm)).and_then(|service| self.complaints.get(service));
+        Some(End::VmStopped(vm, self.reason(vm).or_else(complaint).cloned()))
+    }
+
+    fn vm_that_stopped(&self) -> Option<u8> {
+        self.ended.iter().find(|(_, kind)| **kind == VmEventKind::Stopped).map(|(vm, _)| *vm)
+    }
+
+    fn reason(&self, vm: u8) -> Option<&String> {
+        self.reasons.get(self.services.get(usize::from(vm))?)
     }
 
     fn guests(&self) -> Option<End> {
-        if self.why.is_some()
-            && let Some(end) = self.stopped()
-        {
-            return Some(end);
+        if self.vm_that_stopped().is_some_and(|vm| self.reason(vm).is_some()) {
+            return self.stopped();
         }
         let failed = self.ended.values().find_map(|kind| match kind {
-            VmEventKind::TestExit(value) if *value != u32::from(EXIT_PASS) => Some(*value),
+            VmEventKind::TestExit(value) if *value != self.success => Some(*value),
             _ => None,
         });
         if let Some(value) = failed {
-            return Some(End::GuestFailed(value));
+            return Some(End::GuestFailed(value, self.success));
         }
         let well = self.ended.values().all(|kind| *kind != VmEventKind::Stopped);
-        (well && self.vms > 0 && self.ended.len() >= self.vms).then_some(End::GuestsDone)
+        (well && !self.services.is_empty() && self.ended.len() >= self.services.len()).then_some(End::GuestsDone)
     }
 
     fn demonstration(&mut self, bytes: &[u8]) -> (Option<End>, Vec<Check>) {
@@ -169,6 +200,10 @@ mod tests {
         Said::Vm(VmNotice { vm, sequence: 1, kind })
     }
 
+    fn watching(vms: usize, demo: bool) -> Watch {
+        Watch::of_services((0..vms).map(|vm| format!("vmexit{vm}")).collect(), EXIT_PASS.into(), demo)
+    }
+
     fn log(text: &str) -> Said {
         Said::Log(Line {
             sequence: 0,
@@ -188,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_power_off_ends_the_run_well_and_a_reset_does_not_end_it() {
-        let mut watch = Watch::new(1, false);
+        let mut watch = watching(1, false);
         assert_eq!(ends(&mut watch, &vm(0, VmEventKind::Reset)), None);
         let end = ends(&mut watch, &vm(0, VmEventKind::PowerOff)).unwrap();
         assert_eq!(end, End::GuestsDone);
@@ -198,7 +233,7 @@ mod tests {
 
     #[test]
     fn of_several_vms_the_last_one_ends_the_run() {
-        let mut watch = Watch::new(2, false);
+        let mut watch = watching(2, false);
         assert_eq!(ends(&mut watch, &vm(1, VmEventKind::PowerOff)), None);
         assert_eq!(ends(&mut watch, &vm(0, VmEventKind::TestExit(0x10))), Some(End::GuestsDone));
     }
@@ -207,35 +242,49 @@ mod tests {
     fn a_stopped_vm_ends_the_run_with_the_logs_reason_whichever_comes_first() {
         let why = "vCPU stopped at 0x10: triple fault, 0x0";
         let expected = End::VmStopped(0, Some(why.into()));
-        let mut watch = Watch::new(1, false);
+        let mut watch = watching(1, false);
         assert_eq!(ends(&mut watch, &vm(0, VmEventKind::Stopped)), None);
         assert!(watch.waits_for_the_log());
         assert_eq!(watch.stopped(), Some(End::VmStopped(0, None)));
         assert_eq!(ends(&mut watch, &log(why)), Some(expected.clone()));
-        let mut watch = Watch::new(1, false);
+        let mut watch = watching(1, false);
         assert_eq!(ends(&mut watch, &log(why)), None);
         assert_eq!(ends(&mut watch, &vm(0, VmEventKind::Stopped)), Some(expected.clone()));
         assert_eq!(expected.judge(false), Err(format!("VM 0: {why}")));
     }
 
     #[test]
+    fn a_vm_that_was_not_loaded_or_gave_up_says_why_and_another_vms_reason_is_not_its_own() {
+        let why = "guest not loaded: the kernel is no ELF: name another";
+        let mut watch = watching(2, false);
+        assert_eq!(ends(&mut watch, &vm(1, VmEventKind::Stopped)), None);
+        assert_eq!(ends(&mut watch, &log(why)), None, "that is VM 0's");
+        let Said::Log(line) = log("it gave up") else { panic!() };
+        let line = Line { origin: "vmexit1".into(), level: Some(Level::Error), ..line };
+        assert_eq!(ends(&mut watch, &Said::Log(line)), None);
+        assert_eq!(watch.stopped(), Some(End::VmStopped(1, Some("it gave up".into()))));
+        let end = ends(&mut watch, &vm(0, VmEventKind::Stopped)).unwrap();
+        assert_eq!(end.judge(false), Err(format!("VM 0: {why}")));
+    }
+
+    #[test]
     fn a_guest_that_ends_with_another_value_than_success_fails_the_run() {
-        let mut watch = Watch::new(1, false);
+        let mut watch = watching(1, false);
         let end = ends(&mut watch, &vm(0, VmEventKind::TestExit(0x11))).unwrap();
-        assert_eq!(end.judge(false), Err("the guest ended with value 0x11".into()));
+        assert_eq!(end.judge(false), Err("the guest ended with value 0x11, and success is 0x10 (--exit-port)".into()));
     }
 
     #[test]
     fn the_demonstration_ends_with_its_last_line_and_only_when_asked_for() {
         let said = |text: &str| Said::Console(0, text.as_bytes().to_vec());
-        let mut watch = Watch::new(1, true);
+        let mut watch = watching(1, true);
         let (end, checks) = watch.hear(&said("guest demo: ok one\r\nguest de"));
         assert_eq!((end, checks.len()), (None, 1));
         assert_eq!(ends(&mut watch, &said("mo: done 1 ok 0 failed\r\n")), Some(End::Demo(true)));
-        let mut watch = Watch::new(1, true);
+        let mut watch = watching(1, true);
         let text = "guest demo: FAIL one\nguest demo: done 1 ok 0 failed\n";
         assert_eq!(ends(&mut watch, &said(text)), Some(End::Demo(false)));
-        let mut watch = Watch::new(1, false);
+        let mut watch = watching(1, false);
         assert_eq!(ends(&mut watch, &said(text)), None);
     }
 
@@ -249,10 +298,10 @@ mod tests {
             (Event::Gone, false),
             (Event::Deadline, true),
         ] {
-            let end = ends(&mut Watch::new(1, false), &Said::Event(event)).unwrap();
+            let end = ends(&mut watching(1, false), &Said::Event(event)).unwrap();
             assert_eq!(end.judge(false).is_ok(), well, "{end:?}");
             assert!(end.judge(true).is_err());
         }
-        assert_eq!(ends(&mut Watch::new(1, false), &Said::Event(Event::Quiet)), None);
+        assert_eq!(ends(&mut watching(1, false), &Said::Event(Event::Quiet)), None);
     }
 }

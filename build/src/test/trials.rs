@@ -1,6 +1,7 @@
 //! The emulator trials as `test emulator` runs them: all, or those that are named.
 
 use super::{cargo, limited};
+use crate::emulator::qemu::program;
 use crate::process;
 use anyhow::bail;
 use std::process::Command;
@@ -22,6 +23,9 @@ pub struct Trial {
 pub fn command(all: bool, names: &[String]) -> Command {
     let mut command = cargo("test");
     command.args(["--package", PACKAGE, "--test", "*"]);
+    if let Some(qemu) = program::chosen() {
+        command.env(program::VARIABLE, qemu);
+    }
     if names.is_empty() {
         if all {
             command.args(["--", "--include-ignored"]);

@@ -26,7 +26,7 @@ fn cd(code: &[u8]) -> Vec<u8> {
 
 /// Starts a machine with that code; `None` where Bochs is not installed.
 fn start(code: &[u8], bios: Bios, limit: Duration) -> Option<(Emulator, tempfile::NamedTempFile)> {
-    if process::find(super::BOCHS).is_none() || !setup::missing(&[setup::Need::Bochs]).is_empty() {
+    if process::find(super::BOCHS.as_ref()).is_none() || !setup::missing(&[setup::Need::Bochs]).is_empty() {
         return None;
     }
     let file = tempfile::NamedTempFile::new().unwrap();

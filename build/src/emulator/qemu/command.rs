@@ -1,12 +1,11 @@
 //! The QEMU command line that makes a machine. Nothing is started here.
 
+use super::program;
 use crate::emulator::machine::{BUILD, Boot, Machine, present};
 use crate::emulator::{EXIT_PORT, Error, host, with_this_process};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The emulator's program.
-pub const QEMU: &str = "qemu-system-x86_64";
 /// UEFI firmware, and the variables that it starts with.
 const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
@@ -32,7 +31,7 @@ impl Sockets {
 
 /// The command that starts `machine`, frozen. UEFI's variables are copied to `directory`.
 pub fn qemu(machine: &Machine, sockets: &Sockets, directory: &Path) -> Result<Command, Error> {
-    let mut command = with_this_process(&[QEMU]);
+    let mut command = with_this_process(&[program::get().as_os_str()]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none", "-S"]);
     command.args(["-machine", "q35", "-accel", "tcg", "-cpu", &machine.target.processor]);
     command.args(["-m", &format!("{}M", machine.memory_mib)]);
@@ -58,11 +57,11 @@ fn boot(command: &mut Command, boot: &Boot, directory: &Path) -> Result<(), Erro
     match boot {
         Boot::Pvh { core, bundle, command_line } => {
             present("the core", core, BUILD)?;
-            command.arg("-kernel").arg(core);
+            command.arg("-kernel").arg(absolute(core));
             if let Some(bundle) = bundle {
                 present("the image", bundle, BUILD)?;
                 // QEMU splits the list of modules at commas.
-                command.args(["-initrd", &escaped(bundle)]);
+                command.args(["-initrd", &escaped(&absolute(bundle))]);
             }
             if !command_line.is_empty() {
                 command.args(["-append", command_line]);
@@ -87,7 +86,12 @@ fn boot(command: &mut Command, boot: &Boot, directory: &Path) -> Result<(), Erro
 }
 
 fn cd(command: &mut Command, iso: &Path) {
-    command.arg("-cdrom").arg(iso).args(["-boot", "d"]);
+    command.arg("-cdrom").arg(absolute(iso)).args(["-boot", "d"]);
+}
+
+/// A file as QEMU finds it, which runs in another directory.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A path in an option list, where a comma is doubled.
