@@ -51,6 +51,8 @@ pub struct RingHead {
     pub written: u64,
     /// Bytes ever forgotten at the word of `log_read`'s caller.
     pub taken: u64,
+    /// Where the oldest record that is still whole begins, as bytes ever written; `written` where none is.
+    pub oldest: u64,
     /// Epitaph: bytes of UTF-8 text in `epitaph`, 0 while the core lives.
     pub epitaph_length: u64,
     /// Why the core stopped.
@@ -63,6 +65,6 @@ pub const EPITAPH: usize = 192;
 /// name that no frame begins with. The bytes of the records follow as u64, then the records as they stand in the ring.
 pub const LAST_RECORDS: [u8; 17] = *b"\0PORTCULLIS-END-1";
 /// First bytes of the ring.
-pub const RING_MAGIC: [u8; 16] = *b"PORTCULLIS-LOG-1";
+pub const RING_MAGIC: [u8; 16] = *b"PORTCULLIS-LOG-2";
 
-static_assertions::const_assert_eq!(size_of::<RingHead>(), 240);
+static_assertions::const_assert_eq!(size_of::<RingHead>(), 248);

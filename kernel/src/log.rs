@@ -80,6 +80,11 @@ impl Ring {
             return false;
         }
         self.origins[partition].held = held;
+        // What is about to be overwritten is no record any more.
+        while self.head.written.wrapping_add(size as u64).wrapping_sub(self.head.oldest) > CAPACITY as u64 {
+            let (_, gone) = self.head_at(self.head.oldest.wrapping_sub(self.head.taken) as usize);
+            self.head.oldest = self.head.oldest.wrapping_add(gone as u64);
+        }
         let head =
             RecordHead { length: length as u16, partition, kind, generation, sequence: self.sequence, tsc: cpu::tsc() };
         self.sequence = self.sequence.wrapping_add(1);
@@ -100,10 +105,14 @@ impl Ring {
 
     /// Head and size of the record at `offset` behind what was taken.
     fn at(&self, offset: usize) -> Option<(RecordHead, usize)> {
+        (offset < self.used()).then(|| self.head_at(offset))
+    }
+
+    /// The same where a record is sure to be; an offset below zero is before what was taken.
+    fn head_at(&self, offset: usize) -> (RecordHead, usize) {
         let mut head = RecordHead::default();
         self.peek(offset, head.as_mut_bytes());
-        let size = HEAD.wrapping_add((head.length as usize).next_multiple_of(8));
-        (offset < self.used()).then_some((head, size))
+        (head, HEAD.wrapping_add((head.length as usize).next_multiple_of(8)))
     }
 
     /// Forget the records whose sequence is below `below`, and copy whole ones behind them into `into`; returns
@@ -200,6 +209,28 @@ mod tests {
             let (head, rest) = RecordHead::read_from_prefix(&out[..length]).unwrap();
             assert_eq!((head.sequence, head.partition, head.length as usize), (round, 3, text.len()));
             assert_eq!(&rest[..text.len()], &text[..]);
+        }
+    }
+
+    #[test]
+    fn the_oldest_whole_record_is_known_however_often_the_ring_was_overwritten() {
+        let mut ring = Ring::EMPTY;
+        let mut out = [0u8; 1024];
+        for round in 0..4000u64 {
+            let text = vec![round as u8; (round * 7 % 400) as usize];
+            assert!(ring.append(3, 1, payload::DEFMT, [&text, &[]]));
+            ring.take(round, &mut out);
+            let (oldest, written) = (ring.head.oldest, ring.head.written);
+            assert!(oldest <= ring.head.taken && written - oldest <= CAPACITY as u64);
+            // Less than one record of the greatest size is given up beyond what was overwritten.
+            assert!(written <= CAPACITY as u64 || written - oldest > CAPACITY as u64 - 512);
+            let (mut at, mut last) = (oldest, None);
+            while at < written {
+                let (head, size) = ring.head_at(at.wrapping_sub(ring.head.taken) as usize);
+                assert!(last.is_none_or(|last| head.sequence == last + 1));
+                (at, last) = (at + size as u64, Some(head.sequence));
+            }
+            assert_eq!((at, last), (written, Some(round)));
         }
     }
 
