@@ -40,6 +40,12 @@ fn checkout(root: &Path, name: &str) {
     }
 }
 
+/// Copies the program. Another process does it: a file that this one had open for writing would be busy as long as a
+/// process that another test starts meanwhile holds it.
+fn copy_tool(to: &Path) {
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_portcullis-build")).arg(to).status().unwrap().success());
+}
+
 #[test]
 fn a_checkout_that_was_moved_or_copied_works_in_its_own_place() {
     let directory = tempfile::tempdir().unwrap();
@@ -54,7 +60,7 @@ fn a_checkout_that_was_moved_or_copied_works_in_its_own_place() {
     // The program itself, copied along.
     let copied = directory.path().join("target/debug/portcullis-build");
     std::fs::create_dir_all(copied.parent().unwrap()).unwrap();
-    std::fs::copy(env!("CARGO_BIN_EXE_portcullis-build"), &copied).unwrap();
+    copy_tool(&copied);
     let graph = drawn(Command::new(&copied).env_remove("CARGO_MANIFEST_DIR"));
     assert!(graph.contains("moved"), "{graph}");
 }
@@ -63,7 +69,7 @@ fn a_checkout_that_was_moved_or_copied_works_in_its_own_place() {
 fn outside_of_every_checkout_the_tool_says_where_to_run_it() {
     let directory = tempfile::tempdir().unwrap();
     let alone = directory.path().join("portcullis-build");
-    std::fs::copy(env!("CARGO_BIN_EXE_portcullis-build"), &alone).unwrap();
+    copy_tool(&alone);
     let output = Command::new(&alone).arg("graph").env_remove("CARGO_MANIFEST_DIR").current_dir("/").output().unwrap();
     assert!(one_line(&output).contains("run `cargo xtask` in a checkout"));
 }
