@@ -325,6 +325,7 @@ entry_trap:                         // an exception in ring 0, a double fault or
     call {trap}
     ud2
 
+    .global entry_barrier
 entry_barrier:                      // all registers are saved, and nothing returned yet; changes RAX, RCX, RDX
     lfence                          // the call that led here is done, so the next return is predicted by it
     test dword ptr gs:[{mitigations}], {ibpb_entry}

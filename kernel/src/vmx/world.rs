@@ -48,6 +48,7 @@ pub unsafe fn enter(registers: &mut [u64; 16], mut rax: u64, launched: bool) -> 
             "4: pop rsi", // the instruction failed, the registers are as they were
             "mov ecx, {refused}",
             "jmp 6f",
+            ".global vmx_exit",
             "vmx_exit:",
             "xchg rsi, [rsp]",
             each_guest_register!("mov [rsi + at], \\register"),
