@@ -172,7 +172,6 @@ static FAULTS: &[Fault] = &[
     misused("msr read past the range", Call::MsrRead, misuse::RIGHT, || msr(Call::MsrRead, "msr-read", 0xe8)),
     misused("msr read past 32 bits", Call::MsrRead, misuse::RIGHT, || msr(Call::MsrRead, "msr-read", 0x1_0000_00e7)),
     misused("msr write without the right", Call::MsrWrite, misuse::RIGHT, || msr(Call::MsrWrite, "msr-read", 0xe7)),
-    misused("msr read without the right", Call::MsrRead, misuse::RIGHT, || msr(Call::MsrRead, "msr-write", 0xe8)),
     misused("status in an empty slot", Call::PartitionStatus, misuse::SLOT, || {
         raw(Call::PartitionStatus as u64, [EMPTY, 0, 0, 0])
     }),
