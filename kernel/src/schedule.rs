@@ -5,7 +5,7 @@
 //! priority, and a caller that finds the callee busy helps it along, without any queue being sorted.
 
 use crate::arch::{apic, cpu};
-use crate::object::account::of_vcpu;
+use crate::object::account::{Account, of_vcpu};
 use crate::object::partition::Life;
 use crate::object::{VcpuState, Work};
 use crate::state::{Core, NOBODY};
@@ -165,6 +165,29 @@ impl Core {
         }
         (self.payer, self.clock.level) = (best, highest.0);
         self.reschedule = false;
+    }
+
+    /// vCPU `vcpu` waits for another: the next of its VM that has work takes over its turn, the rest of its slice, and the
+    /// budget that pays for it. The VM as a whole gives nothing up.
+    #[inline(never)]
+    pub fn yield_to_sibling(&mut self, vcpu: u8) {
+        self.charge(cpu::tsc());
+        let (vm, own) = (&self.vms[self.vcpus[vcpu].vm], of_vcpu(vcpu));
+        let all = vm.vcpus();
+        let mut others = (vcpu.wrapping_add(1)..all.end).chain(all.start..vcpu).map(of_vcpu);
+        let Some(next) = others.find(|index| self.active >> (index & 63) & 1 != 0 && self.resolve(*index).is_some())
+        else {
+            return;
+        };
+        let Account { left, slice_left, turn, .. } = self.accounts[own];
+        let given = slice_left.min(left).max(0);
+        self.accounts[own].left = left.saturating_sub(given);
+        let sibling = &mut self.accounts[next];
+        (sibling.turn, sibling.slice_left) = (turn, slice_left);
+        sibling.left = sibling.left.saturating_add(given);
+        self.clock.turns = self.clock.turns.wrapping_add(1);
+        (self.accounts[own].turn, self.accounts[own].slice_left) = (self.clock.turns, 0);
+        self.reschedule = true;
     }
 
     /// Give up the rest of the payer's slice: equals come first.

@@ -10,6 +10,7 @@ use crate::schedule::Runner;
 use crate::state::{Core, NOBODY};
 use portcullis_ipc::exit::Reason;
 use portcullis_ipc::image::{CapabilityRecord, kind};
+use portcullis_ipc::limits;
 use portcullis_ipc::syscall::{Call, Resume, rights};
 use std::cell::Cell;
 use zerocopy::FromZeros;
@@ -42,6 +43,8 @@ pub enum Then {
     Call,
     /// A vCPU leaves its guest.
     Exit,
+    /// A vCPU leaves its guest because it waits for another.
+    Pause,
     /// A vCPU waits for a recall.
     Park,
 }
@@ -69,6 +72,7 @@ pub struct Simulation {
     /// Longest time between two turns of each.
     pub gap: [u64; ACCOUNTS],
     last: [u64; ACCOUNTS],
+    pauses: [bool; limits::VCPUS],
 }
 
 #[repr(align(4096))]
@@ -90,7 +94,9 @@ impl Simulation {
         (core.payer, core.domain, core.reschedule, core.clock.since) = (NOBODY, NOBODY, true, now());
         let habit = Habit { work: 1, then: Then::Spin, left: 1 };
         let none = [0; ACCOUNTS];
-        Self { core, habits: [habit; ACCOUNTS], ran: none, paid: none, done: none, idle: 0, gap: none, last: none }
+        let pauses = [false; limits::VCPUS];
+        let habits = [habit; ACCOUNTS];
+        Self { core, habits, ran: none, paid: none, done: none, idle: 0, gap: none, last: none, pauses }
     }
 
     /// Account `index`: `percent` of each period, at `priority`.
@@ -196,13 +202,15 @@ impl Simulation {
         match (runner, then) {
             (Runner::Vcpu(vcpu), Then::Park) => self.core.park(vcpu),
             (Runner::Vcpu(vcpu), _) => {
+                self.pauses[usize::from(vcpu)] = then == Then::Pause;
                 assert_eq!(self.core.vcpus[vcpu].state, VcpuState::Ready);
                 self.core.exit(vcpu, Exit { reason: Reason::Hypercall, qualification: [0; 3], next_rip: 0 });
             }
             (Runner::Thread(index), Then::Call) => self.call(index, Call::Call, [1 << 32, 0, 0]),
             (Runner::Thread(index), _) => match self.core.partitions[index].thread.work {
                 Work::Exit(vcpu) => {
-                    self.call(index, Call::VcpuResume, [1 | u64::from(vcpu) << 16, Resume::THEN_WAIT, 0])
+                    let action = if self.pauses[usize::from(vcpu)] { Resume::YIELD } else { Resume::ENTER };
+                    self.call(index, Call::VcpuResume, [1 | u64::from(vcpu) << 16, action | Resume::THEN_WAIT, 0]);
                 }
                 Work::Call(_) => self.call(index, Call::ReplyWait, [0; 3]),
                 _ => self.call(index, Call::Wait, [0; 3]),

@@ -223,7 +223,7 @@ fn capability_record(partition: usize, slot: usize, capability: &Capability) -> 
 
 fn vm_record(vm: &Vm) -> VmRecord {
     let rdtsc = if vm.intercept_rdtsc { feature::INTERCEPT_RDTSC } else { 0 };
-    let pause = if vm.intercept_pause { feature::INTERCEPT_PAUSE } else { 0 };
+    let pause = if vm.intercept_pause.unwrap_or(vm.vcpus.len() > 1) { feature::INTERCEPT_PAUSE } else { 0 };
     VmRecord {
         name: name24(&vm.name),
         vmexit: vm.vmexit,

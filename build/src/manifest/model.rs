@@ -206,8 +206,8 @@ pub struct Vm {
     pub xcr0: u64,
     /// RDTSC exits.
     pub intercept_rdtsc: bool,
-    /// PAUSE exits.
-    pub intercept_pause: bool,
+    /// PAUSE exits; `None`: where there are several vCPUs, because one that spins then waits for another.
+    pub intercept_pause: Option<bool>,
     /// vCPUs.
     pub vcpus: Vec<Vcpu>,
 }

@@ -205,7 +205,7 @@ pub struct VmTable {
     /// RDTSC exits.
     #[serde(default)]
     pub intercept_rdtsc: Option<Spanned<bool>>,
-    /// PAUSE exits.
+    /// PAUSE exits; without it, where there are several vCPUs.
     #[serde(default)]
     pub intercept_pause: Option<Spanned<bool>>,
     /// vCPUs.

@@ -56,7 +56,7 @@ pub fn resolve(table: &Spanned<VmTable>, names: &Names, report: &mut Report) -> 
         memory_pages: memory / layout::PAGE as u64,
         xcr0,
         intercept_rdtsc: flag(&raw.intercept_rdtsc),
-        intercept_pause: flag(&raw.intercept_pause),
+        intercept_pause: raw.intercept_pause.as_ref().map(|found| *found.get_ref()),
         vcpus: raw.vcpus.iter().map(|table| resolve_vcpu(table, report)).collect(),
     };
     check_conflicts(raw, &vm, report);

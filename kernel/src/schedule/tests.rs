@@ -187,3 +187,41 @@ fn time_in_which_the_processor_was_held_up_is_nobodys() {
     }
     assert_eq!(machine.core.partitions[0].life, Life::Alive);
 }
+
+/// A VM of two vCPUs of 20 % that wait for each other all the time, beside a spinner of 50 %: the longest time between two
+/// turns of a vCPU, and what VM and spinner get in tenths of a percent.
+fn waiting_for_each_other(spinner: bool) -> (u64, u64, u64) {
+    let mut machine = Simulation::new();
+    machine.partition(0, 1, (20, Then::Answer), 1_000, NO_LIMIT);
+    if spinner {
+        machine.partition(1, 50, SPIN, 0, NO_LIMIT);
+    }
+    machine.vm(0, 2, 20, (10, Then::Pause));
+    machine.run(100 * PERIOD);
+    let gap = [0, 1].map(|vcpu| machine.gap[usize::from(of_vcpu(vcpu))]);
+    let share = |ran: u64| machine.share(ran, 1_000_000);
+    (gap[0].max(gap[1]), share(machine.ran[0] + machine.ran[32] + machine.ran[33]), share(machine.ran[1]))
+}
+
+#[test]
+fn a_vcpu_that_waits_for_another_of_its_vm_hands_its_time_over() {
+    let (gap, vm, _) = waiting_for_each_other(false);
+    assert!(gap <= 100 && vm >= 990, "{gap} {vm}");
+}
+
+#[test]
+fn a_vm_whose_vcpus_hand_time_over_gives_nothing_to_others_and_takes_nothing() {
+    let (_, vm, spinner) = waiting_for_each_other(true);
+    assert!(vm >= 395 && spinner >= 495, "{vm} {spinner}");
+}
+
+#[test]
+fn a_vcpu_that_pauses_and_has_no_sibling_with_work_goes_on() {
+    let mut machine = Simulation::new();
+    machine.partition(0, 1, (20, Then::Answer), 1_000, NO_LIMIT);
+    machine.partition(1, 50, SPIN, 0, NO_LIMIT);
+    machine.vm(0, 1, 40, (10, Then::Pause));
+    machine.run(20 * PERIOD);
+    let vm = machine.share(machine.ran[0] + machine.ran[32], 1_000_000);
+    assert!(vm >= 395, "{vm}");
+}

@@ -61,7 +61,7 @@ impl Core {
             self.port_exit(vcpu, access);
         }
         if word.action() == Resume::YIELD {
-            self.yield_slice();
+            self.yield_to_sibling(vcpu);
         }
         if word.then_wait() {
             if answers {

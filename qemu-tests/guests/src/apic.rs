@@ -115,6 +115,13 @@ const HANDLER: &[u8] = &[
     0x66, 0x31, 0xc0, 0x66, 0x31, 0xd2, 0x0f, 0x30, 0xcf, // xor eax, eax; xor edx, edx; wrmsr; iret
 ];
 const HANDLER_AT: u64 = ENTRY + 0x100;
+/// The end of a handler that sends interrupt 0x32 to processor 0 before it returns.
+const ANSWER: &[u8] = &[
+    0x66, 0xb9, 0x30, 0x08, 0, 0, // mov ecx, 0x830
+    0x66, 0xb8, 0x32, 0, 0, 0, 0x66, 0x31, 0xd2, 0x0f, 0x30, 0xcf, // mov eax, 0x32; xor edx, edx; wrmsr; iret
+];
+/// The end of [`REAL`] that waits with PAUSE.
+const SPINS: &[u8] = &[0xfb, 0xf3, 0x90, 0xeb, 0xfb]; // sti; pause; jmp back
 /// 64-bit code of a further processor, from the mailbox: counts its start and stays.
 const LONG: &[u8] = &[
     0xf0, 0x66, 0xff, 0x04, 0x25, 0x00, 0x7e, 0, 0, // lock inc word [0x7e00]
@@ -133,6 +140,13 @@ pub fn prepare() {
     poke(INTERRUPTS, 0u16);
     // The handler in the interrupt vector table of real mode.
     poke(0x31 * 4, HANDLER_AT as u32);
+}
+
+/// The same for a processor that spins with PAUSE, and answers each interrupt with 0x32 to processor 0.
+pub fn prepare_answers() {
+    prepare();
+    place(ENTRY + REAL.len() as u64 - 4, SPINS);
+    place(HANDLER_AT + HANDLER.len() as u64 - 1, ANSWER);
 }
 
 /// Starts the processor with this APIC id by INIT and two start-ups.

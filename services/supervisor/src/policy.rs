@@ -59,7 +59,15 @@ pub struct Child {
     last: Option<u64>,
     /// An end was seen; the restart may be made from this TSC value on.
     due: Option<u64>,
+    /// How the last instance ended, and how many in a row ended so.
+    alike: (Way, u32),
 }
+
+/// How an instance ended: cause and phase of its record.
+pub type Way = (u8, u8);
+
+/// So many ends alike in a row are no accident: each instance is given the same piece of work.
+pub const ALIKE: u32 = 3;
 
 impl Child {
     /// A partition that was restarted `restarts` times since boot, as a supervisor that starts at `now`
@@ -68,12 +76,20 @@ impl Child {
     pub fn found(restarts: u32, now: u64, limits: &Limits) -> Self {
         let last = (restarts > 0).then_some(now);
         let most = limits.give_up.checked_sub(1).unwrap_or(u32::MAX);
-        Self { row: restarts.min(most), last, due: None }
+        Self { row: restarts.min(most), last, ..Self::default() }
     }
 
     /// Restarts in a row.
     pub fn row(&self) -> u32 {
         self.row
+    }
+
+    /// An end was seen, and [`Child::look`] has judged it: how many in a row ended this way, this one included.
+    pub fn alike(&mut self, way: Way) -> u32 {
+        let (before, count) = self.alike;
+        let count = if self.row > 0 && before == way { count.saturating_add(1) } else { 1 };
+        self.alike = (way, count);
+        count
     }
 
     /// Whether an end was seen that is not yet answered by a restart.
@@ -156,6 +172,21 @@ mod tests {
         assert_eq!(child.look(Seen::Ended, 0, &limits), Action::Wait(10));
         child.restarted(10);
         assert_eq!(child.look(Seen::Ended, 10, &limits), Action::Abandon);
+    }
+
+    #[test]
+    fn ends_alike_are_counted_until_one_differs_or_the_partition_stayed_up() {
+        let mut child = Child::default();
+        let (mut now, mut counts) = (0, Vec::new());
+        for (way, pause) in
+            [((4, 3), 0), ((4, 3), 10), ((4, 3), 20), ((1, 3), 40), ((4, 3), 80), ((4, 3), LIMITS.stable)]
+        {
+            now += pause;
+            child.look(Seen::Ended, now, &LIMITS);
+            counts.push(child.alike(way));
+            child.restarted(now);
+        }
+        assert_eq!(counts, [1, 2, 3, 1, 1, 1]);
     }
 
     #[test]

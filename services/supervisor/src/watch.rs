@@ -1,6 +1,6 @@
 //! The supervisor at work: status in, policy asked, restart out.
 
-use crate::policy::{Action, Child, Limits, Seen};
+use crate::policy::{ALIKE, Action, Child, Limits, Seen};
 use arrayvec::ArrayVec;
 use portcullis_ipc::limits::PARTITIONS;
 use portcullis_ipc::record::{Status, cause, state};
@@ -79,6 +79,14 @@ fn look_at(partition: &Partition, child: &mut Child, status: &Status, limits: &L
     let action = child.look(seen, now, limits);
     if seen == Seen::Ended && fresh {
         log_end(partition.name, status);
+        let alike = child.alike((status.cause, status.phase));
+        if alike >= ALIKE {
+            defmt::error!(
+                "{=str} ended so {=u32} times in a row: the same work is given to each instance, and none ends it",
+                partition.name,
+                alike
+            );
+        }
     }
     let generation = u32::from_le_bytes(status.generation);
     match action {
