@@ -37,6 +37,7 @@ const GUESTS: &[&str] = &[
     "guest-echo",
     "guest-fuzz",
     "guest-mailbox",
+    "guest-pingpong",
     "guest-pulse",
     "guest-interrupts",
 ];
