@@ -5,7 +5,7 @@
 //! priority, and a caller that finds the callee busy helps it along, without any queue being sorted.
 
 use crate::arch::{apic, cpu};
-use crate::object::account::{Account, of_vcpu};
+use crate::object::account::of_vcpu;
 use crate::object::partition::Life;
 use crate::object::{VcpuState, Work};
 use crate::state::{Core, NOBODY};
@@ -167,27 +167,26 @@ impl Core {
         self.reschedule = false;
     }
 
-    /// vCPU `vcpu` waits for another: the next of its VM that has work takes over its turn, the rest of its slice, and the
-    /// budget that pays for it. The VM as a whole gives nothing up.
+    /// vCPU `vcpu`, which pays, waits for another: the next of its VM that has work takes over its turn, the rest of its slice,
+    /// and the budget that pays for it. The VM as a whole gives nothing up.
     #[inline(never)]
     pub fn yield_to_sibling(&mut self, vcpu: u8) {
-        self.charge(cpu::tsc());
         let (vm, own) = (&self.vms[self.vcpus[vcpu].vm], of_vcpu(vcpu));
-        let all = vm.vcpus();
-        let mut others = (vcpu.wrapping_add(1)..all.end).chain(all.start..vcpu).map(of_vcpu);
-        let Some(next) = others.find(|index| self.active >> (index & 63) & 1 != 0 && self.resolve(*index).is_some())
-        else {
+        let all = 1u64.wrapping_shl(vm.vcpu_count.into()).wrapping_sub(1).wrapping_shl(of_vcpu(vm.first_vcpu).into());
+        let others = (self.active & all & !1u64.wrapping_shl(own.into())).rotate_right(own.into());
+        if others == 0 || self.payer != own {
             return;
-        };
-        let Account { left, slice_left, turn, .. } = self.accounts[own];
-        let given = slice_left.min(left).max(0);
-        self.accounts[own].left = left.saturating_sub(given);
+        }
+        let next = own.wrapping_add(others.trailing_zeros() as u8);
+        self.charge(cpu::tsc());
+        let account = &mut self.accounts[own];
+        let (turn, slice) = (account.turn, account.slice_left);
+        let given = slice.min(account.left).max(0);
+        account.left = account.left.wrapping_sub(given);
         let sibling = &mut self.accounts[next];
-        (sibling.turn, sibling.slice_left) = (turn, slice_left);
-        sibling.left = sibling.left.saturating_add(given);
-        self.clock.turns = self.clock.turns.wrapping_add(1);
-        (self.accounts[own].turn, self.accounts[own].slice_left) = (self.clock.turns, 0);
-        self.reschedule = true;
+        (sibling.turn, sibling.slice_left) = (turn, slice);
+        sibling.left = sibling.left.wrapping_add(given);
+        self.yield_slice();
     }
 
     /// Give up the rest of the payer's slice: equals come first.
