@@ -9,6 +9,7 @@ use portcullis_qemu_tests::chosen::Chosen;
 use portcullis_qemu_tests::clock::{self, Rate};
 use portcullis_qemu_tests::debian::{Kill, Scenario};
 use portcullis_qemu_tests::directives::Directives;
+use portcullis_qemu_tests::pace;
 use portcullis_qemu_tests::place::{self, Place};
 use portcullis_qemu_tests::trial;
 use std::process::ExitCode;
@@ -30,6 +31,8 @@ struct Plan {
     forbid: &'static [&'static str],
     /// Whether the guest says its time, which must be right.
     clock: bool,
+    /// Whether the guest says how long its work took, which is compared with the bare emulator.
+    pace: bool,
     /// Only on demand.
     long: bool,
 }
@@ -59,6 +62,7 @@ fn plans() -> Vec<Plan> {
         expect: &[DONE],
         forbid: &NEVER,
         clock: false,
+        pace: false,
         long: false,
     };
     let long = |plan| Plan { long: true, ..plan };
@@ -70,6 +74,7 @@ fn plans() -> Vec<Plan> {
         plan("two-vcpus-sipi", Scenario { tests: &["processors", "hygiene"], ..two() }, 400),
         plan("two-vcpus-mailbox", Scenario { tests: &["processors"], ap_start: "mailbox", ..two() }, 400),
         Plan { clock: true, ..plan("clock", Scenario { tests: &["clock"], ..base() }, 400) },
+        long(Plan { pace: true, ..plan("pace", Scenario { tests: &["pace"], append: "quiet", ..base() }, 900) }),
         long(plan("linux32", Scenario { entry: Entry::Linux32, ..base() }, 400)),
         Plan {
             expect: &["about to restart", DONE],
@@ -181,6 +186,7 @@ fn run(plan: &Plan) -> anyhow::Result<()> {
         forbid: plan.forbid.iter().map(|text| (*text).to_owned()).collect(),
         // What the audit looks at does not depend on the guest; capturing this much memory takes long.
         audit: false,
+        icount: plan.pace,
         ..Directives::default()
     };
     let report = trial::run_at(&image, &plan.place.adapt(directives), plan.place)?;
@@ -190,6 +196,10 @@ fn run(plan: &Plan) -> anyhow::Result<()> {
         println!("the guest's clock was {:+.4} % off in {seconds:.1} s", error * 100.0);
         anyhow::ensure!(seconds >= CLOCK_SECONDS, "{seconds:.1} s are less than {CLOCK_SECONDS} s");
         anyhow::ensure!(error.abs() <= CLOCK_ERROR, "that is more than {} %", CLOCK_ERROR * 100.0);
+    }
+    if plan.pace {
+        let bare = pace::bare(&plan.scenario, Duration::from_secs(plan.seconds))?;
+        println!("{}", pace::compare(&pace::said(report.transcript.iter().map(|line| line.text.as_str())), &bare)?);
     }
     Ok(())
 }
