@@ -3,7 +3,7 @@
 
 use anyhow::Context;
 use portcullis_build::guest::kernel::{self, Entry};
-use portcullis_build::guest::overrides::{Overrides, set_config};
+use portcullis_build::guest::overrides::{Overrides, config, set_config};
 use portcullis_build::guest::{self, kernels};
 use portcullis_build::manifest::{self, Blob, Capability, Object, Partition, System};
 use portcullis_build::workspace;
@@ -16,8 +16,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Scenario {
     /// Tests inside, by name.
     pub tests: &'static [&'static str],
-    /// Text behind the kernel's command line.
+    /// Text after the kernel's command line.
     pub append: &'static str,
+    /// Bytes of the kernel's command line; `None`: as many as it takes.
+    pub line: Option<usize>,
+    /// Platform version; `None`: the manifest's.
+    pub platform: Option<u16>,
     /// Number of vCPUs.
     pub vcpus: usize,
     /// Guest memory, MiB; `None`: the manifest's.
@@ -50,6 +54,8 @@ impl Default for Scenario {
         Self {
             tests: &[],
             append: "",
+            line: None,
+            platform: None,
             vcpus: 1,
             memory_mib: None,
             kernel: kernels::USUAL.name,
@@ -61,6 +67,13 @@ impl Default for Scenario {
     }
 }
 
+/// UUID of the machine.
+const UUID: &str = "564d8e67-1234-0001-0203-0405060708ff";
+/// As a guest reads it where the first three fields are written in the order of the text, as VMware does.
+const UUID_SWAPPED: &str = "678e4d56-3412-0100-0203-0405060708ff";
+/// The serial number that VMware makes of it, `_` for a blank.
+const SERIAL: &str = "VMware-56_4d_8e_67_12_34_00_01-02_03_04_05_06_07_08_ff";
+
 /// Budget of a partition that kills, microseconds of a period of 100 ms; the guest's vCPUs give it up.
 const KILLER_US: u32 = 500;
 
@@ -71,7 +84,8 @@ impl Scenario {
     /// What is wrong with the manifest or the wishes.
     pub fn system(&self) -> anyhow::Result<System> {
         let mut system = manifest::load(&workspace::root().join("systems/debian.toml"))?;
-        let append = format!("{} {}", self.command_line(), self.append);
+        let uuid = self.set_machine(&mut system);
+        let append = self.append(&system, &uuid)?;
         let entry = (self.entry != Entry::Pvh).then_some(self.entry);
         let (append, vcpus, memory_mib) = (Some(append), Some(self.vcpus), self.memory_mib);
         Overrides { entry, append, vcpus, memory_mib, ..Overrides::default() }.apply(&mut system)?;
@@ -100,6 +114,29 @@ impl Scenario {
         Ok(())
     }
 
+    /// Gives the VM its platform version and UUID; returns the UUID as its guest reads it.
+    fn set_machine(&self, system: &mut System) -> String {
+        let Some(vm) = system.vms.first_mut() else { return String::new() };
+        vm.platform = self.platform.unwrap_or(vm.platform);
+        let as_vmware = vm.platform >= 2 && vm.hardware_version >= 13;
+        if let Some(vmexit) = system.partitions.get_mut(usize::from(vm.vmexit)) {
+            set_config(vmexit, "uuid", UUID);
+        }
+        if as_vmware { UUID_SWAPPED } else { UUID }.to_owned()
+    }
+
+    /// What comes after the manifest's own command line: filled up to the length that is wanted, which ends it.
+    fn append(&self, system: &System, uuid: &str) -> anyhow::Result<String> {
+        let text = format!("{} portcullis.uuid={uuid} {}", self.command_line(), self.append);
+        let Some(line) = self.line else { return Ok(text) };
+        let vmexit = system.vms.first().and_then(|vm| system.partitions.get(usize::from(vm.vmexit)));
+        let own = vmexit.and_then(|vmexit| config(vmexit, "guest.append")).unwrap_or_default();
+        let text = |fill: &str| format!("{text} portcullis.fill={fill} portcullis.line={line}");
+        let least = own.len() + 1 + text("").len();
+        let fill = line.checked_sub(least).with_context(|| format!("a line of {line} bytes has at least {least}"))?;
+        Ok(text(&"x".repeat(fill)))
+    }
+
     fn command_line(&self) -> String {
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let (processors, last) = (self.vcpus, self.vcpus.saturating_sub(1));
@@ -109,7 +146,8 @@ impl Scenario {
             tests => format!("test:{}", tests.join(",")),
         };
         format!(
-            "portcullis.run={run} portcullis.epoch={epoch} portcullis.processors={processors} portcullis.online={online}"
+            "portcullis.run={run} portcullis.epoch={epoch} portcullis.processors={processors} \
+             portcullis.online={online} portcullis.serial={SERIAL}"
         )
     }
 }
@@ -163,6 +201,7 @@ fn add_killer(system: &mut System, kill: &Kill) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use portcullis_build::guest::overrides::MOST_COMMAND_LINE;
 
     const TWO: [Kill; 2] =
         [Kill { service: "vmexit0", after: 1, every: 500 }, Kill { service: "vmport-rpc", after: 1, every: 300 }];
@@ -194,6 +233,21 @@ mod tests {
             assert!(vmexit.config.contains(text), "{text} in {}", vmexit.config);
         }
         assert!(vmexit.blobs.iter().any(|blob| blob.file == "debian-tests"));
+    }
+
+    #[test]
+    fn a_command_line_is_filled_up_to_what_linux_takes_and_no_further() {
+        let line = |line| {
+            let scenario = Scenario { tests: &["machine"], platform: Some(1), line: Some(line), ..Scenario::default() };
+            let system = scenario.system()?;
+            let vmexit = &system.partitions[usize::from(system.vms[0].vmexit)];
+            Ok::<_, anyhow::Error>(config(vmexit, "guest.append").unwrap_or_default().to_owned())
+        };
+        let longest = line(MOST_COMMAND_LINE).unwrap();
+        assert_eq!(longest.len(), 2047);
+        assert!(longest.contains(UUID) && longest.ends_with(" portcullis.line=2047"), "{longest}");
+        assert!(line(2048).unwrap_err().to_string().contains("has 2048 bytes"));
+        assert!(line(20).is_err());
     }
 
     #[test]

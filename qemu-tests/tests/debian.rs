@@ -4,6 +4,7 @@
 
 use libtest_mimic::{Failed, Trial};
 use portcullis_build::guest::kernel::Entry;
+use portcullis_build::guest::overrides::MOST_COMMAND_LINE;
 use portcullis_build::{build, image, setup, workspace};
 use portcullis_qemu_tests::chosen::Chosen;
 use portcullis_qemu_tests::clock::{self, Rate};
@@ -70,8 +71,17 @@ fn plans() -> Vec<Plan> {
     let mut plans = vec![
         long(plan("demo", base(), 240)),
         long(Plan { place: place::SKYLAKE, ..plan("demo", base(), 900) }),
-        plan("one-vcpu", Scenario { tests: &["tools", "hygiene"], ..base() }, 400),
-        plan("two-vcpus-sipi", Scenario { tests: &["processors", "hygiene"], ..two() }, 400),
+        plan("one-vcpu", Scenario { tests: &["machine", "tools", "hygiene"], ..base() }, 400),
+        plan(
+            "two-vcpus-sipi",
+            Scenario {
+                tests: &["machine", "processors", "hygiene"],
+                platform: Some(1),
+                line: Some(MOST_COMMAND_LINE),
+                ..two()
+            },
+            400,
+        ),
         plan("two-vcpus-mailbox", Scenario { tests: &["processors"], ap_start: "mailbox", ..two() }, 400),
         Plan { clock: true, ..plan("clock", Scenario { tests: &["clock"], ..base() }, 400) },
         long(Plan { pace: true, ..plan("pace", Scenario { tests: &["pace"], append: "quiet", ..base() }, 900) }),
