@@ -6,9 +6,11 @@ use portcullis_build::guest::kernel::{self, Entry};
 use portcullis_build::guest::overrides::{Overrides, config, set_config};
 use portcullis_build::guest::{self, kernels};
 use portcullis_build::manifest::{self, Blob, Capability, Object, Partition, System};
+use portcullis_build::run::options::Options;
 use portcullis_build::workspace;
 use portcullis_ipc::image::rank;
 use portcullis_ipc::syscall::rights;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What a trial wants.
@@ -30,6 +32,8 @@ pub struct Scenario {
     pub kernel: &'static str,
     /// RAM disk, likewise.
     pub disk: &'static str,
+    /// Guestinfo that is there from the start: keys, and files of the tool's sources with the values.
+    pub guestinfo: &'static [(&'static str, &'static str)],
     /// How the usual kernel is entered; the others in the best way that fits.
     pub entry: Entry,
     /// How further processors are started.
@@ -60,6 +64,7 @@ impl Default for Scenario {
             memory_mib: None,
             kernel: kernels::USUAL.name,
             disk: "debian-tests",
+            guestinfo: &[],
             entry: Entry::Pvh,
             ap_start: "sipi",
             kills: &[],
@@ -78,11 +83,11 @@ const SERIAL: &str = "VMware-56_4d_8e_67_12_34_00_01-02_03_04_05_06_07_08_ff";
 const KILLER_US: u32 = 500;
 
 impl Scenario {
-    /// The system of this trial.
+    /// The system of this trial; the files that its wishes make are made in `place`.
     ///
     /// # Errors
     /// What is wrong with the manifest or the wishes.
-    pub fn system(&self) -> anyhow::Result<System> {
+    pub fn system(&self, place: &Path) -> anyhow::Result<System> {
         let mut system = manifest::load(&workspace::root().join("systems/debian.toml"))?;
         let uuid = self.set_machine(&mut system);
         let append = self.append(&system, &uuid)?;
@@ -97,6 +102,11 @@ impl Scenario {
             if self.kernel != kernels::USUAL.name {
                 self.set_kernel(vmexit)?;
             }
+        }
+        if !self.guestinfo.is_empty() {
+            let value = |(key, file): &(&str, &str)| format!("{key}=@{}", workspace::root().join(file).display());
+            let values: Vec<String> = self.guestinfo.iter().map(value).collect();
+            Options::with_guestinfo(&values).apply(&mut system, place)?;
         }
         for kill in self.kills {
             add_killer(&mut system, kill)?;
@@ -210,7 +220,7 @@ mod tests {
     #[test]
     fn a_killer_holds_its_victim_and_a_timer_of_its_own() {
         let scenario = Scenario { kills: &TWO, ..Scenario::default() };
-        let system = scenario.system().unwrap();
+        let system = scenario.system(Path::new("/nowhere")).unwrap();
         let timers: Vec<u16> = system
             .partitions
             .iter()
@@ -227,7 +237,7 @@ mod tests {
     #[test]
     fn the_guest_is_told_what_to_run_and_what_to_find() {
         let scenario = Scenario { tests: &["tools", "hygiene"], vcpus: 2, append: "a=1", ..Scenario::default() };
-        let system = scenario.system().unwrap();
+        let system = scenario.system(Path::new("/nowhere")).unwrap();
         let vmexit = &system.partitions[usize::from(system.vms[0].vmexit)];
         for text in ["portcullis.run=test:tools,hygiene ", "portcullis.online=0-1", " a=1\n"] {
             assert!(vmexit.config.contains(text), "{text} in {}", vmexit.config);
@@ -239,7 +249,7 @@ mod tests {
     fn a_command_line_is_filled_up_to_what_linux_takes_and_no_further() {
         let line = |line| {
             let scenario = Scenario { tests: &["machine"], platform: Some(1), line: Some(line), ..Scenario::default() };
-            let system = scenario.system()?;
+            let system = scenario.system(Path::new("/nowhere"))?;
             let vmexit = &system.partitions[usize::from(system.vms[0].vmexit)];
             Ok::<_, anyhow::Error>(config(vmexit, "guest.append").unwrap_or_default().to_owned())
         };
@@ -253,6 +263,6 @@ mod tests {
     #[test]
     fn an_unknown_service_cannot_be_killed() {
         let scenario = Scenario { kills: &NOBODY, ..Scenario::default() };
-        assert!(scenario.system().unwrap_err().to_string().contains("no service nobody"));
+        assert!(scenario.system(Path::new("/nowhere")).unwrap_err().to_string().contains("no service nobody"));
     }
 }

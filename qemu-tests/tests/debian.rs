@@ -114,11 +114,29 @@ fn plans() -> Vec<Plan> {
             forbid: &["Kernel panic", "FAIL"],
             ..plan("halt", Scenario { tests: &["halt"], ..two() }, 400)
         }),
+        long(Plan {
+            forbid: &["Kernel panic", "guest not loaded", "vCPU stopped", "Freezing execution"],
+            ..plan("systemd-root", whole(), 900)
+        }),
     ];
     plans.extend(
         BOOTS.into_iter().map(|boot| Plan { long: boot.long, ..plan(boot.name, boot.scenario(), boot.seconds) }),
     );
     plans
+}
+
+/// Debian's systemd with open-vm-tools and cloud-init, which finds its wishes in guestinfo.
+fn whole() -> Scenario {
+    Scenario {
+        disk: "debian-root",
+        memory_mib: Some(1024),
+        append: "systemd.show_status=yes",
+        guestinfo: &[
+            ("guestinfo.metadata", "build/guest/root/metadata"),
+            ("guestinfo.userdata", "build/guest/root/userdata"),
+        ],
+        ..Scenario::default()
+    }
 }
 
 /// A boot of one of Debian's kernels to the demonstration.
@@ -189,7 +207,7 @@ fn prepare(chosen: &Chosen) -> anyhow::Result<Vec<Trial>> {
 fn run(plan: &Plan) -> anyhow::Result<()> {
     let out = workspace::out_dir().join("tests").join(plan.place.name).join(format!("debian-{}", plan.name));
     let manifest = workspace::root().join("systems/debian.toml");
-    let image = image::assemble(&manifest, plan.scenario.system()?, Some(&out))?;
+    let image = image::assemble(&manifest, plan.scenario.system(&out)?, Some(&out))?;
     let directives = Directives {
         limit: Duration::from_secs(plan.seconds),
         expect: plan.expect.iter().map(|text| (*text).to_owned()).collect(),

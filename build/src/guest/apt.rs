@@ -181,6 +181,19 @@ impl Apt {
         names.iter().map(|name| find(name).ok_or_else(|| Error::Unknown((*name).to_owned()))).collect()
     }
 
+    /// Names of all packages that apt would install for these on a machine that has none.
+    pub fn closure(&self, names: &[&str]) -> Result<Vec<String>, Error> {
+        let directory = cache::directory("packages")?;
+        let nothing = cache::temporary(&directory)?;
+        let status = nothing.path().join("status");
+        cache::write(&status, b"")?;
+        let mut command = self.command("apt-get");
+        command.args(["--simulate", "--no-install-recommends", "-o", "Debug::NoLocking=1"]);
+        command.arg("-o").arg(option("Dir::State::status", &status)).arg("install").args(names);
+        let text = process::output(command.stdout(Stdio::piped()), "apt-get install --simulate")?;
+        Ok(text.lines().filter_map(installed).map(str::to_owned).collect())
+    }
+
     /// The files of packages, downloaded where the cache does not have them.
     pub fn fetch(&self, packages: &[Package]) -> Result<Vec<PathBuf>, Error> {
         let directory = cache::directory("packages")?;
@@ -266,6 +279,11 @@ impl Package {
     }
 }
 
+/// The package of a line of a simulation that would install one.
+fn installed(line: &str) -> Option<&str> {
+    line.strip_prefix("Inst ")?.split([' ', ':']).next()
+}
+
 /// A stanza of the index.
 fn parse(stanza: &str) -> Option<Package> {
     // A line that begins with a blank goes on with the field before it; none of ours does.
@@ -296,6 +314,12 @@ mod tests {
         assert_eq!(package.file(), "a_2%3a1.0-1_amd64.deb");
         assert_eq!((package.bytes, package.digest.as_str()), (12, "00ff"));
         assert_eq!(parse("Package: a\nVersion: 1"), None);
+    }
+
+    #[test]
+    fn a_simulation_names_what_it_would_install() {
+        let text = "Reading...\nInst a (1 Debian:12/x [amd64])\nInst b:amd64 (2 x [all]) []\nConf a (1 x [amd64])";
+        assert_eq!(text.lines().filter_map(installed).collect::<Vec<_>>(), ["a", "b"]);
     }
 
     #[test]

@@ -53,6 +53,12 @@ fn read(stream: impl Read, wanted: impl Fn(&str) -> bool) -> std::io::Result<Tre
         let node = if header.entry_type().is_symlink() {
             let to = entry.link_name()?.unwrap_or_default();
             Node::Link(to.to_string_lossy().into_owned())
+        } else if header.entry_type().is_hard_link() {
+            // A name of a file in the same package, from the root.
+            let Some(to) = entry.link_name()?.and_then(|to| merged(to.to_str()?)) else { continue };
+            Node::Link(format!("/{to}"))
+        } else if header.entry_type().is_dir() {
+            Node::Directory
         } else if header.entry_type().is_file() {
             let program = header.mode()? & 0o111 != 0;
             let mut bytes = Vec::new();
@@ -87,12 +93,16 @@ mod tests {
         };
         add("./bin/x", tar::EntryType::Regular, 0o755, b"x", "");
         add("./usr/lib/y", tar::EntryType::Symlink, 0o777, b"", "z");
+        add("./usr/lib/z", tar::EntryType::Link, 0o755, b"", "./bin/x");
+        add("./var/", tar::EntryType::Directory, 0o755, b"", "");
         add("./usr/share/doc", tar::EntryType::Regular, 0o644, b"doc", "");
         let bytes = builder.into_inner().unwrap();
         let tree = read(&bytes[..], |path| !path.contains("share")).unwrap();
         let expected = [
             ("usr/bin/x".to_owned(), Node::File { bytes: b"x".to_vec(), program: true }),
             ("usr/lib/y".to_owned(), Node::Link("z".to_owned())),
+            ("usr/lib/z".to_owned(), Node::Link("/usr/bin/x".to_owned())),
+            ("var".to_owned(), Node::Directory),
         ];
         assert_eq!(tree, Tree::from(expected));
     }

@@ -2,7 +2,7 @@
 //! user's own in their place.
 //!
 //! `apt` finds and downloads packages, `archive` unpacks them, `select` picks files, `cpio` writes the RAM
-//! disk; `kernels` names Debian's kernels; `bzimage`, `payload` and `kernel` turn one into what the guest loader gets;
+//! disk; `root` makes a whole Debian; `kernels` names Debian's kernels; `bzimage`, `payload` and `kernel` turn one into what the guest loader gets;
 //! `overrides` puts a user's wishes into a system. A manifest names what is made here as it names a binary: [`resolve`].
 
 pub mod apt;
@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod kernels;
 pub mod overrides;
 pub mod payload;
+pub mod root;
 pub mod select;
 pub mod tree;
 
@@ -25,11 +26,12 @@ use std::path::{Path, PathBuf};
 use tree::{Node, Tree};
 
 /// What can be made besides kernels, by the name that a manifest gives it, and its file.
-const MADE: [(&str, &str); 4] = [
+const MADE: [(&str, &str); 5] = [
     (BZIMAGE, "vmlinux.bzImage"),
     ("debian-initrd", "initrd.cpio"),
     ("debian-tests", "tests.cpio"),
     ("debian-tests-i386", "tests-i386.cpio"),
+    ("debian-root", root::FILE),
 ];
 
 /// The kernel of the demonstration as its package has it.
@@ -96,6 +98,9 @@ pub fn ensure(names: &[&str]) -> Result<(), Error> {
     }
     if any(&["debian-tests-i386"]) {
         with_current_lists(Apt::of_part(apt::I386, &select::ROOTS)?, |apt| make_disks(apt, &select::I386))?;
+    }
+    if any(&["debian-root"]) {
+        with_current_lists(Apt::knowing(&root::ROOTS)?, root::make)?;
     }
     Ok(())
 }

@@ -129,7 +129,7 @@ impl Selection {
         let mut seen = BTreeSet::new();
         for (package, tree) in packages {
             for (path, node) in tree {
-                if let Some(wanted) = architecture.is_wanted(path) {
+                if let Some(wanted) = architecture.is_wanted(path).filter(|_| *node != Node::Directory) {
                     seen.insert(wanted);
                     selection.take(package, path, node);
                 }
