@@ -50,7 +50,8 @@ pub mod group {
 pub enum Reason {
     /// No exit yet: the vCPU was never entered.
     None = 0,
-    /// Intercepted exception. `qualification[0]`: vector; `[1]`: error code; `[2]`: faulting address of #PF.
+    /// Intercepted exception. `qualification[0]`: vector; `[1]`: error code; `[2]`: faulting address of #PF, for #DB
+    /// [`super::exit::exception`].
     Exception = 1,
     /// The guest can take the interrupt that `windows` asked for.
     InterruptWindow = 2,
@@ -132,6 +133,12 @@ pub mod access {
     pub const FETCH: u64 = 1 << 4;
     /// The access was the processor's walk of the guest's own page table.
     pub const GUEST_WALK: u64 = 1 << 33;
+}
+
+/// What raised a debug exception.
+pub mod exception {
+    /// The instruction INT1 (0xF1), at which RIP still points; it ends as a trap, behind itself.
+    pub const INT1: u64 = 1;
 }
 
 /// Bits of `shadow`.

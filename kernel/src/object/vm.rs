@@ -119,6 +119,8 @@ pub struct Vcpu {
     pub event: u64,
     /// NMIs are held until IRET.
     pub nmi_held: bool,
+    /// SVM: DR6 before the step over that IRET, in which RFLAGS.TF is the core's; 0 when none is made.
+    pub step: u64,
     /// [`portcullis_ipc::exit::window`] bits asked for.
     pub windows: u32,
 }

@@ -22,8 +22,8 @@ pub const WINDOW: u64 = 1 << 8 | 0xf << 16 | 1 << 20;
 const CR: u64 = 1 << 8 | 1 << 20 | 1 << 24 | 0xff << 48;
 /// INTR, NMI, INIT, RDPMC, CPUID, INVD, HLT, INVLPGA, IOIO, MSR, SHUTDOWN.
 const MISC_1: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 15 | 1 << 18 | 1 << 22 | 1 << 24 | 1 << 26 | 1 << 27 | 1 << 28 | 1 << 31;
-/// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, WBINVD, MONITOR, MWAIT, XSETBV, RDPRU.
-const MISC_2: u64 = 0x7f | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 13 | 1 << 14;
+/// VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, INT1, WBINVD, MONITOR, MWAIT, XSETBV, RDPRU.
+const MISC_2: u64 = 0x7f | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 13 | 1 << 14;
 /// #DB and #AC (a guest could loop in their delivery for ever) and #MC, which is the host's.
 const EXCEPTIONS: u64 = 1 << 1 | 1 << 17 | 1 << 18;
 const GP: u64 = 1 << 13;

@@ -28,6 +28,9 @@ static_assertions::const_assert_eq!(size_of::<Head>(), core::mem::offset_of!(Exi
 impl Core {
     /// The guest of `vcpu` left for `exit`: `vmexit` must answer.
     pub fn exit(&mut self, vcpu: u8, exit: Exit) {
+        if self.vcpus[vcpu].step != 0 {
+            self.end_step(vcpu);
+        }
         let state = &mut self.vcpus[vcpu];
         state.state = VcpuState::Exited;
         state.sequence = state.sequence.wrapping_add(1);

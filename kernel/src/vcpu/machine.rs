@@ -42,8 +42,13 @@ pub struct Machine {
     pub host: CorePage,
     /// CR4 bits that a guest may set.
     pub cr4: u64,
-    /// Physical address bits.
-    pub physical_bits: u32,
+    /// CR3 bits that a guest may set: its physical addresses, and with LAM bits 61 and 62.
+    pub cr3: u64,
+    /// VMX: bits of a linear address, whatever paging the guest uses; an entry takes no address that is not canonical.
+    /// SVM: 64, because VMRUN and VMLOAD take any and make it canonical.
+    pub linear_bits: u32,
+    /// MXCSR bits that a guest may set: 0 to 15, and on some of AMD's MM.
+    pub mxcsr: u64,
     /// SVM: the processor stores the next RIP.
     pub next_rip: bool,
     /// SVM: TLB control value that flushes one guest: 3 with FlushByASID, else 1 (all). VMX: 1.
@@ -91,7 +96,11 @@ pub fn enable(machine: &mut Machine, pages: [CorePage; 7]) {
     machine.io_bitmap = first_io.physical();
     machine.msr_bitmap = msr_low.physical();
     machine.cr4 = guest_cr4();
-    machine.physical_bits = cpu::cpuid(0x8000_0008, 0).eax & 0xff;
+    let sizes = cpu::cpuid(0x8000_0008, 0).eax;
+    let masking = u64::from(cpu::cpuid(7, 1).eax >> 26 & 1).wrapping_mul(3 << 61);
+    machine.cr3 = 1u64.wrapping_shl(sizes & 0xff).wrapping_sub(1) | masking;
+    machine.linear_bits = if machine.vendor == Vendor::Svm { 64 } else { sizes >> 8 & 0xff };
+    machine.mxcsr = 0xffff | u64::from(cpu::cpuid(0x8000_0001, 0).ecx >> 7 & 1) << 17;
     match machine.vendor {
         Vendor::Svm => svm::enable(machine, [msr_low, msr_high], host, own),
         Vendor::Vmx => vmx::enable(machine, msr_low, own),

@@ -9,6 +9,8 @@ pub mod machine;
 pub mod nested;
 mod run;
 
+pub use check::UNSETTLED;
+pub use groups::TRAP;
 pub use machine::{Machine, Vendor};
 
 /// An instruction for each general register of a guest but RAX, RSP and RSI; `at` is its place in

@@ -36,6 +36,9 @@ impl Core {
         if self.take_recall(vcpu) {
             return;
         }
+        if self.vcpus[vcpu].windows != 0 {
+            self.set_windows(vcpu);
+        }
         self.load_extended(vcpu);
         self.cross(of_vcpu(vcpu));
         match self.machine.vendor {

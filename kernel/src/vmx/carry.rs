@@ -180,6 +180,7 @@ impl Core {
     #[inline(never)]
     fn push_rest(&mut self, vcpu: u8, changed: u32, event: u64) {
         let (block, vmx) = (self.vcpus[vcpu].control, self.machine.vmx);
+        let loads = !self.vcpus[vcpu].launched || loads_pdptes(block);
         for (_, offset, field) in WORDS.iter().filter(|row| row.0 & changed != 0) {
             write(*field, block.word(*offset));
         }
@@ -196,7 +197,7 @@ impl Core {
                 (control::VMENTRY_CONTROLS, u64::from(if long { entry | LONG_MODE } else { entry })),
             ];
             fields.into_iter().for_each(|(field, value)| write(field, value));
-            if cr0 >> 31 & 1 != 0 && cr4 >> 5 & 1 != 0 && !long {
+            if cr0 >> 31 & 1 != 0 && cr4 >> 5 & 1 != 0 && !long && loads {
                 self.push_pdptes(vcpu);
             }
         }
@@ -245,8 +246,8 @@ impl Core {
         write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, u64::from(primary | asked));
     }
 
-    /// The entry takes the four entries of a PAE guest's first table from the VMCS: four words of guest memory, copied
-    /// as they are.
+    /// The entry takes the four entries of a PAE guest's first table from the VMCS, and the exit left there those that
+    /// the processor has: here they are loaded, four words of guest memory, copied as they are.
     fn push_pdptes(&mut self, vcpu: u8) {
         let state = &self.vcpus[vcpu];
         let owner = &self.partitions[self.vms[state.vm].vmexit];
@@ -258,6 +259,15 @@ impl Core {
             write(guest::PDPTE0_FULL.wrapping_add(number << 1), word);
         }
     }
+}
+
+/// Whether a processor loads the PDPTEs of a PAE guest on the way from the state in the VMCS to that of `block` (SDM volume
+/// 3, 4.4.1): CR3, CR0.PG, CR4.PSE, PAE, PGE or SMEP changes. Else it keeps those that it has, whatever the guest made of
+/// its table since.
+fn loads_pdptes(block: CorePage) -> bool {
+    let [cr0, cr3, cr4] = [(guest::CR0, at::CR0), (guest::CR3, at::CR3), (guest::CR4, at::CR4)]
+        .map(|(field, offset)| read(field) ^ block.word(offset));
+    cr3 | cr0 & 1 << 31 | cr4 & (1 << 4 | 1 << 5 | 1 << 7 | 1 << 20) != 0
 }
 
 /// Offset of the value of the guest's swapped MSR `number` in the control block.

@@ -9,7 +9,7 @@ use crate::mem::page::CorePage;
 use crate::object::vm::{Access, Exit};
 use crate::state::Core;
 use crate::vcpu::block::at;
-use portcullis_ipc::exit::{Reason, access, event, group, io, window};
+use portcullis_ipc::exit::{Reason, access, event, exception, group, io, window};
 use portcullis_ipc::port::PORT;
 use x86::vmx::vmcs::{guest, host, ro};
 
@@ -32,8 +32,12 @@ const PAGE_FAULT: u64 = 14;
 const MACHINE_CHECK: u64 = 18;
 /// Bit of an interruption information and of a nested fault's qualification: an IRET had opened NMIs and did not end.
 const IRET_UNDONE: u64 = 1 << 12;
-/// DR6 bits that the qualification of a #DB carries.
+/// DR6 bits that the qualification of a #DB carries, and those of them that a #DB clears: the others stay set until the
+/// guest clears them.
 const DR6_CAUSES: u64 = 0x600f;
+const DR6_CLEARED: u64 = 0xf;
+/// Type of the event that INT1 raises.
+const PRIVILEGED_SOFTWARE: u64 = 5;
 /// Groups that an exit leaves in the VMCS alone.
 const LEFT: u32 = group::ALL & !(group::EVENT | group::EXTENDED);
 
@@ -170,6 +174,7 @@ impl Core {
     fn vmx_io(&mut self, vcpu: u8, rip: u64) -> bool {
         let qualification = read(ro::EXIT_QUALIFICATION);
         let next_rip = self.next_instruction(vcpu, rip);
+        self.vcpus[vcpu].control.set_word(at::RFLAGS, read(guest::RFLAGS));
         // Exact port, neither string nor REP; then the magic decides.
         if qualification & 0xffff_0030 == u64::from(PORT) << 16 && self.is_backdoor(vcpu, PORT) {
             let width = (qualification & 7).wrapping_add(1) as u8;
@@ -183,7 +188,7 @@ impl Core {
     fn vmx_exit(&mut self, vcpu: u8, number: u32, rip: u64) -> bool {
         let qualification = read(ro::EXIT_QUALIFICATION);
         match number {
-            code::EXCEPTION => self.vmx_exception(vcpu, qualification),
+            code::EXCEPTION => self.vmx_exception(vcpu, qualification, rip),
             code::INTERRUPT | code::TIMER => {
                 let vector = entry::interrupt_window(false);
                 self.interrupt(vector);
@@ -208,9 +213,10 @@ impl Core {
         false
     }
 
-    fn vmx_exception(&mut self, vcpu: u8, qualification: u64) {
+    fn vmx_exception(&mut self, vcpu: u8, qualification: u64, rip: u64) {
         let info = read(ro::VMEXIT_INTERRUPTION_INFO);
-        if info >> event::TYPE_SHIFT & event::TYPE == event::NMI {
+        let kind = info >> event::TYPE_SHIFT & event::TYPE;
+        if kind == event::NMI {
             // It is the host's, and held until an IRET.
             entry::nmi();
             return;
@@ -219,15 +225,19 @@ impl Core {
         let vector = info & event::VECTOR;
         match vector {
             MACHINE_CHECK => epitaph::stop(format_args!("machine check in a guest")),
-            DEBUG_EXCEPTION => {
+            DEBUG_EXCEPTION if kind != PRIVILEGED_SOFTWARE => {
                 let block = self.vcpus[vcpu].control;
-                block.set_word(at::DR6, block.word(at::DR6) & !DR6_CAUSES | qualification & DR6_CAUSES);
+                block.set_word(at::DR6, block.word(at::DR6) & !DR6_CLEARED | qualification & DR6_CAUSES);
             }
             _ => {}
         }
         let error = if info & event::ERROR_VALID != 0 { read(ro::VMEXIT_INTERRUPTION_ERR_CODE) } else { 0 };
-        let address = if vector == PAGE_FAULT { qualification } else { 0 };
-        self.exit(vcpu, Exit { reason: Reason::Exception, qualification: [vector, error, address], next_rip: 0 });
+        let (more, next_rip) = match (vector, kind) {
+            (PAGE_FAULT, _) => (qualification, 0),
+            (_, PRIVILEGED_SOFTWARE) => (exception::INT1, self.next_instruction(vcpu, rip)),
+            _ => (0, 0),
+        };
+        self.exit(vcpu, Exit { reason: Reason::Exception, qualification: [vector, error, more], next_rip });
     }
 
     /// An IRET that faulted has opened NMIs already: hold them again.

@@ -1,7 +1,7 @@
 //! What `bad-entry` and `bad-state` do in each generation, and the end that each must come to: known to them and
 //! to `bad-judge`.
 
-use crate::refused_state::REFUSED;
+use crate::refused_state::{Case, REFUSED};
 use portcullis_ipc::record::{Status, cause, phase};
 use portcullis_ipc::syscall::Call;
 use portcullis_runtime::syscall;
@@ -107,8 +107,13 @@ impl StateRound {
 
     /// The fault record is the one that this round must leave.
     pub fn fits(&self, status: &Status) -> bool {
-        let code = REFUSED.get(self.case).map_or(0, |case| case.code);
+        let code = REFUSED.get(self.case).map_or(0, Case::code);
         let at = if self.exited { phase::SERVING_EXIT } else { phase::OWN_WORK };
+        // An instance whose state was taken gives up, which the next one is told.
+        let taken = GivenUp::read(status).is_some_and(|given_up| given_up.reason == TAKEN);
+        if code == 0 {
+            return taken;
+        }
         status.cause == cause::MISUSE
             && status.detail == Call::VcpuResume as u8
             && u32::from_le_bytes(status.code) == code

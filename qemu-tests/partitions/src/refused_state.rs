@@ -20,18 +20,33 @@ pub struct Case {
     pub word: u64,
     /// Bits set in the vCPU id.
     pub id: u64,
+    /// It is refused on VMX; on SVM it is taken.
+    pub vmx: bool,
+}
+
+impl Case {
+    /// What it is on this processor.
+    pub fn code(&self) -> u32 {
+        let svm = core::arch::x86_64::__cpuid(0x8000_0001).ecx >> 2 & 1 != 0;
+        if self.vmx && svm { 0 } else { self.code }
+    }
 }
 
 const fn taken(name: &'static str, change: fn(&mut State)) -> Case {
-    Case { name, code: 0, change, dirty: group::ALL, word: Resume::STOP, id: 0 }
+    Case { name, code: 0, change, dirty: group::ALL, word: Resume::STOP, id: 0, vmx: false }
 }
 
 const fn refused(name: &'static str, change: fn(&mut State)) -> Case {
     Case { code: misuse::STATE, ..taken(name, change) }
 }
 
+/// An address that is not canonical: an entry of VMX refuses it, SVM makes it canonical.
+const fn address(name: &'static str, change: fn(&mut State)) -> Case {
+    Case { vmx: true, ..refused(name, change) }
+}
+
 const fn argument(name: &'static str, dirty: u32, word: u64, id: u64) -> Case {
-    Case { name, code: misuse::ARGUMENT, change: |_| {}, dirty, word, id }
+    Case { name, code: misuse::ARGUMENT, change: |_| {}, dirty, word, id, vmx: false }
 }
 
 /// Lowest and highest address that is not canonical.
@@ -95,27 +110,27 @@ pub static REFUSED: &[Case] = &[
     refused("rflags bit 15", |s| s.put(at::RFLAGS, 2 | 1 << 15)),
     refused("rflags bit 22", |s| s.put(at::RFLAGS, 2 | 1 << 22)),
     refused("rflags bit 32", |s| s.put(at::RFLAGS, 2 | 1 << 32)),
-    refused("rip bit 48", |s| s.put(at::RIP, 1 << 48)),
-    refused("rip bit 63", |s| s.put(at::RIP, 1 << 63)),
-    refused("rip without bit 48", |s| s.put(at::RIP, 0xfffe_ffff_ffff_ffff)),
-    refused("es base", |s| s.put(at::base(0), HOLE[0])),
-    refused("cs base", |s| s.put(at::base(1), HOLE[0])),
-    refused("ss base", |s| s.put(at::base(2), HOLE[0])),
-    refused("ds base", |s| s.put(at::base(3), HOLE[0])),
-    refused("fs base", |s| s.put(at::base(4), HOLE[0])),
-    refused("gs base", |s| s.put(at::base(5), HOLE[0])),
-    refused("gdtr base", |s| s.put(at::base(6), HOLE[0])),
-    refused("ldtr base", |s| s.put(at::base(7), HOLE[0])),
-    refused("idtr base", |s| s.put(at::base(8), HOLE[0])),
-    refused("tr base", |s| s.put(at::base(9), HOLE[0])),
+    address("rip bit 48", |s| s.put(at::RIP, 1 << 48)),
+    address("rip bit 63", |s| s.put(at::RIP, 1 << 63)),
+    address("rip without bit 48", |s| s.put(at::RIP, 0xfffe_ffff_ffff_ffff)),
+    address("es base", |s| s.put(at::base(0), HOLE[0])),
+    address("cs base", |s| s.put(at::base(1), HOLE[0])),
+    address("ss base", |s| s.put(at::base(2), HOLE[0])),
+    address("ds base", |s| s.put(at::base(3), HOLE[0])),
+    address("fs base", |s| s.put(at::base(4), HOLE[0])),
+    address("gs base", |s| s.put(at::base(5), HOLE[0])),
+    address("gdtr base", |s| s.put(at::base(6), HOLE[0])),
+    address("ldtr base", |s| s.put(at::base(7), HOLE[0])),
+    address("idtr base", |s| s.put(at::base(8), HOLE[0])),
+    address("tr base", |s| s.put(at::base(9), HOLE[0])),
     refused("cs attributes bit 12", |s| s.put(at::SEGMENTS + 16, 0xffff << 32 | 0x109b << 16)),
-    refused("gs base below the upper half", |s| s.put(at::base(5), HOLE[1])),
-    refused("lstar", |s| s.put(at::LSTAR, HOLE[0])),
-    refused("lstar below the upper half", |s| s.put(at::LSTAR, HOLE[1])),
-    refused("cstar", |s| s.put(at::CSTAR, HOLE[0])),
-    refused("kernel_gs_base", |s| s.put(at::KERNEL_GS_BASE, HOLE[0])),
-    refused("sysenter_esp", |s| s.put(at::SYSENTER_ESP, HOLE[0])),
-    refused("sysenter_eip", |s| s.put(at::SYSENTER_EIP, HOLE[0])),
+    address("gs base below the upper half", |s| s.put(at::base(5), HOLE[1])),
+    address("lstar", |s| s.put(at::LSTAR, HOLE[0])),
+    address("lstar below the upper half", |s| s.put(at::LSTAR, HOLE[1])),
+    address("cstar", |s| s.put(at::CSTAR, HOLE[0])),
+    address("kernel_gs_base", |s| s.put(at::KERNEL_GS_BASE, HOLE[0])),
+    address("sysenter_esp", |s| s.put(at::SYSENTER_ESP, HOLE[0])),
+    address("sysenter_eip", |s| s.put(at::SYSENTER_EIP, HOLE[0])),
     refused("pat type 2", |s| s.put(at::PAT, 2)),
     refused("pat type 3 in the last byte", |s| s.put(at::PAT, 3 << 56)),
     refused("pat type 8", |s| s.put(at::PAT, 8 << 24)),

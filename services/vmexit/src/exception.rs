@@ -1,5 +1,6 @@
 //! Events on their way into the guest: reinjection and the double-fault rules.
 
+use crate::registers::RESUME;
 use portcullis_ipc::exit::event::{EXCEPTION, TYPE, TYPE_SHIFT, VALID, VECTOR, exception};
 use portcullis_ipc::exit::{ExitPage, group};
 
@@ -75,11 +76,26 @@ pub fn combine(first: u64, second: u8, error: Option<u32>) -> Combined {
     }
 }
 
+/// Whether the event is an exception of the fault class, for which the processor pushes RFLAGS with RF set (Intel SDM volume
+/// 3, 17.3.1.1). Neither vendor's injection does that by itself. Of debug exceptions only their cause can tell.
+const fn is_fault(event: u64) -> bool {
+    kind(event) == EXCEPTION && !matches!((event & VECTOR) as u8, 1 | 3 | 4 | 8 | 18)
+}
+
 /// Makes `event` the event that is delivered on resume.
 pub fn deliver(page: &mut ExitPage, event: u64) {
     page.event = event;
     page.windows = 0;
     page.dirty |= group::EVENT;
+    if is_fault(event) {
+        set_resume(page);
+    }
+}
+
+/// The flags that are pushed have RF set: the handler's IRET goes on at an instruction whose breakpoint was met already.
+pub fn set_resume(page: &mut ExitPage) {
+    page.rflags |= RESUME;
+    page.dirty |= group::FLOW;
 }
 
 /// Raises an exception at the current instruction.
@@ -96,6 +112,7 @@ pub fn error_of(vector: u8, code: u64) -> Option<u32> {
 mod tests {
     use super::*;
     use portcullis_ipc::exit::event::{SOFTWARE, interrupt};
+    use zerocopy::FromZeros;
 
     /// Intel SDM volume 3, table 6-5; AMD APM volume 2, table 8-2.
     #[test]
@@ -130,6 +147,21 @@ mod tests {
         let software = VALID | SOFTWARE << TYPE_SHIFT | 13;
         assert_eq!(combine(software, 13, Some(0x83)), alone);
         assert_eq!(combine(exception(13, None) & !VALID, 13, Some(0x83)), alone);
+    }
+
+    #[test]
+    fn flags_are_pushed_with_rf_for_faults_and_without_for_traps_aborts_and_interrupts() {
+        let pushed = |event| {
+            let mut page = ExitPage::new_zeroed();
+            deliver(&mut page, event);
+            (page.rflags == RESUME, page.dirty & group::FLOW != 0)
+        };
+        for vector in [0, 5, 6, 7, 10, 11, 12, 13, 14, 16, 17, 19] {
+            assert_eq!(pushed(exception(vector, None)), (true, true), "{vector}");
+        }
+        for event in [1, 3, 4, 8, 18].map(|vector| exception(vector, None)).into_iter().chain([interrupt(13)]) {
+            assert_eq!(pushed(event), (false, false), "{event:#x}");
+        }
     }
 
     #[test]

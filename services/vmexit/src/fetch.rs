@@ -104,6 +104,8 @@ macro_rules! expected {
 expected! {
     /// CPUID.
     CPUID: [0x0f, 0xa2], Cpuid;
+    /// INT1.
+    INT1: [0xf1], Int1;
     /// HLT.
     HLT: [0xf4], Hlt;
     /// RDMSR.

@@ -1,6 +1,7 @@
 //! Parts of registers, the mode of the code, and what the end of an emulated instruction does.
 
 use crate::exception::{raise, vector};
+use crate::exits::debug::detect_no_more;
 use portcullis_ipc::exit::{ExitPage, group, segment, shadow};
 
 /// RFLAGS.TF.
@@ -85,6 +86,7 @@ fn finish_rare(page: &mut ExitPage, flags: u64) {
     if flags & TRAP != 0 {
         // Group DEBUG was fetched if the trap flag is set.
         page.dr6 |= SINGLE_STEP;
+        detect_no_more(page);
         page.dirty |= group::DEBUG;
         raise(page, vector::DEBUG, None);
     }

@@ -3,7 +3,7 @@
 //! No guest writes a debug register by itself: an emulated processor that forgets to take a guest's breakpoints away at the
 //! exit would raise them in the core.
 
-use crate::exception::{raise, vector};
+use crate::exception::{raise, set_resume, vector};
 use crate::host::Host;
 use crate::machine::{Machine, Step};
 use crate::registers::{after, finish};
@@ -76,8 +76,9 @@ impl<H: Host> Machine<H> {
         }
         if page.dr7 & DETECT != 0 {
             page.dr6 |= DETECTED;
-            detect_no_more(page);
             raise(page, vector::DEBUG, None);
+            set_resume(page);
+            detect_no_more(page);
             return Ok(Resume::ENTER);
         }
         let next = after(page, instruction.len(), bytes.bits);

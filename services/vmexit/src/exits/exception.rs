@@ -4,12 +4,13 @@
 use super::debug::detect_no_more;
 use super::string::StringIo;
 use crate::exception::{Combined, combine, deliver, error_of, vector};
-use crate::fetch::Bytes;
+use crate::fetch::{self, Bytes};
 use crate::host::Host;
 use crate::machine::{Machine, Step};
 use crate::paging::Miss;
 use crate::registers::{after, finish, merge};
 use iced_x86::{Code, Register};
+use portcullis_ipc::exit::exception::INT1;
 use portcullis_ipc::exit::{ExitPage, event, gpr, group};
 use portcullis_ipc::port::{MAGIC, PORT, PORT_HIGH_BANDWIDTH};
 use portcullis_ipc::syscall::Resume;
@@ -77,6 +78,12 @@ impl<H: Host> Machine<H> {
         if number == vector::DEBUG {
             self.host.fetch(vcpu, page, group::DEBUG);
             detect_no_more(page);
+            if page.qualification[2] == INT1 {
+                // A trap, which ends behind its instruction.
+                let (next, _) = self.next(vcpu, page, &[fetch::INT1], 0)?;
+                page.rip = next;
+                page.dirty |= group::FLOW;
+            }
         }
         match combine(page.event, number, error_of(number, code)) {
             Combined::Deliver(event) => {

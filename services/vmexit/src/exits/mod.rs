@@ -1,7 +1,7 @@
 //! One file for each kind of exit that takes more than a line.
 
 mod counter;
-mod debug;
+pub(crate) mod debug;
 mod exception;
 mod high;
 mod nested;

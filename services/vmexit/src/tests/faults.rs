@@ -2,7 +2,9 @@
 
 use super::{CODE, CODE_LONG, long_page, machine, page, put};
 use crate::host::Note;
+use crate::registers::RESUME;
 use portcullis_ipc::exit::event::{exception, interrupt};
+use portcullis_ipc::exit::exception::INT1;
 use portcullis_ipc::exit::{ExitPage, Reason, access, gpr, group, segment};
 use portcullis_ipc::port::MAGIC;
 use portcullis_ipc::syscall::Resume;
@@ -64,7 +66,7 @@ fn every_other_protection_fault_comes_back_unchanged() {
         assert_eq!(machine.exited(0, &mut page), Resume::ENTER, "{what}");
         let error = page.qualification[1] as u32;
         assert_eq!((page.event, page.rip), (exception(13, Some(error)), rip), "{what}");
-        assert_eq!(page.dirty, group::EVENT, "{what}");
+        assert_eq!((page.dirty, page.rflags & RESUME), (group::EVENT | group::FLOW, RESUME), "{what}");
     }
     for code in [&[0xe5, 0x58][..], &[0x6d], &[0xf4], &[0xfa], &[0x0f, 0x33], &[0xff, 0xff]] {
         let mut machine = machine();
@@ -106,6 +108,18 @@ fn intercepted_exceptions_keep_their_kind() {
         machine().exited(0, &mut page);
         assert_eq!(page.event, event);
     }
+}
+
+/// INT1 exits before it is done where the core cannot let the processor do it.
+#[test]
+fn int1_raises_one_debug_exception_behind_itself() {
+    let mut machine = machine();
+    let mut page = page(Reason::Exception);
+    (page.qualification[0], page.qualification[2], page.dr7) = (1, INT1, 1 << 13);
+    put(&mut machine, &page, &[0xf1]);
+    assert_eq!(machine.exited(0, &mut page), Resume::ENTER);
+    assert_eq!((page.event, page.rip, page.rflags & RESUME), (exception(1, None), CODE + 1, 0));
+    assert_eq!(page.dirty, group::EVENT | group::FLOW | group::DEBUG);
 }
 
 #[test]

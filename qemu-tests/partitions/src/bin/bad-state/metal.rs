@@ -54,6 +54,10 @@ impl Tester {
     /// The end before this start has left the vCPU as it was, its exit included.
     fn look_back(&mut self, before: StateRound, ended: u8) {
         self.case = before.case;
+        // What was taken was stopped with it; every round begins with a state of its own.
+        if REFUSED.get(before.case).is_some_and(|case| case.code() == 0) {
+            return;
+        }
         if ended != cause::MISUSE {
             give_up(CAUSE, self.case, ended.into());
         }

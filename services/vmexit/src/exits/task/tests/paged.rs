@@ -65,7 +65,7 @@ fn a_page_fault_in_the_old_task_changes_nothing() {
         assert_eq!(bench.exit(), Resume::ENTER);
         assert_eq!((bench.page.event, bench.page.cr2), (exception(14, Some(error)), fault), "{source} {address:#x}");
         assert_eq!((bench.page.rip, bench.page.segments), (page.rip, page.segments), "{source} {address:#x}");
-        assert_eq!(bench.page.dirty, group::EVENT | group::CONTROL, "{source} {address:#x}");
+        assert_eq!(bench.page.dirty, group::EVENT | group::CONTROL | group::FLOW, "{source} {address:#x}");
         let after = &bench.machine.host.memory.0;
         let differs = |at: &usize| after[*at] != memory[*at] && !(0xe000..0x1_0000).contains(at);
         assert_eq!((0..0x2_0000).find(differs), None, "{source} {address:#x}");
