@@ -71,6 +71,10 @@ pub struct Config {
     pub xcr0: u64,
     /// Port whose write stops the VM and tells the log the value; tests use it.
     pub exit_port: Option<u16>,
+    /// Instances in a row that one exit may end before the machine stops; 0: any number.
+    pub exit_tries: u64,
+    /// Triple faults in a row before the machine stops; 0: any number.
+    pub triple_faults: u64,
 }
 
 /// A configuration that is refused: the key, and what it must be.
@@ -106,6 +110,11 @@ impl Config {
             Some(Some(port @ 0..=0xffff)) => Some(port as u16),
             Some(_) => return Err(Bad("guest.exit-port", "a port number")),
         };
+        let limit = |key, otherwise| match value(key).map(number) {
+            None => Ok(otherwise),
+            Some(given) => given.ok_or(Bad(key, "a number")),
+        };
+        let (exit_tries, triple_faults) = (limit("guest.exit-tries", 5)?, limit("guest.triple-faults", 10)?);
         let switch = |key| switch(key, value(key), !entry.is_raw());
         let flag = |key| matches!(value(key), Some("1" | "true" | "yes" | "on"));
         Ok(Self {
@@ -139,6 +148,8 @@ impl Config {
             port: flag("vm.port"),
             xcr0: value("vm.xcr0").and_then(number).unwrap_or(1) & 7 | 1,
             exit_port,
+            exit_tries,
+            triple_faults,
         })
     }
 
@@ -236,6 +247,7 @@ mod tests {
     fn switches_of_the_vm_are_off_unless_they_are_on() {
         let plain = read(&[("guest.entry", "long64")]).unwrap();
         assert_eq!((plain.identity, plain.port, plain.xcr0, plain.exit_port), (false, false, 1, None));
+        assert_eq!((plain.exit_tries, plain.triple_faults), (5, 10));
         assert_eq!((plain.platform, plain.hardware), (1, 13));
         let lines = [
             ("guest.entry", "long64"),

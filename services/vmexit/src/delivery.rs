@@ -35,8 +35,12 @@ impl<H: Host> Machine<H> {
     pub(crate) fn ended(&mut self, vcpu: u16, page: &mut ExitPage) -> Option<u64> {
         let number = usize::from(vcpu);
         let state = self.durable.vcpus.get(number).copied().unwrap_or_default();
+        let first = self.unseen >> number & 1 != 0 && self.crashed;
+        let given_up = if first { self.too_often(vcpu, page) } else { None };
         let runs = matches!(state.life, life::RUNNING | life::HALTED);
-        let word = if self.durable.board.power != power::RUNNING {
+        let word = if let Some(word) = given_up {
+            word
+        } else if self.durable.board.power != power::RUNNING {
             self.stand_by(vcpu, page)
         } else if runs && state.restarted != page.sequence {
             return None;

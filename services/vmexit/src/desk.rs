@@ -53,6 +53,7 @@ static TABLES: Mutex<[MaybeUninit<u8>; DECODER]> = Mutex::new([MaybeUninit::unin
 fn main(start: Start) -> ! {
     let mut desk = open();
     defmt::info!("vmexit ready, generation {=u32}", start.generation);
+    desk.machine.crashed = matches!(start.cause, cause::EXCEPTION | cause::MISUSE | cause::HUNG | cause::ABORTED);
     desk.machine.start(start.cause == cause::BAD_GUEST_STATE);
     serve(start, &mut desk)
 }
@@ -394,6 +395,17 @@ impl Host for Core {
             Note::NoTimer => defmt::warn!(
                 "the guest programs an interval timer (ports 0x40 to 0x43), which is not there: what measures time by it \
                  waits or goes wrong; local APIC timer, TSC and GETHZ are there"
+            ),
+            Note::Deadly { reason, times, rip, rflags } => defmt::error!(
+                "an exit ({=str}) ended {=u64} instances in a row (guest.exit-tries): the machine stops at {=u64:#x}, flags {=u64:#x}",
+                Tally::name(reason),
+                times,
+                rip,
+                rflags
+            ),
+            Note::Falls(times) => defmt::error!(
+                "{=u64} triple faults in a row, each within a minute of a start (guest.triple-faults): the machine stops",
+                times
             ),
             Note::NotSaved => defmt::warn!(
                 "state region holds {=usize} bytes of {=usize} wanted: a restart will lose what the guest did",

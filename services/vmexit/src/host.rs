@@ -34,6 +34,19 @@ pub enum Note {
     NoTimer,
     /// The state region does not hold the state.
     NotSaved,
+    /// An exit ended so many instances in a row that it is not served any more, and the machine stops.
+    Deadly {
+        /// `portcullis_ipc::exit::Reason` as a number.
+        reason: u32,
+        /// Instances.
+        times: u64,
+        /// RIP at the exit.
+        rip: u64,
+        /// RFLAGS at the exit.
+        rflags: u64,
+    },
+    /// So many triple faults in a row that the machine stops.
+    Falls(u64),
 }
 
 impl Note {

@@ -142,6 +142,8 @@ impl<H: Host> Machine<H> {
             (state.life, state.start) = (life::RUNNING, start::BOOT);
         }
         self.board().power = power::RUNNING;
+        self.durable.falls.began = self.host.tsc();
+        self.touched.add(Block::Falls);
         self.commit();
         if own {
             return Resume::ENTER;
@@ -150,7 +152,7 @@ impl<H: Host> Machine<H> {
         Resume::STOP
     }
 
-    /// The guest asked for a reset, or ended in a triple fault.
+    /// The guest asked for a reset.
     pub(crate) fn reset(&mut self, vcpu: u16, page: &mut ExitPage, why: &'static str) -> Step {
         self.flush();
         self.once(vcpu, page.sequence, |machine| {
@@ -183,12 +185,17 @@ impl<H: Host> Machine<H> {
         self.flush();
         self.once(vcpu, page.sequence, |machine| {
             machine.host.note(note);
-            machine.announce(kind);
-            machine.board().power = power::OFF;
-            machine.halt_all();
+            machine.off(kind);
             0
         });
         Ok(Resume::STOP)
+    }
+
+    /// Nothing of the machine runs on.
+    pub(crate) fn off(&mut self, kind: VmEventKind) {
+        self.announce(kind);
+        self.board().power = power::OFF;
+        self.halt_all();
     }
 
     /// Stops the vCPU for good and tells the log why.

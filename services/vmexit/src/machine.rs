@@ -53,6 +53,8 @@ pub struct Machine<H> {
     pub(crate) attention: u16,
     /// vCPUs none of whose exits this instance has served: the first may be one that was served before.
     pub(crate) unseen: u16,
+    /// The instance before ended by its own doing, not by a kill.
+    pub crashed: bool,
     /// Those with attention that come back by themselves.
     pub(crate) awaited: u16,
     /// vCPUs that are stopped and are to enter.
@@ -107,6 +109,7 @@ impl<H: Host> Machine<H> {
             loads_later: false,
             attention: u16::MAX,
             unseen: u16::MAX,
+            crashed: false,
             awaited: 0,
             starting: 0,
             rearm: true,
@@ -236,7 +239,7 @@ impl<H: Host> Machine<H> {
             RECALL => Ok(self.back(vcpu)),
             // The core delivers again what the exit interrupted.
             INTERRUPT_WINDOW | NMI_WINDOW | IRET | SYSTEM_SIGNAL => Ok(Resume::ENTER),
-            SHUTDOWN => self.reset(vcpu, page, "triple fault"),
+            SHUTDOWN => self.triple_fault(vcpu, page),
             TASK_SWITCH => self.task_switch(vcpu, page),
             BAD_STATE => self.stop(vcpu, page, "guest state that the processor refuses", page.qualification[0]),
             reason => self.stop(vcpu, page, "exit that is not served", reason.into()),

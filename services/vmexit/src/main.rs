@@ -15,7 +15,8 @@
 //! whose first byte is its first instruction. Configuration: `guest.entry` (auto, pvh, linux32, multiboot; raw:
 //! real16, protected32, long64), `guest.append` (the kernel's command line), `guest.load` (of a raw image:
 //! 0x7c00, else 0x100000), `guest.exit-port` (none); `lapic`, `ioapic`, `acpi`, `smbios` (on or off; on unless the
-//! image is raw), `ap-start` (sipi or mailbox), `uuid` (made from the VM's name); `vm.identity`, `vm.platform`,
+//! image is raw), `guest.exit-tries` (5; instances in a row that one exit may end before the machine stops) and
+//! `guest.triple-faults` (10; in a row, each within a minute of a start, before it stops), 0 for no limit, `ap-start` (sipi or mailbox), `uuid` (made from the VM's name); `vm.identity`, `vm.platform`,
 //! `vm.hardware`, `vm.port` and `vm.xcr0` come from the VM's own table in the manifest. It needs 16 KiB of stack, 32 for a bzImage as it is, and a state region of two
 //! pages; memory for the decoder's tables it brings itself.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -53,6 +54,7 @@ mod segments;
 mod startup;
 mod tally;
 mod uart;
+mod watch;
 
 #[cfg(test)]
 mod tests;

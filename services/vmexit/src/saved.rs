@@ -163,6 +163,28 @@ pub struct Load {
     pub written: u64,
 }
 
+/// How often one exit was given to an instance after it had ended the instance before: `watch`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Schema)]
+#[repr(C)]
+pub struct Given {
+    /// Sequence of the exit.
+    pub sequence: u64,
+    /// How far the load had come then: an exit that gets on with it ends somewhere.
+    pub load: u64,
+    /// Instances.
+    pub times: u64,
+}
+
+/// Triple faults without a pause: `watch`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Schema)]
+#[repr(C)]
+pub struct Falls {
+    /// TSC of the host when the machine started last.
+    pub began: u64,
+    /// Triple faults in a row, each soon after a start.
+    pub times: u64,
+}
+
 impl Load {
     /// Makes it durable, and nothing else.
     pub fn commit<W: Words>(&self, journal: &mut Journal<W>) -> Result<(), Refused> {
@@ -186,6 +208,10 @@ pub struct Durable {
     pub lapics: [Lapic; VCPUS_PER_VM],
     /// The load of the guest.
     pub load: Load,
+    /// By vCPU.
+    pub given: [Given; VCPUS_PER_VM],
+    /// Triple faults.
+    pub falls: Falls,
 }
 
 /// The shape of [`Durable`], by which its schema is known.
@@ -198,6 +224,8 @@ struct Shape {
     vcpus: [Vcpu; VCPUS_PER_VM],
     lapics: [[u64; lapic::WORDS]; VCPUS_PER_VM],
     load: Load,
+    given: [Given; VCPUS_PER_VM],
+    falls: Falls,
 }
 
 /// A block of the state.
@@ -211,6 +239,10 @@ pub enum Block {
     Ioapic,
     /// The load of the guest.
     Load,
+    /// Triple faults.
+    Falls,
+    /// What this vCPU was given again.
+    Given(usize),
     /// The vCPU of this number.
     Vcpu(usize),
     /// The local APIC of this number.
@@ -228,6 +260,8 @@ impl Touched {
             Block::Uart => 2,
             Block::Ioapic => 4,
             Block::Load => 8,
+            Block::Falls => 16,
+            Block::Given(number) => 1 << 24 << (number % VCPUS_PER_VM),
             Block::Vcpu(number) => 1 << 8 << (number % VCPUS_PER_VM),
             Block::Lapic(number) => 1 << 16 << (number % VCPUS_PER_VM),
         }
@@ -256,8 +290,11 @@ const VCPUS: usize = IOAPIC + ioapic::WORDS;
 const VCPU_WORDS: usize = size_of::<Vcpu>() / 8;
 const LAPICS: usize = VCPUS + VCPUS_PER_VM * VCPU_WORDS;
 const LOAD: usize = LAPICS + VCPUS_PER_VM * lapic::WORDS;
+const GIVEN: usize = LOAD + size_of::<Load>() / 8;
+const GIVEN_WORDS: usize = size_of::<Given>() / 8;
+const FALLS: usize = GIVEN + VCPUS_PER_VM * GIVEN_WORDS;
 /// Words that the state takes.
-pub const WORDS: usize = LOAD + size_of::<Load>() / 8;
+pub const WORDS: usize = FALLS + size_of::<Falls>() / 8;
 
 fn words<T: IntoBytes + Immutable>(block: &T) -> &[u64] {
     // Every block is made of whole aligned words.
@@ -282,6 +319,10 @@ impl Durable {
             journal.load_block(LAPICS + number * lapic::WORDS, words_mut(one));
         }
         journal.load_block(LOAD, words_mut(&mut state.load));
+        for (number, given) in state.given.iter_mut().enumerate() {
+            journal.load_block(GIVEN + number * GIVEN_WORDS, words_mut(given));
+        }
+        journal.load_block(FALLS, words_mut(&mut state.falls));
         state
     }
 
@@ -306,6 +347,12 @@ impl Durable {
         }
         if touched.has(Block::Load) {
             journal.stage_block(LOAD, words(&self.load));
+        }
+        for (number, given) in self.given.iter().enumerate().filter(|(number, _)| touched.has(Block::Given(*number))) {
+            journal.stage_block(GIVEN + number * GIVEN_WORDS, words(given));
+        }
+        if touched.has(Block::Falls) {
+            journal.stage_block(FALLS, words(&self.falls));
         }
         journal.commit()
     }
@@ -347,6 +394,8 @@ mod tests {
         };
         state.lapics[1] = Lapic::reset(1, false);
         state.load = Load { checked: 0x2_0000_0000, crc: 0x1234_5678, written: 77 };
+        state.given[1] = Given { sequence: 70_000, load: 78, times: 2 };
+        state.falls = Falls { began: 0x1111, times: 3 };
         state
     }
 
@@ -358,7 +407,7 @@ mod tests {
         assert_eq!(Durable::load(&journal), state);
         let content: Vec<u8> = (0..WORDS).flat_map(|index| journal.load(index).to_le_bytes()).collect();
         assert_eq!(content, include_bytes!("../golden/state-1.bin"));
-        assert_eq!(SCHEMA, 0x5671f2f1dd7846fc);
+        assert_eq!(SCHEMA, 0xdd4c1e4cb14a1100);
     }
 
     #[test]

@@ -49,6 +49,11 @@ const NAMES: [&str; KINDS] = [
 ];
 
 impl Tally {
+    /// What the log calls exits of this reason.
+    pub fn name(reason: u32) -> &'static str {
+        NAMES.get(reason as usize).copied().unwrap_or("other")
+    }
+
     /// Nothing counted.
     pub const fn new() -> Self {
         Self([0; KINDS])

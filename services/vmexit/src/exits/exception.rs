@@ -90,7 +90,7 @@ impl<H: Host> Machine<H> {
                 deliver(page, event);
                 Ok(Resume::ENTER)
             }
-            Combined::Shutdown => self.reset(vcpu, page, "triple fault"),
+            Combined::Shutdown => self.triple_fault(vcpu, page),
         }
     }
 

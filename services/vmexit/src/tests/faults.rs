@@ -3,6 +3,7 @@
 use super::{CODE, CODE_LONG, long_page, machine, page, put};
 use crate::host::Note;
 use crate::registers::RESUME;
+use crate::saved::power;
 use portcullis_ipc::exit::event::{exception, interrupt};
 use portcullis_ipc::exit::exception::INT1;
 use portcullis_ipc::exit::{ExitPage, Reason, access, gpr, group, segment};
@@ -98,6 +99,15 @@ fn a_fault_while_a_fault_is_delivered_becomes_a_double_fault_and_then_the_end() 
     (page.qualification[1], page.event) = (0x42, exception(8, Some(0)));
     assert_eq!(machine.exited(0, &mut page), Resume::STOP);
     assert_eq!(machine.host.notes, [Note::Reset("triple fault")]);
+    // A second soon after, and a third that is one too many.
+    for (sequence, note) in [(page.sequence + 1, Note::Reset("triple fault")), (page.sequence + 2, Note::Falls(3))] {
+        machine.host.notes.clear();
+        page.sequence = sequence;
+        machine.durable.board.power = power::RUNNING;
+        assert_eq!(machine.triple_fault(0, &mut page), Ok(Resume::STOP));
+        assert_eq!(machine.host.notes, [note]);
+    }
+    assert_eq!(machine.durable.board.power, power::OFF);
 }
 
 #[test]

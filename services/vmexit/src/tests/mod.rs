@@ -45,6 +45,8 @@ pub const CONFIG: Config = Config {
     port: true,
     xcr0: 7,
     exit_port: Some(0xf4),
+    exit_tries: 3,
+    triple_faults: 3,
 };
 
 /// Hz of the TSC and of the local APIC's timer.

@@ -1,9 +1,58 @@
 //! Kills: the service dies at any of its effects, and the exit it did not answer is given again (R13).
 
 use super::{Model, over, port_page};
-use portcullis_ipc::exit::gpr;
+use crate::host::Note;
+use crate::machine::Machine;
+use crate::saved::{Block, power};
+use portcullis_ipc::exit::{ExitPage, gpr};
 use portcullis_ipc::proto::link::VmEventKind;
+use portcullis_ipc::syscall::Resume;
 use proptest::prelude::*;
+
+/// Serves `page` in so many new instances over the same state; how the last one answered.
+fn again(model: Model, page: &ExitPage, crashed: bool, instances: u32) -> (Machine<Model>, u64) {
+    let (mut model, mut word) = (model, 0);
+    for number in 1..=instances {
+        let mut machine = over(model);
+        machine.crashed = crashed;
+        word = machine.exited(0, &mut page.clone());
+        if number == instances {
+            return (machine, word);
+        }
+        model = machine.host;
+    }
+    (over(model), word)
+}
+
+#[test]
+fn an_exit_that_ended_so_many_instances_in_a_row_stops_the_machine_with_a_line() {
+    let mut page = port_page(0x1234, 1, true);
+    (page.sequence, page.rflags) = (9, 0x246);
+    for (crashed, instances, off) in [(true, 2, false), (true, 3, true), (false, 9, false)] {
+        let (machine, word) = again(Model::new(), &page, crashed, instances);
+        let note = Note::Deadly { reason: page.reason, times: 3, rip: page.rip, rflags: 0x246 };
+        assert_eq!(word == Resume::STOP, off, "{crashed} {instances}");
+        assert_eq!(machine.durable.board.power == power::OFF, off);
+        assert_eq!(machine.host.notes.contains(&note), off);
+        let told = machine.host.events.iter().any(|event| event.1 == VmEventKind::Stopped);
+        assert_eq!(told, off);
+    }
+}
+
+#[test]
+fn other_exits_and_a_load_that_gets_on_begin_the_count_anew() {
+    let (first, second) = (port_page(0x1234, 1, true), port_page(0x1234, 1, true));
+    let (first, second) = (ExitPage { sequence: 9, ..first }, ExitPage { sequence: 10, ..second });
+    let (machine, _) = again(Model::new(), &first, true, 2);
+    let (machine, _) = again(machine.host, &second, true, 2);
+    let (mut machine, word) = again(machine.host, &first, true, 2);
+    assert_ne!(word, Resume::STOP);
+    machine.durable.load.written += 1;
+    machine.touched.add(Block::Load);
+    machine.commit();
+    let (_, word) = again(machine.host, &first, true, 2);
+    assert_ne!(word, Resume::STOP);
+}
 
 /// One access of the guest to its serial port.
 #[derive(Clone, Copy, Debug)]
