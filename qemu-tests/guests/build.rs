@@ -31,6 +31,7 @@ const GUESTS: &[&str] = &[
     "guest-ticker",
     "guest-absent",
     "guest-breakpoints",
+    "guest-debug",
     "guest-features",
     "guest-gap",
     "guest-apart",
