@@ -8,7 +8,7 @@ use portcullis_ipc::image::kind;
 use portcullis_ipc::layout::{EXIT_PAGES, GUEST_BASE};
 use portcullis_ipc::syscall::{Resume, Status, VcpuId};
 use portcullis_runtime::handle::missing;
-use portcullis_runtime::pages::info;
+use portcullis_runtime::pages::{exit_page, info};
 use portcullis_runtime::syscall::{self, Returned};
 
 /// Guest address of the code of [`Vcpu::real_mode`].
@@ -89,9 +89,14 @@ impl Vcpu {
         }
     }
 
+    /// Has groups filled.
+    pub fn fetch(self, groups: u32) -> Returned {
+        syscall::vcpu_fetch(self.id(), groups, exit_page(0))
+    }
+
     /// Fills the whole state: real mode at [`CODE`], interrupts off, all groups dirty.
     pub fn real_mode(self) {
-        syscall::vcpu_fetch(self.id(), group::ALL);
+        self.fetch(group::ALL);
         for index in 0..16 {
             self.set(field!(registers, index), 0);
         }

@@ -14,7 +14,7 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use portcullis_ipc::exit::ExitPage;
-use portcullis_ipc::layout::{EXIT_PAGES, GUEST_BASE, PAGE};
+use portcullis_ipc::layout::GUEST_BASE;
 use portcullis_ipc::limits::PAYLOAD;
 use portcullis_ipc::message::Lease;
 use portcullis_ipc::proto::acpi::{BuildTables, TablesBuilt, WINDOW, WINDOW_BYTES};
@@ -27,7 +27,7 @@ use portcullis_runtime::call::{CallError, read_reply};
 use portcullis_runtime::endpoint::{Endpoint, REPEATS};
 use portcullis_runtime::handle::{Timer, Vm, bad_config, endpoint, missing};
 use portcullis_runtime::journal::{HEAD_WORDS, Journal};
-use portcullis_runtime::pages::{RegionWords, info, journal, platform};
+use portcullis_runtime::pages::{self, RegionWords, info, journal, platform};
 use portcullis_runtime::serve::{Service, serve};
 use portcullis_runtime::start::Start;
 use portcullis_runtime::time::{ticks, tsc};
@@ -144,12 +144,10 @@ impl Service for Desk {
 /// The exit page of a vCPU.
 #[inline(always)]
 fn exit_page(vcpu: u16) -> &'static mut ExitPage {
-    let address = EXIT_PAGES as usize + usize::from(vcpu) * PAGE;
-    let page = core::ptr::with_exposed_provenance_mut::<ExitPage>(address);
-    // SAFETY: the core maps the page of each vCPU of this VM for the life of the instance and writes it
-    // only in a system call of this thread; the one reference lives between two waits, and the system
-    // call in between, `fetch`, gets it as an argument.
-    unsafe { &mut *page }
+    // SAFETY: the core maps the page of each vCPU of this VM for the life of the instance. Each vCPU has one
+    // reference at a time: that of the exit that is served, or that of `stopped`, which is asked about other vCPUs
+    // only. It ends before the next wait, and `fetch`, in which the core writes the page, gets it as an argument.
+    unsafe { &mut *pages::exit_page(vcpu) }
 }
 
 struct Core {
@@ -201,11 +199,7 @@ impl Host for Core {
     }
 
     fn fetch(&mut self, vcpu: u16, page: &mut ExitPage, groups: u32) -> bool {
-        // The core writes through its own mapping: the compiler must see the page leave and come back.
-        let page = core::hint::black_box(page);
-        let returned = syscall::vcpu_fetch(self.vm.vcpu(vcpu), groups);
-        core::hint::black_box(page);
-        returned.ok()
+        syscall::vcpu_fetch(self.vm.vcpu(vcpu), groups, page).ok()
     }
 
     fn tsc(&self) -> u64 {
@@ -349,8 +343,6 @@ impl Host for Core {
             }
         }
         let header = outcome.ok()?;
-        // The borrower wrote through the core: the compiler must see the bytes come back.
-        core::hint::black_box(piece);
         read_reply(&header, reply.get(..header.length.into())?).ok()
     }
 

@@ -1,10 +1,10 @@
 //! Leases of the call that is being served: a bounded loan of the caller's memory.
 
-use super::syscall::syscall4;
+use super::syscall::{lease_read, lease_write};
 use portcullis_ipc::client::lease_id;
 use portcullis_ipc::limits::LEASE_COPY;
 use portcullis_ipc::message::Header;
-use portcullis_ipc::syscall::{Call, Status};
+use portcullis_ipc::syscall::Status;
 
 /// A lease of the current caller.
 #[derive(Clone, Copy)]
@@ -26,9 +26,8 @@ impl Borrowed {
     pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Status> {
         let mut at = offset;
         for piece in buffer.chunks_mut(LEASE_COPY) {
-            let length = piece.len() as u64;
-            syscall4(Call::LeaseRead, self.id, at, piece.as_mut_ptr() as u64, length).done()?;
-            at += length;
+            lease_read(self.id, at, piece).done()?;
+            at += piece.len() as u64;
         }
         Ok(())
     }
@@ -40,9 +39,8 @@ impl Borrowed {
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Status> {
         let mut at = offset;
         for piece in bytes.chunks(LEASE_COPY) {
-            let length = piece.len() as u64;
-            syscall4(Call::LeaseWrite, self.id, at, piece.as_ptr() as u64, length).done()?;
-            at += length;
+            lease_write(self.id, at, piece).done()?;
+            at += piece.len() as u64;
         }
         Ok(())
     }

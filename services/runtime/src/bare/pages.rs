@@ -5,8 +5,9 @@ use crate::info::Info;
 use crate::journal::{Foreign, Journal};
 use crate::reason;
 use crate::state::{StateRegion, Words};
+use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::info::{InfoPage, config_offset};
-use portcullis_ipc::layout::{INFO_PAGE, PAGE, PLATFORM_PAGE, STATE_REGION};
+use portcullis_ipc::layout::{EXIT_PAGES, INFO_PAGE, PAGE, PLATFORM_PAGE, STATE_REGION};
 use portcullis_ipc::platform::PlatformPage;
 
 /// The information page of this partition.
@@ -20,6 +21,14 @@ pub fn info() -> Info<'static> {
     // SAFETY: the text lies in the same read-only page, up to its end.
     let text = unsafe { core::slice::from_raw_parts(text, PAGE - offset) };
     Info::new(page, text)
+}
+
+/// The exit page of vCPU `index` of the VM that this partition runs. The core writes it when it tells of an exit of the
+/// vCPU, and in `syscall::vcpu_fetch`: a reference to it ends before the next event is waited for, and what is fetched
+/// goes through it.
+#[inline(always)]
+pub fn exit_page(index: u16) -> *mut ExitPage {
+    core::ptr::with_exposed_provenance_mut(EXIT_PAGES as usize + usize::from(index) * PAGE)
 }
 
 /// The platform page as it is now.

@@ -2,8 +2,12 @@
 //!
 //! `docs/abi.md` holds the contract; the numbers are [`portcullis_ipc::syscall`]. A call that its caller
 //! had no right to make does not return: the core freezes this instance.
+//!
+//! A function whose call has the core write memory of ours to which a reference may exist takes that reference, and hands
+//! the address to the instruction: the compiler then knows that the bytes change there.
 
 use core::arch::asm;
+use portcullis_ipc::exit::ExitPage;
 use portcullis_ipc::syscall::{Call, Id, Resume, Status, VcpuId};
 
 /// What a system call brought: RAX and RDX.
@@ -39,13 +43,15 @@ impl Returned {
     }
 }
 
-/// One system call with up to four arguments.
+/// One system call with up to four arguments; of addresses among them the provenance is exposed.
 #[inline(always)]
-pub fn syscall4(call: Call, a: u64, b: u64, c: u64, d: u64) -> Returned {
+fn syscall4(call: Call, a: u64, b: u64, c: u64, d: u64) -> Returned {
     let (raw, value);
-    // SAFETY: the core keeps every register but RAX, RDX, RCX and R11, and of this partition's memory
-    // it writes only the message page, the exit pages and the buffer of a lease read, none of which is
-    // borrowed across a system call.
+    // SAFETY: the core keeps every register but RAX, RDX, RCX and R11. Of this partition's memory it writes the
+    // message page, to which no reference exists; the exit page of a vCPU that comes with an event, and references to
+    // those end before the next event is waited for (`pages::exit_page`); the page of `vcpu_fetch` and the buffer of
+    // `lease_read`, by pointers that their callers' exclusive references became; and leased memory, whose address its
+    // lender exposed for the time of the call.
     unsafe {
         asm!(
             "syscall",
@@ -96,10 +102,25 @@ pub fn vcpu_resume(vcpu: VcpuId, word: u64, mask: u64) -> Returned {
     syscall4(Call::VcpuResume, vcpu.0, Resume(word).0, mask, 0)
 }
 
-/// Fills state groups of a stopped vCPU into its exit page.
+/// Copies from a lease, starting `offset` bytes into it, until `buffer` is full.
 #[inline(always)]
-pub fn vcpu_fetch(vcpu: VcpuId, groups: u32) -> Returned {
-    syscall4(Call::VcpuFetch, vcpu.0, groups.into(), 0, 0)
+pub fn lease_read(lease: u64, offset: u64, buffer: &mut [u8]) -> Returned {
+    let address = buffer.as_mut_ptr().expose_provenance() as u64;
+    syscall4(Call::LeaseRead, lease, offset, address, buffer.len() as u64)
+}
+
+/// Copies bytes into a lease, starting `offset` bytes into it.
+#[inline(always)]
+pub fn lease_write(lease: u64, offset: u64, bytes: &[u8]) -> Returned {
+    let address = bytes.as_ptr().expose_provenance() as u64;
+    syscall4(Call::LeaseWrite, lease, offset, address, bytes.len() as u64)
+}
+
+/// Fills state groups of a stopped vCPU into its exit page, which is `page`: a pointer that comes from the reference
+/// to it where there is one. The core does not look at it.
+#[inline(always)]
+pub fn vcpu_fetch(vcpu: VcpuId, groups: u32, page: *mut ExitPage) -> Returned {
+    syscall4(Call::VcpuFetch, vcpu.0, groups.into(), 0, page.expose_provenance() as u64)
 }
 
 /// Brings a running or parked vCPU to a recall exit.

@@ -5,6 +5,7 @@ use portcullis_ipc::layout::GUEST_BASE;
 use portcullis_ipc::record::cause;
 use portcullis_ipc::syscall::{Resume, Status};
 use portcullis_runtime::handle::{Vm, missing};
+use portcullis_runtime::pages::exit_page;
 use portcullis_runtime::start::Start;
 use portcullis_runtime::syscall::{self, Returned};
 use portcullis_test_partitions::bad_rounds::{CAUSE, EVENT, EntryRound, STATE, STATUS, TAKEN, Way, give_up};
@@ -52,7 +53,7 @@ impl Tester {
         self.demand(syscall::vcpu_recall(id), Status::NotStopped);
         // What the page shows must come from the core.
         State::second().write(vcpu, 0);
-        self.demand(syscall::vcpu_fetch(id, group::ALL), Status::Ok);
+        self.demand(syscall::vcpu_fetch(id, group::ALL, exit_page(vcpu)), Status::Ok);
         if let Some(offset) = State::reset().difference(&State::read(vcpu)) {
             give_up(STATE, self.case, offset as u64);
         }

@@ -5,6 +5,7 @@ use portcullis_ipc::exit::{Reason, group};
 use portcullis_ipc::record::cause;
 use portcullis_ipc::syscall::{Resume, Status, VcpuId};
 use portcullis_runtime::handle::{Vm, missing};
+use portcullis_runtime::pages::exit_page;
 use portcullis_runtime::start::Start;
 use portcullis_runtime::syscall::{self, Returned};
 use portcullis_test_partitions::bad_rounds::{CAUSE, CHANGED, DONE, EVENT, STATE, STATUS, StateRound, TAKEN, give_up};
@@ -45,7 +46,7 @@ impl Tester {
 
     /// The vCPU's whole state is `wanted`.
     fn untouched(&self, wanted: &State) {
-        self.demand(syscall::vcpu_fetch(self.vcpu, group::ALL), Status::Ok);
+        self.demand(syscall::vcpu_fetch(self.vcpu, group::ALL, exit_page(0)), Status::Ok);
         if let Some(offset) = wanted.difference(&State::read(0)) {
             give_up(STATE, self.case, offset as u64);
         }
@@ -118,7 +119,7 @@ impl Tester {
             (case.change)(&mut state);
             state.write(0, case.dirty);
             self.demand(syscall::vcpu_resume(self.vcpu, case.word, 0), Status::Ok);
-            self.demand(syscall::vcpu_fetch(self.vcpu, group::ALL), Status::Ok);
+            self.demand(syscall::vcpu_fetch(self.vcpu, group::ALL, exit_page(0)), Status::Ok);
             let wanted = if case.dirty == 0 { State::first() } else { state };
             let seen = State::read(0);
             if let Some(offset) = wanted.difference(&seen) {

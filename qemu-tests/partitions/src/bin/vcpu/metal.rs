@@ -194,7 +194,7 @@ impl Test {
         let vcpu = self.code(&[0xeb, 0xfe]);
         self.tick.set(tsc() + ticks(200));
         let woken = vcpu.resume_wait(Resume::ENTER, u64::MAX);
-        let fetched = syscall::vcpu_fetch(vcpu.id(), group::ALL);
+        let fetched = vcpu.fetch(group::ALL);
         let recalled = syscall::vcpu_recall(vcpu.id());
         let exited = syscall::wait(0);
         let pass = woken.status() == Some(Status::Notified)
@@ -237,7 +237,7 @@ impl Test {
         vcpu.set(field!(xsave, 22), HIGH);
         let reason = vcpu.enter();
         let loaded = vcpu.get(field!(registers, 1)) == HIGH & 0xffff_ffff;
-        syscall::vcpu_fetch(vcpu.id(), group::EXTENDED);
+        vcpu.fetch(group::EXTENDED);
         // XMM0 at byte 160; ST0 at byte 32 holds 1.0 in 80 bits.
         let stored = vcpu.get(field!(xsave, 20)) == LOW && vcpu.get(field!(xsave, 4)) == 1 << 63;
         self.check(loaded && stored, "SSE and x87 state in both directions", reason);
@@ -272,7 +272,7 @@ impl Test {
         for (offset, _) in fields {
             vcpu.set(offset, 0);
         }
-        syscall::vcpu_fetch(vcpu.id(), group::ALL);
+        vcpu.fetch(group::ALL);
         let wrong = fields.iter().position(|(offset, value)| vcpu.get(*offset) != *value);
         if let Some(index) = wrong {
             self.console.line(format_args!("vcpu note: system register {index} of the list came back changed"));
