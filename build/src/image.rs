@@ -62,7 +62,7 @@ impl Image {
 
 fn memory_mib(needs: u64, least: u32) -> u32 {
     let needed = ((needs >> 20) + HEADROOM_MIB).next_multiple_of(64);
-    // A guest's memory is one piece: where RAM has a hole, all of it must fit behind.
+    // A guest's memory is one piece: where RAM has a hole, all of it must fit after the hole.
     let needed = if needed < SPLIT_MIB.into() { needed } else { needed + u64::from(LOW_MIB) };
     least.max(u32::try_from(needed).unwrap_or(u32::MAX))
 }
@@ -143,6 +143,11 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     std::fs::write(path, bytes).map_err(failed)
 }
 
+/// The time at which each ISO is made, so that the same image gives the same bytes.
+const ISO_TIME: &str = "2026-01-01 00:00:00";
+/// The same in seconds since 1970.
+const ISO_EPOCH: &str = "1767225600";
+
 /// Writes a GRUB ISO beside the image, with the core's command line; GRUB runs the commands `before` first.
 pub fn iso(image: &Image, command_line: &str, before: &[String]) -> anyhow::Result<PathBuf> {
     setup::ensure(&[setup::Need::Grub])?;
@@ -158,8 +163,11 @@ pub fn iso(image: &Image, command_line: &str, before: &[String]) -> anyhow::Resu
     copy(&image.bundle, "bundle.img")?;
     write_file(&boot.join("grub/grub.cfg"), grub_configuration(command_line, before)?.as_bytes())?;
     let path = directory.join("system.iso");
-    let mut command = Command::new("grub-mkrescue");
-    command.arg("-o").arg(&path).arg(&tree);
+    // GRUB names the file system by the time, and the tools that it runs write times into it: theirs stands still.
+    let mut command = Command::new("faketime");
+    command.args(["-f", ISO_TIME, "grub-mkrescue", "-o"]).arg(&path).arg(&tree).env("TZ", "UTC");
+    // Files keep their own times without this.
+    command.env("SOURCE_DATE_EPOCH", ISO_EPOCH);
     // Its progress is of no use; what it says when it fails is.
     process::output(&mut command, "grub-mkrescue")?;
     Ok(path)
@@ -202,6 +210,28 @@ mod tests {
         let text = grub_configuration("trace=1", &["insmod wrmsr".to_owned()]).unwrap();
         assert!(text.contains("multiboot2 /boot/core.elf trace=1\n    module2 /boot/bundle.img"), "{text}");
         assert!(text.find("insmod wrmsr\n") < text.find("menuentry"), "{text}");
+    }
+
+    #[test]
+    fn an_iso_made_later_and_elsewhere_is_equal_bit_for_bit() {
+        let directory = tempfile::tempdir().unwrap();
+        let system = crate::manifest::load(&workspace::demo_manifest()).unwrap();
+        let made = ["one", "another place"].map(|place| {
+            let file = |name: &str| directory.path().join(place).join(name);
+            let (core, bundle) = (file("core.elf"), file("bundle.img"));
+            write_file(&core, b"core").unwrap();
+            write_file(&bundle, b"bundle").unwrap();
+            let image = Image { system: system.clone(), core, bundle, needs: 0 };
+            let path = iso(&image, "trace=1", &[]).unwrap();
+            // The next one is made in another second.
+            let second = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+            let made_in = second();
+            while second() == made_in {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            std::fs::read(path).unwrap()
+        });
+        assert!(made[0] == made[1]);
     }
 
     #[test]

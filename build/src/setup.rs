@@ -104,6 +104,7 @@ impl Need {
                 need(file("/usr/lib/grub/x86_64-efi"), &["grub-efi-amd64-bin"]);
                 need(program("xorriso"), &["xorriso"]);
                 need(program("mformat"), &["mtools"]);
+                need(program("faketime"), &["faketime"]);
             }
             Self::Graphviz => need(program("dot"), &["graphviz"]),
             Self::FirmwareTools => {

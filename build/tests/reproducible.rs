@@ -22,7 +22,7 @@ fn copy(from: &Path, to: &Path) {
 fn image(checkout: &Path, out: &Path) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis-build"));
     command.env("CARGO_MANIFEST_DIR", checkout.join("build"));
-    let status = command.args(["image", "--no-iso", "--out"]).arg(out).status().unwrap();
+    let status = command.args(["image", "--out"]).arg(out).status().unwrap();
     assert!(status.success());
 }
 
@@ -40,7 +40,7 @@ fn core_services_and_images_of_two_directories_are_equal_bit_for_bit() {
         let (first, second) = (std::fs::read(a).unwrap(), std::fs::read(b).unwrap());
         assert!(first == second, "{} and {} differ", a.display(), b.display());
     };
-    for file in ["core.elf", "bundle.img"] {
+    for file in ["core.elf", "bundle.img", "system.iso"] {
         pair(&outs[0].join(file), &outs[1].join(file));
     }
     // With their symbols and debug information, which the images do not carry.
