@@ -159,7 +159,7 @@ mod tests {
         // mov rcx, [rdi]
         assert!(unmasked(&[CHECK, &[0x48, 0x8b, 0x0f], ACCESS].concat(), 0).is_empty());
         assert!(unmasked(ACCESS, 0).is_empty(), "nothing was compared");
-        // jne is no check of a bound.
+        // jne does not check a bound.
         assert!(unmasked(&[&CHECK[..4], &[0x75, 0x20], ACCESS].concat(), 0).is_empty());
     }
 

@@ -44,7 +44,7 @@ pub enum Error {
         reason: std::io::Error,
     },
     /// A log level that does not exist.
-    #[error("`{0}` is no log level: use error, warn, info, debug, trace or off")]
+    #[error("`{0}` is not a log level: use error, warn, info, debug, trace or off")]
     LogLevel(String),
 }
 

@@ -21,8 +21,8 @@ pub enum Error {
         /// What the system said.
         reason: std::io::Error,
     },
-    /// It is no static 64-bit ELF program.
-    #[error("{file} is no static 64-bit ELF program ({reason}); build it with `cargo xtask build`")]
+    /// It is not a static 64-bit ELF program.
+    #[error("{file} is not a static 64-bit ELF program ({reason}); build it with `cargo xtask build`")]
     NotStatic {
         /// The file.
         file: String,
@@ -152,11 +152,11 @@ mod tests {
         let path = directory.path().join("x");
         std::fs::write(&path, b"not an ELF").unwrap();
         let text = Program::read(&path).unwrap_err().to_string();
-        assert!(text.contains("is no static 64-bit ELF program") && !text.contains('\n'), "{text}");
+        assert!(text.contains("is not a static 64-bit ELF program") && !text.contains('\n'), "{text}");
     }
 
     #[test]
-    fn the_build_id_is_found_behind_another_note_and_never_in_a_short_one() {
+    fn the_build_id_is_found_after_another_note_and_never_in_a_short_one() {
         let other = [4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0, 1, 2, 3, 4];
         let mut notes = other.to_vec();
         notes.extend([4, 0, 0, 0, 20, 0, 0, 0, 3, 0, 0, 0]);

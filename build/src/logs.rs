@@ -57,7 +57,7 @@ pub fn command(args: &Args) -> anyhow::Result<()> {
 pub struct Captured {
     /// Records in the order of the file.
     pub records: Vec<Record>,
-    /// Pieces of the line that were no frame.
+    /// Pieces of the line that were not frames.
     pub damaged: usize,
     /// Why the core stopped, from a dump.
     pub epitaph: Option<String>,

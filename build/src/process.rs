@@ -80,7 +80,7 @@ pub fn run_limited(command: &mut Command, what: &str, limit: Duration) -> Result
         }
     }
     for process in family(child.id()) {
-        // One that has ended meanwhile is no failure.
+        // One that has ended meanwhile is not a failure.
         let _ = output(Command::new("kill").args(["-KILL", &process.to_string()]), "kill");
     }
     let _ = child.wait();

@@ -116,7 +116,7 @@ fn chosen(words: &[String]) -> anyhow::Result<(Vec<Step>, Vec<String>)> {
         && !named.contains(&Step::Emulator)
     {
         let steps = Step::ALL.map(Step::name).join(", ");
-        bail!("`{name}` is no step ({steps}); a trial is run by `cargo xtask test emulator {name}`");
+        bail!("`{name}` is not a step ({steps}); a trial is run by `cargo xtask test emulator {name}`");
     }
     let steps = Step::ALL.into_iter().filter(|step| named.is_empty() || named.contains(step)).collect();
     Ok((steps, names))
@@ -225,7 +225,7 @@ fn on_host(verb: &str, without: &[&str]) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// The core's package: its program is no host program, only its tests are.
+/// The core's package: its program is not one of the host's, only its tests are.
 const CORE: &str = "portcullis-kernel";
 
 fn clippy() -> anyhow::Result<()> {
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn a_word_that_is_no_step_is_one_line_that_says_what_it_could_be() {
         let text = words("unit vcpu").unwrap_err().to_string();
-        assert!(text.starts_with("`vcpu` is no step (format, dependencies, "), "{text}");
+        assert!(text.starts_with("`vcpu` is not a step (format, dependencies, "), "{text}");
         assert!(text.ends_with("a trial is run by `cargo xtask test emulator vcpu`"), "{text}");
     }
 }

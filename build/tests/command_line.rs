@@ -127,7 +127,7 @@ fn a_command_line_that_cannot_be_followed_is_one_line_that_names_the_option() {
 #[test]
 fn a_file_that_is_no_bundle_is_one_line() {
     let text = one_line(&tool().args(["image", "--show", env!("CARGO_BIN_EXE_portcullis-build")]).output().unwrap());
-    assert!(text.contains("is no system image"), "{text}");
+    assert!(text.contains("is not a system image"), "{text}");
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl core::fmt::Display for Invalid {
 
 impl core::error::Error for Invalid {}
 
-/// The key behind `guestinfo.`, whose letters may be of either case; `None` without that prefix.
+/// The key after `guestinfo.`, whose letters may be of either case; `None` without that prefix.
 pub fn strip_prefix(name: &[u8]) -> Option<&[u8]> {
     let (prefix, key) = name.split_at_checked(PREFIX.len())?;
     prefix.eq_ignore_ascii_case(PREFIX).then_some(key)

@@ -33,7 +33,7 @@ pub struct ImageHead {
     pub slice_us: u32,
     /// Mitigation policy: bits of [`mitigation`] that the manifest turns off.
     pub mitigations_off: u32,
-    /// End of the bytes that the core checks, a multiple of 4096. Behind it stand blobs and nothing else; each has a
+    /// End of the bytes that the core checks, a multiple of 4096. After it stand blobs and nothing else; each has a
     /// CRC-32 of its own in the information page, and whoever uses it checks it.
     pub checked: u64,
 }
@@ -289,9 +289,9 @@ pub mod mitigation {
     pub const IBRS: u32 = 1 << 7;
     /// IBPB at every way into the core, instead of between partitions and VMs: returns are predicted as branches are.
     pub const IBPB_ENTRY: u32 = 1 << 8;
-    /// A call and an LFENCE behind a guest's exit.
+    /// A call and an LFENCE after a guest's exit.
     pub const PBRSB: u32 = 1 << 9;
-    /// No predictions for what is no branch (Zen 2).
+    /// No predictions for what is not a branch (Zen 2).
     pub const BTC_NOBR: u32 = 1 << 10;
     /// SSBD by LS_CFG, where SPEC_CTRL is not there.
     pub const LS_CFG_SSBD: u32 = 1 << 11;

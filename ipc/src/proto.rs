@@ -88,7 +88,7 @@ pub mod link {
     }
 
     /// Take console input that has arrived. Input is a stream of numbered bytes: what lies before `from`
-    /// the service forgets, what lies behind it is given again until a later request acknowledges it.
+    /// the service forgets, what comes after it is given again until a later request acknowledges it.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
     pub struct ConsoleRead {
         /// Number of the first byte that the caller has not durably taken, from 0.
@@ -195,7 +195,7 @@ pub mod control {
     }
 
     /// How far the frames of a console's input were taken. The sequence of such a frame is the number of its
-    /// first byte; the host sends again what lies behind `upto` until it is told that it was taken. One that does not
+    /// first byte; the host sends again what comes after `upto` until it is told that it was taken. One that does not
     /// know where the numbers stand opens with a frame without bytes.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Schema)]
     pub struct InputTaken {

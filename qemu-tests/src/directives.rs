@@ -104,7 +104,7 @@ impl Default for Directives {
 
 /// A directive that says nothing.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: `# test: {text}` is no directive: {fix}")]
+#[error("line {line}: `# test: {text}` is not a directive: {fix}")]
 pub struct Unknown {
     line: usize,
     text: String,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// Work by its name in the guest's test `pace`, and how much longer it may take than on the bare emulator, in percent.
 const WORK: [(&str, u64); 2] = [("compute", 3), ("start-programs", 15)];
-/// Resolution of the guest's clock is 10 ms; what takes less than this is no measurement.
+/// Resolution of the guest's clock is 10 ms; what takes less than this is not a measurement.
 const LEAST_MS: u64 = 700;
 /// RAM of the bare machine, MiB, which is what the guest has.
 const MEMORY_MIB: u32 = 384;

@@ -81,7 +81,7 @@ fn flip_last(image: &mut [u8]) {
     }
 }
 
-/// Flips a bit of the first file behind what the core checks: its user is to find that.
+/// Flips a bit of the first file after what the core checks: its user is to find that.
 pub fn flip_first_file(image: &mut [u8]) {
     let end = checked(image);
     if let Some(first) = image.get_mut(end) {

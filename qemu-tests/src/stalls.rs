@@ -25,7 +25,7 @@ impl Busy {
         let thread = std::thread::spawn(move || {
             let Some(process) = Pid::from_raw(emulator.cast_signed()) else { return };
             let remains = |signal, time| {
-                // One that has ended meanwhile is no failure.
+                // One that has ended meanwhile is not a failure.
                 let _ = kill_process(process, signal);
                 wait.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
             };

@@ -78,7 +78,7 @@ mod tests {
         let read_execute = given(false, true);
         let image = Some(0x50_0000);
         assert!(text.allows(0x4000_1000, 0x50_4000, read_execute, image));
-        assert!(!text.allows(0x4000_2000, 0x50_5000, read_execute, image), "behind the range");
+        assert!(!text.allows(0x4000_2000, 0x50_5000, read_execute, image), "beyond the range");
         assert!(!text.allows(0x3fff_f000, 0x50_2000, read_execute, image), "before the range");
         assert!(!text.allows(0x4000_0000, 0x50_3000, given(true, true), image), "more rights");
         assert!(!text.allows(0x4000_0000, 0x50_3000, given(false, false), image), "fewer rights");

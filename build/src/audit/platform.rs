@@ -41,7 +41,7 @@ mod tests {
         page.core_version = 1 << 32 | 2 << 16 | 3;
         page.mitigations = mitigation::IBPB | mitigation::VERW;
         page.lacking = mitigation::SSBD;
-        assert_eq!(line(Memory(page.as_bytes()), 0), None, "without its magic it is no platform page");
+        assert_eq!(line(Memory(page.as_bytes()), 0), None, "without its magic it is not a platform page");
         page.magic = PLATFORM_MAGIC;
         let text = line(Memory(page.as_bytes()), 0).unwrap();
         assert_eq!(text, "core 1.2.3, TSC 5 Hz, mitigations in force: ibpb, verw; needed and lacking: ssbd");

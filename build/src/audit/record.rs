@@ -35,7 +35,7 @@ pub enum Error {
 const MAGIC: [u8; 8] = *b"PCAUDIT2";
 /// Runs that the core can note.
 const RUNS: u64 = 256;
-/// Offsets in the record, behind its magic.
+/// Offsets in the record, after its magic.
 const CORE_ROOT: u64 = 8;
 const ROOTS: u64 = CORE_ROOT + 8;
 const NESTED: u64 = ROOTS + 8 * limits::PARTITIONS as u64;
@@ -46,7 +46,7 @@ const RUN_BYTES: u64 = 24;
 
 /// Start of the fixed maps at the end of the core's half: local APIC, then the copy windows.
 const FIXED_MAPS: u64 = USER_BASE - (2 << 20);
-/// Copy windows behind the local APIC's page.
+/// Copy windows after the local APIC's page.
 const WINDOWS: u64 = 3;
 /// Frame of the local APIC.
 const LOCAL_APIC: u64 = 0xfee0_0000;

@@ -20,7 +20,7 @@ pub struct Control {
 #[error("the emulator's register listing has no {0}: was the emulator updated?")]
 pub struct Missing(&'static str);
 
-/// Reads the listing: one entry a CPU. Bochs writes `0x` before and a colon behind a value.
+/// Reads the listing: one entry a CPU. Bochs writes `0x` before and a colon after a value.
 pub fn parse(text: &str) -> Result<Vec<Control>, Missing> {
     let parts: Vec<&str> = text.split("CPU#").filter(|part| part.contains("CR0=")).collect();
     if parts.is_empty() {

@@ -136,7 +136,7 @@ fn page_rule(subject: &Subject, space: &Space, mapping: &Mapping, address: u64, 
         return Some("a supervisor page lies above the core's half");
     }
     let Kind::Partition(partition) = space.kind else {
-        return Some("a ring 3 page in a space that is no partition's");
+        return Some("a ring 3 page in a space that is not a partition's");
     };
     let serves = |vm: u16| subject.vmexit.get(usize::from(vm)) == Some(&partition);
     let allowed = match owner {

@@ -22,7 +22,7 @@ pub enum Console {
 }
 
 impl Console {
-    /// Text behind the kernel's command line; what runs in place of `/init` at its end.
+    /// Text after the kernel's command line; what runs in place of `/init` at its end.
     fn command_line(self) -> &'static str {
         match self {
             Self::Full => "rdinit=/bin/busybox -- poweroff -f",

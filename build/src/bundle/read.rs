@@ -42,7 +42,7 @@ pub struct ReadVm {
     pub vcpus: Vec<VcpuRecord>,
 }
 
-/// Why bytes are no image.
+/// Why bytes are not an image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// Too short for a head, or shorter than the head says.
@@ -54,7 +54,7 @@ pub enum ReadError {
         need: u64,
     },
     /// Not an image.
-    #[error("the file is no system image (magic {0:02x?}); name the bundle that `cargo xtask image` wrote")]
+    #[error("the file is not a system image (magic {0:02x?}); name the bundle that `cargo xtask image` wrote")]
     Magic([u8; 8]),
     /// Another format version.
     #[error("the image has format version {0}, not that of this tool; use the tool of its release")]

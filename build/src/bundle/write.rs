@@ -34,7 +34,7 @@ impl Pages {
         Self { start, bytes: Vec::new() }
     }
 
-    /// Offset behind the last page.
+    /// Offset after the last page.
     fn end(&self) -> u64 {
         self.start + self.bytes.len() as u64
     }
@@ -49,7 +49,7 @@ impl Pages {
 }
 
 impl Image {
-    /// The directory of tables and the tables, as they stand behind the head.
+    /// The directory of tables and the tables, as they stand after the head.
     fn tables(&self) -> (u32, Vec<u8>) {
         let tables: [(u16, usize, &[u8], usize); 5] = [
             table_of(table::PARTITIONS, &self.partitions),

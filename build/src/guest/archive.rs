@@ -13,7 +13,7 @@ pub enum Error {
     /// `dpkg-deb` is not there or fails.
     #[error(transparent)]
     Process(#[from] process::Error),
-    /// What it gives out is no archive.
+    /// What it gives out is not an archive.
     #[error("the package {package} cannot be unpacked ({reason}); delete it and try again")]
     Damaged {
         /// The file.

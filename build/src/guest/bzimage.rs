@@ -7,7 +7,7 @@ use super::payload;
 const BOOT_FLAG: usize = 0x1fe;
 /// Where the header's signature stands.
 const MAGIC: usize = 0x202;
-/// Sectors of real-mode code behind the boot sector.
+/// Sectors of real-mode code after the boot sector.
 const SETUP_SECTORS: usize = 0x1f1;
 /// Version of the boot protocol.
 const VERSION: usize = 0x206;
@@ -66,7 +66,7 @@ pub fn check_entry(file: &[u8]) -> Result<(), Error> {
     }
 }
 
-/// The inner kernel of a bzImage, decompressed: an ELF, perhaps with other data behind it.
+/// The inner kernel of a bzImage, decompressed: an ELF, perhaps with other data after it.
 pub fn inner(file: &[u8]) -> Result<Vec<u8>, Error> {
     let cut_off = |wanted: u64| Error::CutOff { wanted, length: file.len() as u64 };
     let version = half(file, VERSION).ok_or_else(|| cut_off(VERSION as u64 + 2))?;
@@ -89,7 +89,7 @@ pub fn inner(file: &[u8]) -> Result<Vec<u8>, Error> {
     Ok(payload::decompress(bytes)?)
 }
 
-/// First address behind the memory that the kernel takes when it starts.
+/// First address after the memory that the kernel takes when it starts.
 pub fn memory_end(file: &[u8]) -> Result<u64, Error> {
     let cut_off = |at: usize| Error::CutOff { wanted: at as u64 + 4, length: file.len() as u64 };
     let version = half(file, VERSION).ok_or_else(|| cut_off(VERSION))?;

@@ -6,7 +6,7 @@ use super::tree::{Node, Tree};
 
 /// Every entry and every file begins at a multiple of this.
 const ALIGN: usize = 4;
-/// Name of the entry behind the last.
+/// Name of the entry after the last.
 const TRAILER: &str = "TRAILER!!!";
 
 const DIRECTORY: u32 = 0o040_755;
@@ -14,7 +14,7 @@ const FILE: u32 = 0o100_644;
 const PROGRAM: u32 = 0o100_755;
 const LINK: u32 = 0o120_777;
 
-/// The archive of a tree. Archives can be put one behind the other.
+/// The archive of a tree. Archives can be concatenated.
 pub fn write(tree: &Tree) -> Vec<u8> {
     let mut archive = Vec::new();
     for (index, (path, node)) in (1u32..).zip(tree) {

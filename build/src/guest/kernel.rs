@@ -36,11 +36,11 @@ pub struct Kernel {
     pub entry: Entry,
     /// The file.
     pub bytes: Vec<u8>,
-    /// First guest-physical address behind all that it takes when it starts, files apart.
+    /// First guest-physical address after all that it takes when it starts, files apart.
     pub end: u64,
 }
 
-/// Why a file is no kernel that can be entered.
+/// Why a file is not a kernel that can be entered.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be read.
@@ -60,7 +60,7 @@ pub enum Error {
         reason: bzimage::Error,
     },
     /// An ELF that is damaged.
-    #[error("the kernel {file} is no whole ELF ({reason}); copy it again")]
+    #[error("the kernel {file} is not a whole ELF ({reason}); copy it again")]
     Elf {
         /// The file.
         file: String,
@@ -69,7 +69,7 @@ pub enum Error {
     },
     /// No method fits.
     #[error(
-        "the kernel {file} cannot be entered: it is no bzImage, has no PVH note (build it with CONFIG_PVH=y) and no multiboot 1 header"
+        "the kernel {file} cannot be entered: it is not a bzImage, has no PVH note (build it with CONFIG_PVH=y) and no multiboot 1 header"
     )]
     NoEntry {
         /// The file.
@@ -108,7 +108,7 @@ pub fn prepare(name: &str, bytes: Vec<u8>, wanted: Option<Entry>) -> Result<Kern
         Some(wanted) if wanted != kernel.entry => {
             let fix = match wanted {
                 Entry::Pvh => "it has no PVH note; build it with CONFIG_PVH=y",
-                Entry::Linux32 => "it is no bzImage; name arch/x86/boot/bzImage of its build",
+                Entry::Linux32 => "it is not a bzImage; name arch/x86/boot/bzImage of its build",
                 Entry::Multiboot => "it has no multiboot 1 header in its first 8 KiB",
             };
             Err(Error::NotBy { file: file(), wanted, fix })
@@ -125,7 +125,7 @@ fn of_bzimage(name: &str, bytes: Vec<u8>, wanted: Option<Entry>) -> Result<Kerne
         return Ok(as_it_is(bytes));
     }
     match bzimage::inner(&bytes) {
-        // What is inside may be no ELF, or one that only its own decompressor can start.
+        // What is inside may not be an ELF, or one that only its own decompressor can start.
         Ok(inner) => Ok(of_elf(name, inner).ok().filter(|one| one.entry == Entry::Pvh).unwrap_or(as_it_is(bytes))),
         Err(bzimage::Error::NoPayload) => Ok(as_it_is(bytes)),
         Err(reason) => Err(damaged(reason)),
@@ -157,7 +157,7 @@ fn of_elf(name: &str, mut bytes: Vec<u8>) -> Result<Kernel, Error> {
         (false, true) => Entry::Multiboot,
         (false, false) => return Err(Error::NoEntry { file: file() }),
     };
-    // Behind it a kernel's build leaves relocations that only its own decompressor uses.
+    // After it a kernel's build leaves relocations that only its own decompressor uses.
     bytes.truncate(usize::try_from(file_end).unwrap_or(usize::MAX));
     Ok(Kernel { entry, bytes, end })
 }
@@ -205,7 +205,7 @@ fn has_multiboot_header(file: &[u8]) -> bool {
     multiboot_header(file).is_some()
 }
 
-/// For a file that is no ELF and whose multiboot header has address fields: the first address behind it in memory.
+/// For a file that is not an ELF and whose multiboot header has address fields: the first address after it in memory.
 fn flat_multiboot_end(file: &[u8]) -> Option<u64> {
     let (at, words) = multiboot_header(file)?;
     let [_, flags, _, header, load, end, bss_end, ..] = *words else { return None };
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn an_elf_with_the_note_is_entered_by_it_and_loses_what_lies_behind() {
+    fn an_elf_with_the_note_is_entered_by_it_and_loses_what_follows() {
         let mut file = pvh();
         let whole = file.len();
         file.extend([0xaa; 100]);
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn a_method_that_does_not_fit_is_refused() {
         let text = prepare("k", pvh(), Some(Entry::Linux32)).unwrap_err().to_string();
-        assert!(text.contains("by linux32: it is no bzImage"), "{text}");
+        assert!(text.contains("by linux32: it is not a bzImage"), "{text}");
         let text = prepare("k", wrapped(&elf64(&[])), Some(Entry::Pvh)).unwrap_err().to_string();
         assert!(text.contains("CONFIG_PVH=y"), "{text}");
     }

@@ -141,7 +141,7 @@ fn is_base_current(apt: &Apt, architecture: &Architecture, base: &Path) -> Resul
         return Ok(false);
     };
     let names: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
-    // One that the archive no longer has is no error: what replaced it is found below.
+    // One that the archive no longer has is not an error: what replaced it is found below.
     Ok(rules == architecture.rules() && apt.show(&names).is_ok_and(|packages| stamp(&packages) == text))
 }
 

@@ -16,9 +16,9 @@ pub struct Overrides {
     pub kernel: Option<PathBuf>,
     /// How it is entered; without it the best way that fits.
     pub entry: Option<Entry>,
-    /// Initial RAM disks; several are put one behind the other. A kernel of the user's own gets these and no other.
+    /// Initial RAM disks; several are concatenated. A kernel of the user's own gets these and no other.
     pub initrd: Vec<PathBuf>,
-    /// Text behind the manifest's kernel command line; it wins where both set the same.
+    /// Text after the manifest's kernel command line; it wins where both set the same.
     pub append: Option<String>,
     /// Number of vCPUs. They share the budgets that the manifest gives its VM.
     pub vcpus: Option<usize>,
@@ -184,7 +184,7 @@ fn share(vcpus: &[Vcpu], count: usize) -> Result<Vec<Vcpu>, Error> {
     Ok(vec![each; count])
 }
 
-/// The RAM disks one behind the other, as Linux unpacks them: each begins at a multiple of four bytes.
+/// The RAM disks in one file, as Linux unpacks them: each begins at a multiple of four bytes.
 fn joined(paths: &[PathBuf]) -> Result<Vec<u8>, Error> {
     let mut disk = Vec::new();
     for path in paths {

@@ -2,7 +2,7 @@
 //! their first bytes. What the payload holds is not looked at here.
 //!
 //! The kernel's build appends the size of what it compressed, as 4 bytes little endian, to every format
-//! (gzip ends with it by itself): the end of the payload is no part of the stream.
+//! (gzip ends with it by itself): the end of the payload is not part of the stream.
 
 use std::io::{self, Read};
 
@@ -103,12 +103,12 @@ fn lz4_legacy(stream: &[u8], said: u64) -> io::Result<Vec<u8>> {
     let mut block = vec![0; LZ4_BLOCK];
     let mut rest = stream.get(4..).ok_or_else(cut_off)?;
     while bytes.len() as u64 <= said && !rest.is_empty() {
-        let (size, behind) = rest.split_first_chunk().ok_or_else(cut_off)?;
-        let (compressed, behind) = behind.split_at_checked(u32::from_le_bytes(*size) as usize).ok_or_else(cut_off)?;
+        let (size, after) = rest.split_first_chunk().ok_or_else(cut_off)?;
+        let (compressed, after) = after.split_at_checked(u32::from_le_bytes(*size) as usize).ok_or_else(cut_off)?;
         let count = lz4_flex::block::decompress_into(compressed, &mut block)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         bytes.extend_from_slice(block.get(..count).unwrap_or_default());
-        rest = behind;
+        rest = after;
     }
     Ok(bytes)
 }

@@ -13,7 +13,7 @@ pub const ROOTS: [&str; 6] = ["busybox-static", "dmidecode", "libc-bin", "open-v
 /// Where an architecture has its libraries.
 #[derive(Clone, Copy, Debug)]
 pub struct Architecture {
-    /// Behind the names of files made for it.
+    /// At the end of the names of files made for it.
     pub suffix: &'static str,
     /// The directory of its libraries.
     libraries: &'static str,

@@ -71,7 +71,7 @@ enum Mode {
     /// A frame.
     #[default]
     Frame,
-    /// The rest of what is no frame.
+    /// The rest of what is not a frame.
     Skip,
     /// A core's last records, after their name.
     Last,

@@ -36,7 +36,7 @@ pub enum Level {
 }
 
 impl Symbols {
-    /// Reads an ELF's tables; fails when it is no ELF or has no defmt strings.
+    /// Reads an ELF's tables; fails when it is not an ELF or has no defmt strings.
     pub fn parse(elf: &[u8]) -> anyhow::Result<Self> {
         let table = Table::parse(elf)?.context("the ELF has no .defmt section")?;
         let locations = table.get_locations(elf).unwrap_or_default();

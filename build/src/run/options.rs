@@ -39,10 +39,10 @@ pub struct Options {
     /// Kernel: a bzImage, or an ELF with a PVH note or a multiboot header.
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
-    /// Initial RAM disk; several are put one behind the other. A kernel of your own has none unless you name it.
+    /// Initial RAM disk; several are concatenated. A kernel of your own has none unless you name it.
     #[arg(long, value_name = "FILE")]
     initrd: Vec<PathBuf>,
-    /// Text behind the kernel's command line, which has 2,047 bytes at most.
+    /// Text after the manifest's kernel command line; together they have 2,047 bytes at most.
     #[arg(long, value_name = "TEXT")]
     append: Option<String>,
     /// vCPUs; they share the manifest's budget.

@@ -31,7 +31,7 @@ pub enum Said {
     Vm(VmNotice),
     /// A frame of another kind.
     Frame(u8, Vec<u8>),
-    /// A piece of COM2 that is no frame.
+    /// A piece of COM2 that is not a frame.
     Damage(frames::Damage),
     /// Everything else.
     Event(Event),

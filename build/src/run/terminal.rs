@@ -25,7 +25,7 @@ fn restore() {
 pub struct Raw(());
 
 impl Raw {
-    /// Changes the mode; `None` where standard input is no terminal.
+    /// Changes the mode; `None` where standard input is not a terminal.
     ///
     /// Output keeps its processing: a line end of the core's or of this tool's own goes to the first column.
     pub fn enter() -> io::Result<Option<Self>> {

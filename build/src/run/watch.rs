@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_vm_that_was_not_loaded_or_gave_up_says_why_and_another_vms_reason_is_not_its_own() {
-        let why = "guest not loaded: the kernel is no ELF: name another";
+        let why = "guest not loaded: the kernel is not an ELF: name another";
         let mut watch = watching(2, false);
         assert_eq!(ends(&mut watch, &vm(1, VmEventKind::Stopped)), None);
         assert_eq!(ends(&mut watch, &log(why)), None, "that is VM 0's");

@@ -10,7 +10,7 @@ use crate::run::{Mode, State, reg};
 const PAT: u64 = 0x277;
 const EFER: u64 = 0xc000_0080;
 const NO_MSR: u64 = 0x1234_5678;
-/// A port behind which no device stands.
+/// A port without a device.
 const NO_PORT: u64 = 0x1234;
 const GENERAL_PROTECTION: u64 = 13;
 const UNDEFINED: u64 = 6;
@@ -398,7 +398,7 @@ impl Tests<'_> {
         }
     }
 
-    /// Accesses to guest-physical addresses behind which there is no memory.
+    /// Accesses to guest-physical addresses without memory.
     pub fn outside_memory(&mut self, memory: u64) {
         let hole = memory + (64 << 20);
         let pointer = |s: &mut State| (s.registers[reg::RDI], s.registers[reg::RAX]) = (hole, 0x1122_3344);

@@ -102,7 +102,7 @@ pub const GATE: u64 = 0x8e;
 pub const GATE_USER: u64 = 0xee;
 /// Gate rights of a gate that is not present.
 pub const GATE_ABSENT: u64 = 0x0e;
-/// Gate rights of a descriptor type that is no gate.
+/// Gate rights of a descriptor type that is not a gate.
 pub const GATE_BROKEN: u64 = 0x80;
 
 /// Sets the rights of a vector's gates in the long-mode and the legacy IDT.

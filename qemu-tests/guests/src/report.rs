@@ -58,7 +58,7 @@ impl Report {
         }
     }
 
-    /// Prints something that is no check.
+    /// Prints something that is not a check.
     pub fn note(&self, text: fmt::Arguments<'_>) {
         line(format_args!("guest {}: note {text}", self.name));
     }

@@ -190,7 +190,7 @@ pub static TAKEN: &[Case] = &[
     taken("dr6 all bits", |s| s.put(at::DR6, 0xffff_ffff)),
     taken("dr7 all bits", |s| s.put(at::DR7, 0xffff_ffff)),
     taken("rflags all bits", |s| s.put(at::RFLAGS, 0x003f_7fd7)),
-    taken("rip behind the canonical addresses", |s| s.put(at::RIP, 1 << 47)),
+    taken("rip beyond the canonical addresses", |s| s.put(at::RIP, 1 << 47)),
     taken("rip below the upper half", |s| s.put(at::RIP, 0xffff << 48)),
     taken("bases at the lower edge", |s| (0..10).for_each(|index| s.put(at::base(index), EDGE[0]))),
     taken("bases at the upper edge", |s| (0..10).for_each(|index| s.put(at::base(index), EDGE[1]))),

@@ -1,4 +1,4 @@
-//! The SMBIOS tables, version 3.2: a 64-bit entry point and the structures behind it, with the names that
+//! The SMBIOS tables, version 3.2: a 64-bit entry point and the structures after it, with the names that
 //! programs written for VMware look for.
 
 use crate::roots::complement;
@@ -7,7 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use portcullis_ipc::proto::acpi::BuildTables;
 
-/// Bytes of the entry point, and where the structures begin behind it.
+/// Bytes of the entry point, and where the structures after it begin.
 const ENTRY: usize = 24;
 const STRUCTURES: usize = 32;
 const VERSION: [u8; 3] = [3, 2, 0];

@@ -74,7 +74,7 @@ struct Image {
 }
 
 impl Image {
-    /// Puts a table behind the others; returns its guest-physical address.
+    /// Puts a table after the others; returns its guest-physical address.
     fn place(&mut self, table: &[u8]) -> u32 {
         let offset = self.bytes.len();
         self.bytes.extend(table);

@@ -108,7 +108,7 @@ impl Output {
         self.framed = (self.framed + 1).min(self.count);
     }
 
-    /// Position behind the last byte that was taken.
+    /// Position after the last byte that was taken.
     pub fn end(&self) -> u64 {
         let waiting: u64 = (0..self.count).filter_map(|index| self.write(index)).map(|write| write.len() as u64).sum();
         self.base.wrapping_add(waiting)

@@ -18,7 +18,7 @@ pub struct Waiting {
     sequence: u64,
     /// Where the VM's console output stood then: it is told before the event.
     after: u64,
-    /// Number of the kind, and behind it, from bit 32, its value.
+    /// Number of the kind, and above it, from bit 32, its value.
     kind: u64,
 }
 

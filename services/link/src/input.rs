@@ -59,7 +59,7 @@ impl Input {
     /// new and fit. Says whether there were any.
     pub fn frame(&mut self, from: u32, bytes: &[u8]) -> bool {
         let known = (self.framed as u32).wrapping_sub(from) as usize;
-        // One that begins behind what was taken has a lost one before it, and both will come again.
+        // One that begins after what was taken has a lost one before it, and both will come again.
         let taken = bytes.get(known..).map_or(0, |new| self.push(new));
         self.framed = self.framed.wrapping_add(taken as u64);
         taken > 0
@@ -70,10 +70,10 @@ impl Input {
         InputTaken { console, upto: self.framed as u32, room: self.room() as u16 }
     }
 
-    /// Forgets the bytes before number `from` and copies those behind it into `buffer`, as many as there are
+    /// Forgets the bytes before number `from` and copies those after it into `buffer`, as many as there are
     /// and fit; returns the number of the first.
     ///
-    /// A number that lies behind all input comes from a reader that outlived this queue: it is believed.
+    /// A number that lies beyond all input comes from a reader that outlived this queue: it is believed.
     pub fn read<'b>(&mut self, from: u64, buffer: &'b mut [u8]) -> (u64, &'b [u8]) {
         if from > self.first {
             self.length -= (from - self.first).min(self.length);
@@ -169,7 +169,7 @@ mod tests {
             let mut sent = 0usize;
             for (what, length, most) in steps {
                 let from = match what {
-                    // The host goes on behind what was taken, or repeats, or is ahead.
+                    // The host goes on after what was taken, or repeats, or is ahead.
                     0 | 1 => sent,
                     2 => sent.saturating_sub(length),
                     _ => (sent + length).min(text.len()),

@@ -47,7 +47,7 @@ impl Line {
         Some(line)
     }
 
-    /// The bytes that have arrived, [`RECEIVE_MOST`] at most. What stays behind makes no further interrupt.
+    /// The bytes that have arrived, [`RECEIVE_MOST`] at most. What is left makes no further interrupt.
     pub fn received(&self) -> ArrayVec<u8, RECEIVE_MOST> {
         core::iter::from_fn(|| self.uart.receive()).take(RECEIVE_MOST).collect()
     }

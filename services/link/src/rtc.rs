@@ -174,7 +174,7 @@ mod tests {
         assert_eq!(year(0x00, 0x20), year(0x00, 0xff));
         assert_eq!(year(0x99, 0x19), year(0x99, 0x00));
         assert_eq!(year(0x69, 0x19), None);
-        // 2100 is no leap year.
+        // 2100 is not a leap year.
         assert_eq!(decode(&Raw { year: 0x00, century: 0x21, month: 0x02, day: 0x29, ..RAW }), None);
     }
 

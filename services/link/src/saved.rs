@@ -1,5 +1,5 @@
 //! The durable state, version 1: for each console its output, its input and its VM's events, as blocks of
-//! words that are changed in place (R13), and behind them the number of this boot, 0 where an earlier release left the
+//! words that are changed in place (R13), and after them the number of this boot, 0 where an earlier release left the
 //! state. What one event changed of a console is one transaction.
 
 use crate::console::Output;

@@ -2,7 +2,7 @@
 
 use portcullis_ipc::info::{Blob, InfoPage, SlotName};
 
-/// The information page and the configuration text behind it.
+/// The information page and the configuration text after it.
 #[derive(Clone, Copy)]
 pub struct Info<'a> {
     page: &'a InfoPage,
@@ -41,7 +41,7 @@ impl<'a> Info<'a> {
         })
     }
 
-    /// The number behind a configuration key: decimal, or hexadecimal after `0x`. `None` when the key is
+    /// The number of a configuration key: decimal, or hexadecimal after `0x`. `None` when the key is
     /// absent or no number.
     pub fn number(&self, key: &str) -> Option<u64> {
         number(self.config(key)?)

@@ -1,4 +1,4 @@
-//! Data accesses on behalf of an emulated instruction: linear addresses, page by page. Addresses behind
+//! Data accesses on behalf of an emulated instruction: linear addresses, page by page. Addresses beyond
 //! which there is no memory read all ones and swallow writes.
 
 use crate::memory::GuestMemory;

@@ -191,7 +191,7 @@ impl<H: Host> Machine<H> {
     /// being served: it was attended to.
     pub(crate) fn conclude(&mut self, serving: Option<u16>) {
         self.commit();
-        self.tell_behind_output();
+        self.tell_after_output();
         let others = self.attention & !self.awaited & !serving.map_or(0, |vcpu| 1 << vcpu);
         for vcpu in (0..self.vcpus()).filter(|vcpu| others >> vcpu & 1 != 0) {
             self.awaited |= 1 << vcpu;

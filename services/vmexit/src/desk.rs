@@ -382,7 +382,7 @@ impl Host for Core {
                 defmt::info!("{=str} MSR {=u32:#x}, which is not there", what, number);
             }
             Note::NotEmulated(rip, address) => {
-                defmt::warn!("instruction at {=u64:#x} is not emulated on {=u64:#x}, which is no memory", rip, address)
+                defmt::warn!("instruction at {=u64:#x} is not emulated on {=u64:#x}, which is not memory", rip, address)
             }
             Note::NoTimer => defmt::warn!(
                 "the guest programs an interval timer (ports 0x40 to 0x43), which is not there: what measures time by it \

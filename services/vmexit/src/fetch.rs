@@ -49,7 +49,7 @@ impl Bytes {
         self.buffer.get(..self.length).unwrap_or_default()
     }
 
-    /// Decodes them; `None` when they are no instruction.
+    /// Decodes them; `None` when they are not an instruction.
     pub fn decode(&self, rip: u64) -> Option<Instruction> {
         let mut decoder = Decoder::with_ip(self.bits, self.as_slice(), rip, DecoderOptions::AMD);
         let instruction = decoder.decode();
@@ -57,7 +57,7 @@ impl Bytes {
     }
 }
 
-/// The fifteen bytes from `address` on, and one more; of what lies behind the address's page nothing is
+/// The fifteen bytes from `address` on, and one more; of what lies beyond the address's page nothing is
 /// said. Each byte is read once.
 fn window(memory: &impl GuestMemory, address: u64) -> [u8; 16] {
     let skip = 8 * (address & 7) as u32;

@@ -230,7 +230,7 @@ impl<H: Host> Machine<H> {
 
     /// Tells what became of the VM as soon as the console has what the guest wrote before; a console that takes
     /// nothing is tried again, where the host can call for it.
-    pub(crate) fn tell_behind_output(&mut self) {
+    pub(crate) fn tell_after_output(&mut self) {
         if self.durable.board.untold != 0 && (self.durable.uart.written == 0 || !self.host.flush_later()) {
             self.tell();
             self.commit();

@@ -87,7 +87,7 @@ reasons! {
 }
 
 impl<H: Host> Machine<H> {
-    /// A machine with the state that an instance before left behind, or the default.
+    /// A machine with the state that an instance before left, or the default.
     pub fn new(mut host: H, config: Config, identity: Identity) -> Self {
         let durable = Durable::load(host.journal());
         let cr4_allowed = cr4_allowed(&identity, |leaf, subleaf| host.cpuid(leaf, subleaf));

@@ -396,7 +396,7 @@ mod tests {
         assert!(!takes_pae_root(&Plain::new(0x2000), 0x2000, 40), "nothing there reads all ones");
     }
 
-    /// Memory in which another vCPU changes one entry behind a walk's load of it, so many times.
+    /// Memory in which another vCPU changes one entry after a walk's load of it, so many times.
     struct Racing {
         memory: Plain,
         entry: u64,

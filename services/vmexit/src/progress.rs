@@ -3,7 +3,7 @@
 //!
 //! A load is the same in every instance: the same files of the image, the same plan, the same writes in the same
 //! order. So it is a stream of bytes, and the number of those that are in place says all; the check of the files,
-//! which comes before, likewise. The numbers are durable behind every [`PIECE`]. An end in between leaves a piece
+//! which comes before, likewise. The numbers are durable after every [`PIECE`]. An end in between leaves a piece
 //! that is done again: the same bytes in the same place, while nobody else uses guest memory.
 
 use crate::host::{File, Host};
@@ -12,7 +12,7 @@ use crate::memory::GuestMemory;
 use crate::saved::Load;
 use portcullis_ipc::file::crc32_of_file;
 
-/// Bytes behind which the progress is durable; whole words.
+/// Bytes after which the progress is durable; whole words.
 pub const PIECE: usize = if cfg!(test) { 64 } else { 256 << 10 };
 
 /// Guest memory and the files of the image, as one load uses them.

@@ -123,7 +123,7 @@ pub struct Board {
     pub clock_index: u64,
     /// Number of the event that told the last reset, 0 for none.
     pub reset: u64,
-    /// An event that `link` is told behind what the guest wrote before: [`untold`].
+    /// An event that `link` is told after what the guest wrote before it: [`untold`].
     pub untold: u64,
 }
 
@@ -155,7 +155,7 @@ pub struct Vcpu {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Schema)]
 #[repr(C)]
 pub struct Load {
-    /// Bytes of the image's files that are checked, one file behind the other.
+    /// Bytes of the image's files that are checked, counted through all files in turn.
     pub checked: u64,
     /// CRC-32 of those of the file under way.
     pub crc: u64,

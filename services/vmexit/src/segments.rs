@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_end_at_the_limit_or_begin_behind_it() {
+    fn offsets_end_at_the_limit_or_begin_after_it() {
         // Attributes, limit, offset, length.
         for (attributes, limit, offset, length, inside) in [
             (DATA, 0x3fff, 0x3ffc, 4, true),

@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// First port.
 pub const FIRST: u16 = 0x3f8;
-/// Port behind the last.
+/// Port after the last.
 pub const END: u16 = FIRST + 8;
 /// Bytes of the receive FIFO.
 pub const RECEIVE: usize = 16;

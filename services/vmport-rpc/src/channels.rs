@@ -57,7 +57,7 @@ pub trait Outside {
     fn log(&mut self, line: &[u8]);
     /// The guest's tools tell something that they did not tell before: what it is, and its beginning.
     fn told(&mut self, what: &'static str, value: &[u8]);
-    /// The guest's tools told something about it that is no text: what, and how many bytes.
+    /// The guest's tools told something about it that is not text: what, and how many bytes.
     fn told_structure(&mut self, what: &'static str, bytes: usize);
     /// A second program of this name wanted to be commanded.
     fn refused(&mut self, name: &[u8]);
@@ -237,8 +237,8 @@ impl<W: Words> Channels<W> {
         channel.position = position;
         let moved = (position as usize).saturating_sub(text::bytes(channel.text).len());
         let at = channel.start as usize + moved;
-        let behind = moved > 0 && at.is_multiple_of(BLOCK);
-        channel.block = self.store.cursor(channel.head, at - usize::from(behind)).block;
+        let ended = moved > 0 && at.is_multiple_of(BLOCK);
+        channel.block = self.store.cursor(channel.head, at - usize::from(ended)).block;
     }
 
     /// Copies bytes of the waiting message out, from its position, and moves that on.
@@ -263,8 +263,8 @@ impl<W: Words> Channels<W> {
         let moved = (channel.position as usize).saturating_sub(fixed);
         let offset = channel.start as usize + moved;
         // After the last byte of a block the channel still names that block.
-        let behind = moved > 0 && offset.is_multiple_of(BLOCK);
-        Cursor { block: channel.block, offset: if behind { BLOCK } else { offset % BLOCK } }
+        let ended = moved > 0 && offset.is_multiple_of(BLOCK);
+        Cursor { block: channel.block, offset: if ended { BLOCK } else { offset % BLOCK } }
     }
 
     /// The guest took the waiting message, or could not.

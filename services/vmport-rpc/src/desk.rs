@@ -116,7 +116,7 @@ impl Outside for Around {
 
     fn told_structure(&mut self, what: &'static str, bytes: usize) {
         if self.may_say() {
-            defmt::info!("the guest's {=str}: {=usize} bytes that are no text", what, bytes);
+            defmt::info!("the guest's {=str}: {=usize} bytes that are not text", what, bytes);
         }
     }
 

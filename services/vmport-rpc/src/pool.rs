@@ -27,7 +27,7 @@ impl<W: Words> Store<W> {
         self.layout.links() + usize::from(block)
     }
 
-    /// The block behind another one.
+    /// The block after another one.
     pub fn link(&self, block: u16) -> u16 {
         self.journal.load(self.place(block)) as u16
     }
@@ -63,7 +63,7 @@ impl<W: Words> Store<W> {
         self.free_blocks += count;
     }
 
-    /// Stages the end of a chain behind its first `bytes` (at least one); the rest has no owner then.
+    /// Stages the end of a chain after its first `bytes` (at least one); the rest has no owner then.
     pub fn trim(&mut self, head: u16, bytes: usize) {
         let last = self.walk(head, blocks(bytes).saturating_sub(1));
         let rest = self.link(last);
@@ -73,7 +73,7 @@ impl<W: Words> Store<W> {
         }
     }
 
-    /// The block `steps` behind `block`.
+    /// The block `steps` after `block`.
     fn walk(&self, block: u16, steps: usize) -> u16 {
         (0..steps).fold(block, |block, _| self.link(block))
     }

@@ -23,7 +23,7 @@ use random::Random;
 pub const DATA: u64 = 0x60_0000;
 /// Bytes of it that addresses are chosen from; the rest is room for repetitions in both directions.
 const CHOSEN: u64 = 0x10_0000;
-/// Addresses behind which there is nothing.
+/// Addresses beyond which there is nothing.
 pub const ABSENT: u64 = 0x5000_0000;
 /// Bits that a word written to a local APIC leaves clear wherever it begins, so that an interrupt command is
 /// neither INIT, NMI nor start-up: bit 2 of each byte, one of which becomes bit 10 of the register.
@@ -113,7 +113,7 @@ impl Fuzzer {
             set(state);
             before = *state;
         });
-        // Whatever happened, it happened in the code and not behind it. An interrupt with the vector of an
+        // Whatever happened, it happened in the code and not after it. An interrupt with the vector of an
         // exception that has an error code leaves no address: its gate takes one word too many.
         let inside = (CODE..=CODE + code.length() + 2).contains(&state.rip) || WITH_ERROR.contains(&state.vector);
         if !inside {

@@ -89,7 +89,7 @@ impl Fuzzer {
         }
     }
 
-    /// Address of an operand: behind the tables, in plain memory, at a device, or nowhere.
+    /// Address of an operand: after the tables, in plain memory, at a device, or nowhere.
     pub(super) fn operand(&mut self) -> u64 {
         match self.random.below(8) {
             0 => self.data(),

@@ -134,7 +134,7 @@ impl LogReader {
         slot(name, kind::LOG).map(|found| Self(found.slot))
     }
 
-    /// Lets the core forget the records below sequence `below`, and copies whole ones behind them; empty when
+    /// Lets the core forget the records below sequence `below`, and copies whole ones after them; empty when
     /// there are none.
     pub fn read<'b>(&self, below: u64, buffer: &'b mut [u8; LOG_READ]) -> &'b [u8] {
         let length = syscall::log_read(self.0, below).done().unwrap_or(0);

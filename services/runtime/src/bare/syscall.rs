@@ -166,7 +166,7 @@ pub fn log_write(bytes: usize) -> Returned {
     syscall4(Call::LogWrite, bytes as u64, 0, 0, 0)
 }
 
-/// Has the log records below a sequence forgotten and those behind them copied into the message page; the
+/// Has the log records below a sequence forgotten and those after them copied into the message page; the
 /// value is their length in bytes.
 pub fn log_read(slot: u16, below: u64) -> Returned {
     syscall4(Call::LogRead, slot.into(), below, 0, 0)

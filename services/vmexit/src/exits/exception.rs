@@ -1,4 +1,4 @@
-//! Exceptions that exit: #GP, behind which an access to VMware's ports may stand, and those that the core
+//! Exceptions that exit: #GP, which an access to VMware's ports may have raised, and those that the core
 //! intercepts for its own safety and the guest gets back unchanged.
 
 use super::debug::detect_no_more;
@@ -107,7 +107,7 @@ impl<H: Host> Machine<H> {
         self.host.fetch(vcpu, page, group::CONTROL | group::SEGMENTS);
         let bytes = match Bytes::fetch(self.host.memory(), page) {
             Ok(bytes) => bytes,
-            // Bytes that cannot be fetched any more are no access: the guest gets its #GP.
+            // Bytes that cannot be fetched any more are not an access: the guest gets its #GP.
             Err(Miss::Fault(_)) => return None,
             Err(Miss::Busy) => return Some(Ok(Resume::ENTER)),
         };

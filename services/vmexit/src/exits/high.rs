@@ -36,7 +36,7 @@ impl<H: Host> Machine<H> {
         self.config.port && port == PORT_HIGH_BANDWIDTH && page.registers[gpr::RAX] as u32 == MAGIC
     }
 
-    /// Moves a piece of a string of bytes; `next` is where the guest goes on behind the instruction. The groups
+    /// Moves a piece of a string of bytes; `next` is where the guest goes on after the instruction. The groups
     /// CONTROL and SEGMENTS are valid.
     pub(super) fn high_bandwidth(
         &mut self,

@@ -1,4 +1,4 @@
-//! Accesses to guest-physical addresses that are no memory: an instruction that touches a device, or
+//! Accesses to guest-physical addresses that are not memory: an instruction that touches a device, or
 //! nothing, is done here; one that cannot be raises the exception that fits.
 
 use crate::exception::{raise, vector};

@@ -31,7 +31,7 @@ pub fn claim(space: &mut Space, name: &str, append: &str, most: usize) -> Result
     space.claim(COMMAND_LINE, bytes as u64 + 1, What::CommandLine)
 }
 
-/// Writes the command line and the zero byte behind it.
+/// Writes the command line and the zero byte after it.
 pub fn write_command_line(memory: &mut impl GuestMemory, name: &str, append: &str) -> Result<(), Error> {
     fill(memory, COMMAND_LINE, name.as_bytes(), name.len() as u64)?;
     fill(memory, COMMAND_LINE + name.len() as u64, append.as_bytes(), append.len() as u64 + 1)

@@ -55,7 +55,7 @@ impl Header {
             physical: word(3)?,
             in_file: word(4)?,
             in_memory: word(5)?,
-            // The narrow form has the flags before the alignment, the wide one behind the kind.
+            // The narrow form has the flags before the alignment, the wide one after the kind.
             align: if wide { word(6)? } else { word(7)? },
         })
     }
@@ -67,7 +67,7 @@ impl<'a> Elf<'a> {
         const HEAD: Error = Error::Corrupt("its ELF head ends too early");
         const HEADER: Error = Error::Corrupt("its program headers reach beyond the file");
         if !is_elf(file) {
-            return Err(Error::Unusable("it is no ELF file; give a vmlinux, or another guest.entry"));
+            return Err(Error::Unusable("it is not an ELF file; give a vmlinux, or another guest.entry"));
         }
         let wide = match u8_at(file, 4).ok_or(HEAD)? {
             1 => false,
@@ -76,7 +76,7 @@ impl<'a> Elf<'a> {
         };
         let [kind, machine] = [16, 18].map(|at| u16_at(file, at).unwrap_or(0));
         if u8_at(file, 5) != Some(LITTLE_ENDIAN) || !TYPES.contains(&kind) || !MACHINES.contains(&machine) {
-            return Err(Error::Unusable("it is no x86 executable; give one that is"));
+            return Err(Error::Unusable("it is not an x86 executable; give one that is"));
         }
         let address = |wide_at, narrow_at| {
             let value = if wide { u64_at(file, wide_at) } else { u32_at(file, narrow_at).map(u64::from) };
@@ -163,13 +163,13 @@ impl<'a> Iterator for Notes<'a> {
     fn next(&mut self) -> Option<Note<'a>> {
         let [name, descriptor, kind] = [0, 4, 8].map(|at| u32_at(self.notes, at));
         let (name, descriptor) = (u64::from(name?), u64::from(descriptor?));
-        let behind = 12 + name.next_multiple_of(4);
+        let after = 12 + name.next_multiple_of(4);
         let note = Note {
             name: slice(self.notes, 12, name)?.strip_suffix(b"\0").unwrap_or_default(),
             kind: kind?,
-            descriptor: slice(self.notes, behind, descriptor)?,
+            descriptor: slice(self.notes, after, descriptor)?,
         };
-        let end = usize::try_from(behind + descriptor.next_multiple_of(4)).ok()?;
+        let end = usize::try_from(after + descriptor.next_multiple_of(4)).ok()?;
         self.notes = self.notes.get(end..).unwrap_or_default();
         Some(note)
     }

@@ -12,7 +12,7 @@ use crate::memory::GuestMemory;
 
 /// Where the setup header begins, in the file and in the zero page.
 const HEADER: usize = 0x1f1;
-/// Where the zero page goes on behind the longest header.
+/// Where the zero page goes on after the longest header.
 const HEADER_END: usize = 0x290;
 const BOOT_FLAG: u16 = 0xaa55;
 const MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
@@ -74,7 +74,7 @@ impl<'a> Header<'a> {
     fn read(file: &'a [u8]) -> Result<Self, Error> {
         const SHORT: Error = Error::Corrupt("the bzImage ends too early");
         if !is_bzimage(file) {
-            return Err(Error::Unusable("it is no bzImage; give one, or another guest.entry"));
+            return Err(Error::Unusable("it is not a bzImage; give one, or another guest.entry"));
         }
         let version = u16_at(file, 0x206).ok_or(SHORT)?;
         if version < COMMAND_LINE_POINTER || u8_at(file, 0x211).ok_or(SHORT)? & LOADED_HIGH == 0 {
@@ -113,7 +113,7 @@ impl<'a> Header<'a> {
         if self.version >= since { u32_at(self.file, at).unwrap_or(before) } else { before }
     }
 
-    /// The address behind all that the kernel needs when it unpacks itself from 1 MiB.
+    /// The address after all that the kernel needs when it unpacks itself from 1 MiB.
     fn end(&self) -> u64 {
         let preferred = if self.version >= INIT_SIZE { u64_at(self.file, 0x258).unwrap_or(0) } else { 0 };
         let moves = self.version >= RELOCATABLE && u8_at(self.file, 0x234) != Some(0);

@@ -10,7 +10,7 @@ pub const LOW_END: u64 = 0x9_f000;
 pub const HIGH: u64 = 0x10_0000;
 /// Where the firmware's tables begin; the RSDP stands first.
 const TABLES: u64 = WINDOW as u64;
-/// Where they end; the mailbox page and SMBIOS behind them are reserved.
+/// Where they end; the mailbox page and SMBIOS after them are reserved.
 const TABLES_END: u64 = MAILBOX as u64;
 
 /// What a range is, with the numbers of the ACPI address-range types.
@@ -30,7 +30,7 @@ pub enum Kind {
 pub struct Range {
     /// First address.
     pub start: u64,
-    /// Address behind the last one.
+    /// Address after the last one.
     pub end: u64,
     /// What it is.
     pub kind: Kind,

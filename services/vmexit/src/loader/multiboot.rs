@@ -23,7 +23,7 @@ const DEMANDS: u32 = 0xffff;
 const ADDRESSES: u32 = 1 << 16;
 /// Flags of the information: memory sizes, command line, modules, memory map, loader name.
 const INFORMATION: u32 = 1 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 9;
-/// Places behind the information.
+/// Places after the information.
 const MODULES: u64 = BOOT_DATA + 0x80;
 const NAME: u64 = BOOT_DATA + 0xc0;
 /// The command line begins with the kernel's name, as boot loaders give it.
@@ -63,7 +63,9 @@ impl<'a> Image<'a> {
         }
         if flags & ADDRESSES == 0 {
             if !is_elf(file) {
-                return Err(Error::Unusable("its multiboot header has no addresses and it is no ELF file; give one"));
+                return Err(Error::Unusable(
+                    "its multiboot header has no addresses and it is not an ELF file; give one",
+                ));
             }
             let elf = Elf::read(file)?;
             return Ok(Self { entry: elf.physical_entry(), segments: elf.segments });
@@ -71,7 +73,7 @@ impl<'a> Image<'a> {
         let [header, address, end, bss_end, entry] = [3, 4, 5, 6, 7].map(word);
         let (header, address, entry) = (header.ok_or(SHORT)?, address.ok_or(SHORT)?, entry.ok_or(SHORT)?);
         let (end, bss_end) = (end.ok_or(SHORT)?, bss_end.ok_or(SHORT)?);
-        // The header lies as far behind the first byte in the file as in memory.
+        // The header lies as far after the first byte in the file as in memory.
         let first = header.checked_sub(address).and_then(|inside| at.checked_sub(inside)).ok_or(SHORT)?;
         let rest = (file.len() as u64).saturating_sub(first);
         let bytes = if end == 0 { rest } else { end.checked_sub(address).ok_or(SHORT)? };
@@ -120,7 +122,7 @@ fn information(memory: &mut impl GuestMemory, space: &Space, guest: &Guest<'_>, 
     put(64, NAME as u32);
     fill(memory, BOOT_DATA, info.map(u32::to_le_bytes).as_flattened(), 88)?;
     let end = initrd + guest.initrd.len() as u64;
-    // Start, end, string (the empty one behind the loader's name), reserved.
+    // Start, end, string (the empty one after the loader's name), reserved.
     let module = [initrd as u32, end as u32, NAME as u32 + 15, 0].map(u32::to_le_bytes);
     fill(memory, MODULES, module.as_flattened(), 16)?;
     fill(memory, NAME, b"Portcullis", 16)?;
@@ -219,7 +221,7 @@ pub mod tests {
         let far = [vec![0; SEARCHED - 8], header(0, &[])].concat();
         let cases = [
             (vec![0; 64], "no header"),
-            (far, "header behind the first 8 KiB"),
+            (far, "header beyond the first 8 KiB"),
             (header(8, &[]), "unknown demand"),
             (header(0, &[]), "neither addresses nor ELF"),
             (header(ADDRESSES, &[0x20_0000]), "addresses end too early"),

@@ -25,7 +25,7 @@ pub struct Segment<'a> {
 pub struct Segments<'a>(pub ArrayVec<Segment<'a>, SEGMENTS>);
 
 impl Segments<'_> {
-    /// Lowest address that a segment goes to, and the one behind the highest.
+    /// Lowest address that a segment goes to, and the one after the highest.
     pub fn extent(&self) -> (u64, u64) {
         let start = self.0.iter().map(|segment| segment.physical).min().unwrap_or(0);
         let end = self.0.iter().map(|segment| segment.physical.saturating_add(segment.length)).max();

@@ -117,7 +117,7 @@ impl Space {
     }
 }
 
-/// Writes `bytes` and zeros behind them up to `length`; what was claimed is memory, so that a write can
+/// Writes `bytes` and zeros after them up to `length`; what was claimed is memory, so that a write can
 /// fail only where guest memory and its map disagree.
 pub fn fill(memory: &mut impl GuestMemory, address: u64, bytes: &[u8], length: u64) -> Result<(), Error> {
     const ZEROS: [u8; 4096] = [0; 4096];
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_behind_the_bytes_becomes_zero() {
+    fn what_follows_the_bytes_becomes_zero() {
         let mut memory = Plain::new(0x4000);
         memory.0.fill(7);
         fill(&mut memory, 0xfff, &[1, 2], 0x1801).unwrap();

@@ -50,7 +50,7 @@ pub struct Start {
 }
 
 impl Start {
-    /// Flat protected mode at `entry`, all registers 0, no descriptor table behind the selectors.
+    /// Flat protected mode at `entry`, all registers 0, no descriptor table for the selectors.
     pub fn flat(entry: u64) -> Self {
         Self { mode: Mode::Protected32, entry, rax: 0, rbx: 0, rsi: 0, rsp: 0, code: 0x08, data: 0x10, table: None }
     }

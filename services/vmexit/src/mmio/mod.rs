@@ -1,4 +1,4 @@
-//! Instructions whose operand is no memory of the guest: device registers, and addresses behind which
+//! Instructions whose operand is not the guest's memory: device registers, and addresses beyond which
 //! there is nothing. The instruction is decoded once, its operands are translated, and its data goes
 //! piece by piece to whoever claims the address.
 //!

@@ -9,7 +9,7 @@ use iced_x86::{Decoder, DecoderOptions};
 use portcullis_ipc::exit::{ExitPage, Reason, gpr, segment};
 use proptest::prelude::*;
 
-/// Bytes of memory; the page behind is a device's.
+/// Bytes of memory; the page after it is a device's.
 const MEMORY: u64 = 0x2_0000;
 /// A page of a device, between pages that are nobody's.
 const DEVICE: u64 = 0x4000_0000;

@@ -72,7 +72,7 @@ fn a_console_that_is_full_holds_the_guest_and_loses_nothing() {
 }
 
 #[test]
-fn the_end_of_the_machine_is_told_behind_what_the_guest_wrote_before() {
+fn the_end_of_the_machine_is_told_after_what_the_guest_wrote_before() {
     for killed in [false, true] {
         let mut machine = machine();
         machine.host.console_full = true;

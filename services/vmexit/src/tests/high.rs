@@ -165,7 +165,7 @@ fn a_segment_that_takes_no_data_or_grows_downwards_counts_for_the_string_too() {
         page.segments[index].attributes = 0;
         run(&mut machine, &mut page);
         assert_eq!((page.event, page.registers[gpr::RCX]), (exception(13, Some(0)), 8));
-        // Backwards, down to the first offset behind the limit.
+        // Backwards, down to the first offset beyond the limit.
         let mut page = string(&mut machine, &code, 3, 8, 0x4003);
         (page.segments[index].attributes, page.segments[index].limit) = (0xc97, 0x3fff);
         page.rflags |= 1 << 10;

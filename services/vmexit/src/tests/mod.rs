@@ -403,7 +403,7 @@ pub fn machine() -> Machine<Model> {
     over(Model::new())
 }
 
-/// A machine over what an instance before left behind.
+/// A machine over what an instance before left.
 pub fn over(model: Model) -> Machine<Model> {
     Machine::new(model, CONFIG, IDENTITY)
 }

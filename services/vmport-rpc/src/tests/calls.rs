@@ -98,7 +98,7 @@ impl Guest {
         }
         assert!(message[length as usize..].iter().all(|byte| *byte == 0));
         message.truncate(length as usize);
-        assert_eq!(self.on(open, 4, 1), FAILED, "nothing is behind the end");
+        assert_eq!(self.on(open, 4, 1), FAILED, "nothing is beyond the end");
         assert_eq!(self.on(open, 5, 1), DONE);
         Some(message)
     }

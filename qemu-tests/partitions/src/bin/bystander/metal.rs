@@ -7,7 +7,7 @@ use portcullis_runtime::time::{ticks, tsc};
 
 portcullis_runtime::entry!(main);
 
-/// Length of a piece of work and of the pause behind it, microseconds: the first below the call limit.
+/// Length of a piece of work and of the pause after it, microseconds: the first below the call limit.
 const WORK_US: u64 = 20_000;
 const PAUSE_US: u64 = 200;
 

@@ -123,7 +123,7 @@ impl Test {
         open(vcpu, window::INTERRUPT, 0);
         let reason = vcpu.enter();
         self.check(reason == Some(Reason::InterruptWindow as u32), "window at once", reason);
-        // iret to the CPUID behind it; NMIs are held until then.
+        // iret to the CPUID after it; NMIs are held until then.
         let vcpu = self.code(&[0xcf, 0x90, 0x90, 0x0f, 0xa2]);
         vcpu.memory(STACK - 6, &[1, 0x10, 0, 0, 2, 0]);
         vcpu.set(field!(registers, 4), STACK - 6);

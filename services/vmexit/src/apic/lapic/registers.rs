@@ -37,7 +37,7 @@ const VERSION: u32 = 0x14 | (entry::COUNT as u32 - 1) << 16;
 /// the delivery mode, and polarity and trigger of the pins.
 const TABLE_WRITABLE: [u32; entry::COUNT] = [0x7_00ff, 0x1_07ff, 0x1_07ff, 0x1_a7ff, 0x1_a7ff, 0x1_00ff];
 
-/// Index of the entry behind a register of the vector table.
+/// Index of the entry of a register of the vector table.
 fn table_index(register: u32) -> usize {
     register.wrapping_sub(number::TABLE) as usize
 }

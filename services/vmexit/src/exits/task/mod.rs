@@ -8,7 +8,7 @@
 //! It does the same stores again, because what they are made of is what no store changes:
 //!
 //! - The old task's registers come from the exit page, and so does the back link.
-//! - The new task's registers are read behind the stores into the old task, and nothing of them is stored but the back link.
+//! - The new task's registers are read after the stores into the old task, and nothing of them is stored but the back link.
 //! - Whether the new task may be entered, available or for IRET busy, the processor checked before the exit. Here the
 //!   busy bit counts for nothing, so the one that a try before has set refuses nothing.
 //! - The old task is made available last: as long as it is busy no other vCPU takes it up, and what is stored into it

@@ -1,4 +1,4 @@
-//! Switches that fail: in the old task before anything is stored, in the new one behind that.
+//! Switches that fail: in the old task before anything is stored, in the new one after that.
 
 use super::*;
 use crate::exception::has_error;
