@@ -123,7 +123,7 @@ pub fn extended(mxcsr: u64, mask: u64, header: &[u64; 8], supported: u64) -> boo
 mod tests {
     use super::*;
 
-    const ALLOWED: Allowed = Allowed { cr4: 0x6f0, xcr0: 7, cr3: (1 << 40) - 1 | 1 << 61 };
+    const ALLOWED: Allowed = Allowed { cr4: 0x6f0, xcr0: 7, cr3: ((1 << 40) - 1) | 1 << 61 };
     const LONG: Control = Control { cr0: 0x8005_0033, cr2: 0, cr3: 0x1000, cr4: 0x6f0, efer: 0xd01, xcr0: 7 };
 
     #[test]

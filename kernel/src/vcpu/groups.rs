@@ -408,7 +408,7 @@ mod tests {
         let mut core = Box::new(Core::new_zeroed());
         core.machine = Machine {
             cr4: 0x7f,
-            cr3: (1 << 40) - 1 | 3 << 61,
+            cr3: ((1 << 40) - 1) | 3 << 61,
             linear_bits: 64,
             mxcsr: 0x2_ffff,
             flush: 1,
