@@ -48,16 +48,20 @@ use state::{Core, NOBODY};
 static mut CORE: Core = unsafe { core::mem::zeroed() };
 
 /// The state of the core, at boot and at each entry.
-fn take_core() -> &'static mut Core {
+///
+/// # Safety
+/// INV-CORE: no other reference to it is used any more.
+unsafe fn take_core() -> &'static mut Core {
     let core = &raw mut CORE;
-    // SAFETY: INV-CORE.
+    // SAFETY: by the caller's promise.
     unsafe { &mut *core }
 }
 
 /// Every entry from ring 3.
 #[inline(always)]
 pub fn entry(cause: Cause) -> ! {
-    let core = take_core();
+    // SAFETY: INV-CORE: only ring 3 comes in here, by a way out that did not return to whoever had the state before.
+    let core = unsafe { take_core() };
     core.enter(cause);
     run(core)
 }

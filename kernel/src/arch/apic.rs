@@ -3,7 +3,7 @@
 //! INV-APIC: the local APIC's page is mapped uncached at [`crate::mem::LAPIC`] in the core's half; the
 //! IOAPIC is reached through the device window. Both belong to the core.
 
-use super::{cpu, idt};
+use super::{cpu, entry, idt};
 use crate::mem::{LAPIC, window::Windows};
 use portcullis_ipc::syscall::rights;
 use zerocopy::FromZeros;
@@ -50,12 +50,14 @@ pub fn mask_legacy() {
     }
 }
 
-/// Enable the local APIC with its timer stopped, divider 1.
-pub fn enable() {
+/// Enable the local APIC with its timer stopped, divider 1; `false` if the processor does not leave x2APIC mode, because
+/// its firmware locked it there (SDM volume 4, IA32_XAPIC_DISABLE_STATUS).
+pub fn enable() -> bool {
     let base = cpu::msr(x86::msr::IA32_APIC_BASE);
-    if base >> 10 & 1 != 0 {
-        // SAFETY: the way out of x2APIC mode leads over "disabled".
-        unsafe { cpu::set_msr(x86::msr::IA32_APIC_BASE, base & 0xfff & !(1 << 10 | 1 << 11) | LAPIC_PHYSICAL) };
+    let disabled = base & 0xfff & !(1 << 10 | 1 << 11) | LAPIC_PHYSICAL;
+    // SAFETY: the way out of x2APIC mode leads over "disabled"; the APIC is enabled again below, or the boot stops.
+    if base >> 10 & 1 != 0 && !unsafe { entry::try_set_msr(x86::msr::IA32_APIC_BASE, disabled) } {
+        return false;
     }
     // SAFETY: enabling the local APIC at its reset address keeps INV-APIC.
     unsafe { cpu::set_msr(x86::msr::IA32_APIC_BASE, base & 0xfff & !(1 << 10) | LAPIC_PHYSICAL | 1 << 11) };
@@ -76,6 +78,7 @@ pub fn enable() {
             end();
         }
     }
+    true
 }
 
 /// The timer of a simulation fires by the core's own deadline.

@@ -4,8 +4,10 @@
 //! within half of that bracket, and the narrowest of several is kept. What holds the processor up between begin and
 //! end, an SMI or an emulator's host that stands still, does no harm, because all three clocks go on; how often the
 //! 8254's 16 bits ran over meanwhile is told by a short measurement in which they did not.
+//! A machine that gates its 8254 has the rates that its processor states.
 //! The error is at most half of both brackets and one count of the 8254 in [`LONG`]: 0.02 % with brackets of 2 us.
 
+use super::cpu::{CpuidResult, cpuid};
 use super::{apic, cpu};
 use zerocopy::FromZeros;
 
@@ -65,8 +67,18 @@ fn rates(begin: Reading, soon: Reading, end: Reading) -> Option<Rates> {
     (rates.tsc != 0 && rates.lapic != 0 && end.2 != u32::MAX).then_some(rates)
 }
 
+/// The rates that leaf 0x15 and the base frequency of leaf 0x16, MHz, state: the local APIC's timer counts the crystal, whose
+/// rate is `clock.ecx`, or follows from the TSC's where that is 0 (SDM volume 3, "Determining the Processor Base Frequency").
+fn stated(clock: CpuidResult, base: u32) -> Option<Rates> {
+    let (numerator, denominator) = (clock.ebx.into(), clock.eax.into());
+    let crystal = scale(u64::from(base).wrapping_mul(1_000_000), denominator, numerator);
+    let lapic = if clock.ecx != 0 { clock.ecx.into() } else { crystal };
+    let rates = Rates { tsc: scale(lapic, numerator, denominator), lapic };
+    (denominator != 0 && rates.tsc != 0 && lapic != 0).then_some(rates)
+}
+
 /// Measure both clocks, and again where the 8254 ran out before the short measurement was over. `None` if it does so
-/// each time, or one of the three stands still.
+/// each time, or one of the three stands still and the processor states no rates.
 pub fn calibrate() -> Option<Rates> {
     (0..64).find_map(|_| {
         set_port(0x61, port(0x61) & !2 | 1);
@@ -74,7 +86,14 @@ pub fn calibrate() -> Option<Rates> {
         apic::count_down();
         let begin = narrowest(read)?;
         let after = |counts| (0..8192).filter_map(|_| narrowest(read)).find(|to| begin.3.wrapping_sub(to.3) >= counts);
-        let soon = after(SHORT).filter(|_| port(0x61) & 0x20 == 0)?;
+        let Some(soon) = after(SHORT) else {
+            // The 8254 stands still. What a leaf beyond the last one answers means nothing.
+            let leaf = |number| Some(cpuid(number, 0)).filter(|_| cpuid(0, 0).eax >= number);
+            return stated(leaf(0x15)?, leaf(0x16).map_or(0, |base| base.eax & 0xffff));
+        };
+        if port(0x61) & 0x20 != 0 {
+            return None;
+        }
         rates(begin, soon, after(LONG)?)
     })
 }
@@ -156,6 +175,17 @@ mod tests {
         assert!(rates(begin, soon, (9, 9_000_000, 10, 41_000)).is_none());
         assert!(rates(begin, soon, (9, 9_000_000, u32::MAX, 41_000)).is_none());
         assert!(rates(begin, begin, begin).is_none());
+    }
+
+    #[test]
+    fn what_the_processor_states_is_the_crystals_rate_and_the_tscs() {
+        let clock = |eax, ebx, ecx| CpuidResult { eax, ebx, ecx, edx: 0 };
+        let rates = |clock, base| stated(clock, base).map(|rates| (rates.tsc, rates.lapic));
+        assert_eq!(rates(clock(2, 216, 24_000_000), 2600), Some((2_592_000_000, 24_000_000)));
+        assert_eq!(rates(clock(2, 216, 0), 2592), Some((2_592_000_000, 24_000_000)), "Skylake and Kaby Lake");
+        for (clock, base) in [(clock(0, 0, 0), 0), (clock(2, 216, 0), 0), (clock(0, 216, 0), 9), (clock(2, 0, 5), 9)] {
+            assert_eq!(rates(clock, base), None, "{clock:?}");
+        }
     }
 
     #[test]

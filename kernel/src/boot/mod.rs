@@ -61,7 +61,8 @@ fn build_id() -> [u8; 20] {
 extern "sysv64" fn start(protocol: u32, address: u32) -> ! {
     uart::Line(uart::COM1).init();
     uart::say(format_args!(concat!("core ", env!("CARGO_PKG_VERSION"))));
-    let core = crate::take_core();
+    // SAFETY: INV-CORE: the processor comes here once, before anything else.
+    let core = unsafe { crate::take_core() };
     match boot(core, protocol, address) {
         Ok(()) => crate::run(core),
         Err(error) => {
@@ -190,11 +191,15 @@ fn core_page(core: &mut Core, frames: &mut Frames, owner: Owner) -> Result<CoreP
     core_pages(core, frames, owner).map(|[page]| page)
 }
 
-const NO_CLOCK: &str = "boot: TSC or local APIC timer could not be measured against the 8254; the core needs all three";
+const NO_CLOCK: &str =
+    "boot: TSC or local APIC timer could not be measured against the 8254, and CPUID states no rates";
+const LOCKED: &str = "boot: the firmware locked the local APIC in x2APIC mode; turn x2APIC off in its setup";
 
 fn start_clock(core: &mut Core) -> Result<(), BootError> {
     apic::mask_legacy();
-    apic::enable();
+    if !apic::enable() {
+        return Err(LOCKED.into());
+    }
     core.rates = time::calibrate().ok_or(NO_CLOCK)?;
     (core.clock.armed, core.clock.refill, core.clock.look) = (u64::MAX, u64::MAX, true);
     (core.payer, core.domain, core.reschedule) = (NOBODY, NOBODY, true);
