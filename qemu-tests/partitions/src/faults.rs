@@ -5,9 +5,10 @@ use core::arch::asm;
 use portcullis_ipc::image::kind;
 use portcullis_ipc::layout::{INFO_PAGE, STATE_REGION, USER_BASE};
 use portcullis_ipc::message::{Header, Lease};
+use portcullis_ipc::platform::PlatformPage;
 use portcullis_ipc::record::{cause, misuse};
-use portcullis_ipc::syscall::{Call, Id, Resume, control, rights};
-use portcullis_runtime::pages::info;
+use portcullis_ipc::syscall::{Call, Id, Resume, Status, control, rights};
+use portcullis_runtime::pages::{info, platform};
 use portcullis_runtime::{message, syscall};
 
 /// One way to end.
@@ -159,6 +160,10 @@ static FAULTS: &[Fault] = &[
     misused("acknowledge of an empty slot", Call::InterruptAck, misuse::SLOT, || {
         raw(Call::InterruptAck as u64, [EMPTY, 0, 0, 0])
     }),
+    misused("timer in an empty slot", Call::TimerSet, misuse::SLOT, || raw(Call::TimerSet as u64, [EMPTY, 0, 0, 0])),
+    misused("timer in a slot of another kind", Call::TimerSet, misuse::SLOT, || {
+        raw(Call::TimerSet as u64, [slot("ports", kind::PORTS), 0, 0, 0])
+    }),
     misused("kill without the right", Call::PartitionControl, misuse::RIGHT, || {
         raw(Call::PartitionControl as u64, [slot("peer", kind::PARTITION) | 1 << 32, control::KILL, 0, 0]);
     }),
@@ -182,9 +187,30 @@ static FAULTS: &[Fault] = &[
     misused("clock without the capability", Call::ClockSet, misuse::SLOT, || {
         raw(Call::ClockSet as u64, [EMPTY, 1, 1, 0])
     }),
+    Fault {
+        name: "abort after the clock was set once",
+        run: clock_twice,
+        cause: cause::ABORTED,
+        detail: None,
+        code: Some(SET_ONCE),
+    },
     Fault { name: "abort", run: || syscall::abort(0x1234), cause: cause::ABORTED, detail: None, code: Some(0x1234) },
     Fault { name: "endless work", run: || forever(), cause: cause::HUNG, detail: None, code: None },
 ];
+
+/// Reason of the end by [`clock_twice`].
+const SET_ONCE: u32 = 0x1235;
+
+/// A clock that is set keeps its time.
+fn clock_twice() {
+    const FIRST: u64 = 1_700_000_000_000_000_000;
+    let set = |time| system_call(Call::ClockSet as u64, [slot("clock", kind::CLOCK), time, 1, 0]).0;
+    let both = [set(FIRST), set(FIRST + 1)];
+    let PlatformPage { wall_ns, wall_tsc, .. } = platform();
+    if both == [Status::Ok as u64, Status::Full as u64] && (wall_ns, wall_tsc) == (FIRST, 1) {
+        syscall::abort(SET_ONCE.into());
+    }
+}
 
 fn read(address: u64) {
     // SAFETY: the address is not readable; the load ends the instance.

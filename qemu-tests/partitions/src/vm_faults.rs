@@ -34,7 +34,7 @@ pub static PORT: &[Fault] = &[
     misused("protect with the right to answer only", Call::VmProtect, misuse::RIGHT, || protect(0, 1, 7)),
 ];
 
-/// Faults of a partition that serves the exits of a VM of [`PAGES`] pages and one vCPU, without the port.
+/// Faults of a partition that serves the exits of a VM of [`PAGES`] pages and two vCPUs, without the port.
 pub static EXIT: &[Fault] = &[
     misused("wait while an exit is served", Call::Wait, misuse::PROTOCOL, || {
         exited();
@@ -47,7 +47,7 @@ pub static EXIT: &[Fault] = &[
     }),
     misused("resume of a vCPU with high bits", Call::VcpuResume, misuse::ARGUMENT, || resume(1 << 32, Resume::STOP)),
     misused("fetch of a vCPU with high bits", Call::VcpuFetch, misuse::ARGUMENT, || fetch(1 << 63, group::ALL)),
-    misused("recall of a vCPU that the VM lacks", Call::VcpuRecall, misuse::ARGUMENT, || recall(VcpuId::new(0, 1).0)),
+    misused("recall of a vCPU that the VM lacks", Call::VcpuRecall, misuse::ARGUMENT, || recall(VcpuId::new(0, 2).0)),
     misused("resume in no known way", Call::VcpuResume, misuse::ARGUMENT, || {
         exited();
         resume(0, Resume::YIELD + 1);
@@ -63,7 +63,23 @@ pub static EXIT: &[Fault] = &[
     misused("protect of too many pages", Call::VmProtect, misuse::ARGUMENT, || protect(0, 1025, 7)),
     misused("protect with an unknown right", Call::VmProtect, misuse::ARGUMENT, || protect(0, 1, 8)),
     misused("answer with the right to run only", Call::VmAnswer, misuse::RIGHT, || answer(0, 3, 1, 0)),
+    misused("resume of another vCPU with a wait while an exit is served", Call::VcpuResume, misuse::PROTOCOL, || {
+        exited();
+        resume(SECOND, Resume::STOP | Resume::THEN_WAIT);
+    }),
+    misused("wait after an exit that is not yet served was left alone", Call::Wait, misuse::PROTOCOL, || {
+        exited();
+        let second = VcpuId(vm() | SECOND);
+        demand(syscall::vcpu_resume(second, Resume::PARK, 0), Status::Ok);
+        demand(syscall::vcpu_recall(second), Status::Ok);
+        demand(syscall::vcpu_resume(second, Resume::STOP, 0), Status::NotStopped);
+        demand(syscall::vcpu_fetch(second, group::ALL), Status::NotStopped);
+        syscall::wait(0);
+    }),
 ];
+
+/// What the second vCPU's id has beside the slot.
+const SECOND: u64 = VcpuId::new(0, 1).0;
 
 /// Pages of the VM: more than one call may protect.
 const PAGES: u64 = 2048;
