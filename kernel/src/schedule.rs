@@ -168,16 +168,15 @@ impl Core {
     }
 
     /// vCPU `vcpu`, which pays, waits for another: the next of its VM that has work takes over its turn, the rest of its slice,
-    /// and the budget that pays for it. The VM as a whole gives nothing up.
+    /// and the budget that pays for it, if its priority and its cap are the same. The VM as a whole gives nothing up.
     #[inline(never)]
     pub fn yield_to_sibling(&mut self, vcpu: u8) {
         let (vm, own) = (&self.vms[self.vcpus[vcpu].vm], of_vcpu(vcpu));
         let all = 1u64.wrapping_shl(vm.vcpu_count.into()).wrapping_sub(1).wrapping_shl(of_vcpu(vm.first_vcpu).into());
         let others = (self.active & all & !1u64.wrapping_shl(own.into())).rotate_right(own.into());
-        if others == 0 || self.payer != own {
-            return;
-        }
-        let next = own.wrapping_add(others.trailing_zeros() as u8);
+        let kind = |index| (self.accounts[index].priority, self.accounts[index].capped);
+        let mut equals = bits(others).map(|place| own.wrapping_add(place)).filter(|index| kind(*index) == kind(own));
+        let Some(next) = equals.next().filter(|_| self.payer == own) else { return };
         self.charge(cpu::tsc());
         let account = &mut self.accounts[own];
         let (turn, slice) = (account.turn, account.slice_left);

@@ -225,3 +225,26 @@ fn a_vcpu_that_pauses_and_has_no_sibling_with_work_goes_on() {
     let vm = machine.share(machine.ran[0] + machine.ran[32], 1_000_000);
     assert!(vm >= 395, "{vm}");
 }
+
+/// What vCPU 1 of 5 % gets, in tenths of a percent, that is otherwise than its sibling of 40 %, which pauses all the time,
+/// beside a spinner of 50 %.
+fn beside_an_unequal_sibling(priority: u8, capped: bool) -> u64 {
+    let mut machine = Simulation::new();
+    machine.partition(0, 1, (20, Then::Answer), 1_000, NO_LIMIT);
+    machine.partition(1, 50, SPIN, 0, NO_LIMIT);
+    machine.vm(0, 2, 40, (10, Then::Pause));
+    machine.behave(of_vcpu(1), SPIN);
+    let account = &mut machine.core.accounts[of_vcpu(1)];
+    (account.priority, account.capped) = (priority, capped);
+    (account.budget, account.left) = (PERIOD as i64 / 20, 0);
+    machine.run(100 * PERIOD);
+    machine.share(machine.ran[33], 1_000_000)
+}
+
+#[test]
+fn time_is_handed_over_to_no_other_priority_and_past_no_cap() {
+    let others =
+        [(60, false), (40, false), (50, true)].map(|(priority, capped)| beside_an_unequal_sibling(priority, capped));
+    assert!(others.into_iter().all(|share| share <= 120) && others[2] <= 50, "{others:?}");
+    assert!(beside_an_unequal_sibling(50, false) >= 400, "an equal is handed it");
+}
