@@ -9,6 +9,7 @@ use portcullis_ipc::message::Header;
 use portcullis_ipc::port::{ANSWER_BYTES, PORT_REPLY_BYTES};
 use portcullis_ipc::record::misuse;
 use portcullis_ipc::syscall::{Call, Resume, Status, VcpuId};
+use portcullis_runtime::pages::exit_page;
 use portcullis_runtime::syscall::Returned;
 use portcullis_runtime::{message, syscall};
 
@@ -73,7 +74,7 @@ pub static EXIT: &[Fault] = &[
         demand(syscall::vcpu_resume(second, Resume::PARK, 0), Status::Ok);
         demand(syscall::vcpu_recall(second), Status::Ok);
         demand(syscall::vcpu_resume(second, Resume::STOP, 0), Status::NotStopped);
-        demand(syscall::vcpu_fetch(second, group::ALL), Status::NotStopped);
+        demand(syscall::vcpu_fetch(second, group::ALL, exit_page(1)), Status::NotStopped);
         syscall::wait(0);
     }),
 ];
