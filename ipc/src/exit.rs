@@ -137,7 +137,7 @@ pub mod access {
 
 /// What raised a debug exception.
 pub mod exception {
-    /// The instruction INT1 (0xF1), at which RIP still points; it ends as a trap, behind itself.
+    /// The instruction INT1 (0xF1), at which RIP still points; it ends as a trap, after itself.
     pub const INT1: u64 = 1;
 }
 

@@ -12,7 +12,7 @@ use portcullis_ipc::{layout, limits, port};
 
 const HEAD: usize = size_of::<Header>();
 
-/// Copy header and payload, and not a byte more: what stands behind the payload may have been for others.
+/// Copy header and payload, and not a byte more: what stands after the payload may have been for others.
 #[inline(always)]
 fn copy_message(from: CorePage, to: CorePage, header: &Header) {
     let length = (header.length as usize).min(limits::PAYLOAD);

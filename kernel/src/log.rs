@@ -80,7 +80,7 @@ impl Ring {
             return false;
         }
         self.origins[partition].held = held;
-        // What is about to be overwritten is no record any more.
+        // What is about to be overwritten is not a record any more.
         while self.head.written.wrapping_add(size as u64).wrapping_sub(self.head.oldest) > CAPACITY as u64 {
             let (_, gone) = self.head_at(self.head.oldest.wrapping_sub(self.head.taken) as usize);
             self.head.oldest = self.head.oldest.wrapping_add(gone as u64);
@@ -103,7 +103,7 @@ impl Ring {
         done
     }
 
-    /// Head and size of the record at `offset` behind what was taken.
+    /// Head and size of the record at `offset` after what was taken.
     fn at(&self, offset: usize) -> Option<(RecordHead, usize)> {
         (offset < self.used()).then(|| self.head_at(offset))
     }
@@ -115,7 +115,7 @@ impl Ring {
         (head, HEAD.wrapping_add((head.length as usize).next_multiple_of(8)))
     }
 
-    /// Forget the records whose sequence is below `below`, and copy whole ones behind them into `into`; returns
+    /// Forget the records whose sequence is below `below`, and copy whole ones after them into `into`; returns
     /// their bytes and the sequence below which they, too, can be forgotten.
     pub fn take(&mut self, mut below: u64, into: &mut [u8]) -> (usize, u64) {
         while let Some((head, size)) = self.at(0)

@@ -60,7 +60,7 @@ impl Core {
         port == PORT && self.rax(vcpu) as u32 == MAGIC && self.vms[self.vcpus[vcpu].vm].vmport != Index::NONE
     }
 
-    /// The access that `vmexit` found behind a #GP; `None` if the registers do not make it one.
+    /// The access that `vmexit` found to have raised a #GP; `None` if the registers do not make it one.
     pub fn port_access(&mut self, vcpu: u8, word: Resume) -> Option<Access> {
         let [_, _, rdx, ..] = self.vcpus[vcpu].registers;
         let length = word.length();

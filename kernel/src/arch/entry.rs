@@ -219,7 +219,7 @@ pub fn nmi() {
 /// Read a register that the processor may lack; `None` if it does.
 pub fn try_msr(number: u32) -> Option<u64> {
     let (low, high, done): (u32, u32, u64);
-    // SAFETY: reading has no effect; a #GP at the instruction clears RDI and goes on behind it.
+    // SAFETY: reading has no effect; a #GP at the instruction clears RDI and goes on after it.
     unsafe {
         asm!("call entry_rdmsr", in("ecx") number, out("eax") low, out("edx") high, inout("rdi") 1u64 => done);
     }
@@ -233,7 +233,7 @@ pub fn try_msr(number: u32) -> Option<u64> {
 pub unsafe fn try_set_msr(number: u32, value: u64) -> bool {
     let (low, high, done) = (value as u32, (value >> 32) as u32, 1u64);
     let result: u64;
-    // SAFETY: by the caller's promise; a #GP at the instruction clears RDI and goes on behind it.
+    // SAFETY: by the caller's promise; a #GP at the instruction clears RDI and goes on after it.
     unsafe {
         asm!("call entry_wrmsr", in("ecx") number, in("eax") low, in("edx") high, inout("rdi") done => result);
     }

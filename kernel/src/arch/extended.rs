@@ -3,7 +3,7 @@
 //! over CR0.TS, so before a partition runs that is not the `vmexit` of their VM they are cleared ([`clear`]).
 //!
 //! INV-EXTENDED: each vCPU has a [`CorePage`] for them. It starts with an XSAVE area, large enough for XCR0 = 7
-//! (832 bytes), that holds a standard-format image whose reserved header bits are zero; the others stand behind.
+//! (832 bytes), that holds a standard-format image whose reserved header bits are zero; the others stand after it.
 
 use super::cpu;
 use crate::mem::page::CorePage;

@@ -23,14 +23,14 @@ pub static mut GDT: [u64; 8] =
 
 /// Bytes of the core's stack, on which it boots, too.
 pub const STACK: u64 = 16384;
-/// Bytes of each of the stacks behind it: for NMI, #DF and #MC.
+/// Bytes of each of the stacks after it: for NMI, #DF and #MC.
 const FAULT_STACK: u64 = 4096;
 
 /// The stacks.
 #[repr(C, align(16))]
 pub struct Stacks([u8; (STACK + 3 * FAULT_STACK) as usize]);
 
-/// The stacks, the core's first. The linker puts them right behind what is read-only: what overflows the core's faults.
+/// The stacks, the core's first. The linker puts them right after what is read-only: what overflows the core's faults.
 #[cfg_attr(target_os = "none", unsafe(link_section = ".bss.stacks"))]
 pub static mut STACKS: Stacks = Stacks([0; (STACK + 3 * FAULT_STACK) as usize]);
 

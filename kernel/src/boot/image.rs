@@ -72,7 +72,7 @@ impl<'a> Image<'a> {
         Ok(image)
     }
 
-    /// Whether `offset` is at a page and `bytes` bytes from there lie in the checked part of the image; a blob may lie behind
+    /// Whether `offset` is at a page and `bytes` bytes from there lie in the checked part of the image; a blob may lie after
     /// it.
     pub fn holds(&self, offset: u64, bytes: u64, blob: bool) -> bool {
         let limit = if blob { self.head.length } else { self.head.checked };
@@ -114,7 +114,7 @@ mod tests {
     #[repr(align(4096))]
     struct Page([u8; 4096]);
 
-    /// An image with these directory entries and zeros behind them.
+    /// An image with these directory entries and zeros after them.
     fn build(tables: &[TableHead]) -> Box<Page> {
         let mut page = Box::new(Page([0; 4096]));
         page.0[HEAD..HEAD + size_of_val(tables)].copy_from_slice(tables.as_bytes());

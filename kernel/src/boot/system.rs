@@ -356,7 +356,7 @@ mod tests {
             assert_eq!(capability(&[good]), None, "{good:?}");
         }
         let com2 = CapabilityRecord { first: 0x2f8, slot: 1, ..com1 };
-        assert_eq!(capability(&[com1, com2]), None, "neighbours are no overlap");
+        assert_eq!(capability(&[com1, com2]), None, "neighbours do not overlap");
         let table: [(&[CapabilityRecord], &str); 19] = [
             (&[CapabilityRecord { partition: 3, ..com1 }], "no such partition"),
             (&[CapabilityRecord { first: 0x20, count: 2, ..com1 }], "ports or MSRs that no partition may have"),

@@ -43,7 +43,7 @@ impl Slots {
     }
 }
 
-/// `number` lies in the range of ports or MSRs that the capability names, with `extra` more behind it.
+/// `number` lies in the range of ports or MSRs that the capability names, with `extra` more after it.
 pub fn covers(capability: &Capability, number: u64, extra: u64) -> bool {
     number >= capability.first && number.saturating_add(extra) < capability.first.saturating_add(capability.count)
 }

@@ -75,7 +75,7 @@ pub struct Access {
     pub width: u8,
     /// IN.
     pub input: bool,
-    /// Address of the instruction behind it.
+    /// Address of the instruction after it.
     pub next_rip: u64,
 }
 

@@ -43,7 +43,7 @@ pub mod at {
     pub const SYSENTER: usize = 0x628;
     pub const CR2: usize = 0x640;
     pub const PAT: usize = 0x668;
-    /// VMX only, behind the block's own fields: MSRs that the processor loads for the guest and saves of it
+    /// VMX only, after the block's own fields: MSRs that the processor loads for the guest and saves of it
     /// (STAR to KernelGsBase), those that it loads for the core, and the guest's PDPTEs.
     pub const GUEST_MSRS: usize = 0xc00;
     pub const CORE_MSRS: usize = 0xc80;

@@ -164,7 +164,7 @@ impl Core {
         rip
     }
 
-    /// The address behind the instruction at `rip`, which exited.
+    /// The address after the instruction at `rip`, which exited.
     #[inline(always)]
     fn next_instruction(&mut self, vcpu: u8, rip: u64) -> u64 {
         self.instruction_after(vcpu, rip, read(ro::VMEXIT_INSTRUCTION_LEN) as u8)
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(access_word(0x18a), access::PRESENT | access::WRITE);
         assert_eq!(access_word(0x18c), access::PRESENT | access::FETCH);
         assert_eq!(access_word(0x081), access::GUEST_WALK);
-        assert_eq!(access_word(0x001), 0, "without a linear address it is no walk of one");
+        assert_eq!(access_word(0x001), 0, "without a linear address it is not a walk of one");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! INV-WORLD: the VMCS of the vCPU is current and complete, the host's own state stands in it, its lists lie in the
 //! control block, and interrupts are off. An exit gives the tables of descriptors the largest limits, so the core's own
-//! is loaded again before anything can use a selector behind its end.
+//! is loaded again before anything can use a selector beyond its end.
 
 use super::capability::REFUSED;
 use crate::arch::entry::{BARRIER, DATA, MITIGATIONS};

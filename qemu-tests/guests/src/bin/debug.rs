@@ -100,7 +100,7 @@ fn exceptions(report: &mut Report) {
     }
 }
 
-/// A single step over the port stops behind it, whoever answers: the core, or `vmport-rpc`.
+/// A single step over the port stops after it, whoever answers: the core, or `vmport-rpc`.
 fn steps(report: &mut Report) {
     let places = [Place::ring0(Mode::Long), Place::ring3(Mode::Long, 3), Place::ring3(Mode::Long, 0)];
     for place in places.into_iter().chain([Place::ring3(Mode::Compatibility, 0)]) {
@@ -188,8 +188,8 @@ fn nmi(report: &mut Report) {
 fn states(report: &mut Report) {
     // pushf; popf; cmp r9, r8; cmpxchg of 8 or 16 bytes at rdi; cpuid.
     let swaps: [(&str, bool, &[u8]); 2] = [
-        ("cmpxchg8b behind a comparison", true, &[0x0f, 0xc7, 0x0f]),
-        ("cmpxchg16b behind a comparison", cpuid(1)[2] >> 13 & 1 != 0, &[0x48, 0x0f, 0xc7, 0x0f]),
+        ("cmpxchg8b after a comparison", true, &[0x0f, 0xc7, 0x0f]),
+        ("cmpxchg16b after a comparison", cpuid(1)[2] >> 13 & 1 != 0, &[0x48, 0x0f, 0xc7, 0x0f]),
     ];
     for (what, offered, swap) in swaps.into_iter().filter(|swap| swap.1) {
         for place in [Place::ring0(Mode::Long), Place::ring3(Mode::Long, 0)] {

@@ -79,7 +79,7 @@ impl<H: Host> Machine<H> {
             self.host.fetch(vcpu, page, group::DEBUG);
             detect_no_more(page);
             if page.qualification[2] == INT1 {
-                // A trap, which ends behind its instruction.
+                // A trap, which ends after its instruction.
                 let (next, _) = self.next(vcpu, page, &[fetch::INT1], 0)?;
                 page.rip = next;
                 page.dirty |= group::FLOW;
