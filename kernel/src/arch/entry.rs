@@ -102,12 +102,12 @@ pub fn apply(chosen: u32) {
     unsafe { (*per_cpu).mitigations = chosen.into() };
 }
 
-/// First of the 256 entry stubs, 16 bytes each.
-pub fn stubs() -> u64 {
+/// Address of the entry stub of `vector`.
+pub fn stub(vector: u8) -> u64 {
     unsafe extern "C" {
-        static entry_stubs: u8;
+        static entry_stubs: [[u8; 9]; 256];
     }
-    &raw const entry_stubs as u64
+    (&raw const entry_stubs).cast::<[u8; 9]>().wrapping_add(vector.into()) as u64
 }
 
 /// Load the task state and program the entry points.
@@ -347,24 +347,23 @@ entry_nmi:
     add rsp, 16
     iretq
 
-    .balign 16
     .global entry_stubs
 entry_stubs:
     .set vector, 0
-    .rept 256
-    .balign 16
-    .if (vector == 8) | (vector == 10) | (vector == 11) | (vector == 12) | (vector == 13) | (vector == 14) | (vector == 17) | (vector == 21) | (vector == 29) | (vector == 30)
+    .rept 256                       // 9 bytes each
+    .if (vector == 8) | (vector >= 10) & (vector <= 14) | (vector == 17) | (vector == 21) | (vector == 29) | (vector == 30)
+    xchg ax, ax                     // the processor pushed an error code
     .else
     push 0
     .endif
-    .byte 0x68                      // push imm32
-    .long vector
+    .byte 0x6a, vector              // push imm8; of its sign-extension the low byte counts
+    .byte 0xe9                      // jmp rel32
     .if vector == 2
-    jmp entry_nmi
+    .long entry_nmi - . - 4
     .elseif (vector == 8) | (vector == 18)
-    jmp entry_trap
+    .long entry_trap - . - 4
     .else
-    jmp entry_interrupt
+    .long entry_interrupt - . - 4
     .endif
     .set vector, vector + 1
     .endr

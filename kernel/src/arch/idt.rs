@@ -28,8 +28,8 @@ pub fn load() {
     let table = &raw mut TABLE;
     // SAFETY: INV-IDT: not loaded yet, nobody else refers to it.
     let gates = unsafe { &mut *table };
-    for (vector, gate) in gates.iter_mut().enumerate() {
-        let target = entry::stubs().wrapping_add((vector as u64) << 4);
+    for (vector, gate) in (0..=255).zip(gates) {
+        let target = entry::stub(vector);
         let ist: u64 = match vector {
             2 => 1,
             8 => 2,
