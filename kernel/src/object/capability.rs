@@ -27,10 +27,8 @@ impl Slots {
     /// The capability in `slot`, if it is of `kind` and carries `rights`.
     #[inline]
     pub fn get(&self, slot: u64, kind: u8, rights: u8) -> Result<&Capability, Misuse> {
-        let capability = &self.0[self.0.place(slot).ok_or(Misuse(misuse::SLOT))?];
-        if capability.kind != kind {
-            return Err(Misuse(misuse::SLOT));
-        }
+        let found = self.0.place(slot).map(|place| &self.0[place]);
+        let Some(capability) = found.filter(|one| one.kind == kind) else { return Err(Misuse(misuse::SLOT)) };
         if capability.rights & rights != rights {
             return Err(Misuse(misuse::RIGHT));
         }
