@@ -12,7 +12,7 @@ use crate::vmx;
 use portcullis_ipc::exit::group;
 use portcullis_ipc::port::{Answer, MAGIC, PORT, PORT_REPLY_BYTES, PortCall, PortReply, register};
 use portcullis_ipc::syscall::Resume;
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// A reply as postcard wrote it; `None` if its mask names a register that does not exist.
 pub fn decode_reply(bytes: &[u8; PORT_REPLY_BYTES]) -> Option<PortReply> {
@@ -29,11 +29,12 @@ fn look_up(vm: &Vm, command: [u8; 2]) -> Option<&Answer> {
 /// The general registers after `reply` to `access`; `rax` apart, because SVM keeps it apart.
 #[inline]
 fn apply(registers: &mut [u64; 16], rax: u64, reply: &PortReply, access: &Access) -> u64 {
-    let [eax, ebx, ecx, edx, esi, edi] = reply.values.map(u32::from_le_bytes);
+    let [eax, ebx, ecx, edx, esi, edi] = reply.values;
     let [_, rcx, rdx, rbx, _, _, rsi, rdi, ..] = registers;
-    let set = |place: &mut u64, value: u32, index: usize| {
-        if reply.mask & 1 << index != 0 {
-            *place = *place & !0xffff_ffff | u64::from(value);
+    let set = |place: &mut u64, value: [u8; 4], index: usize| {
+        let low = place.as_mut_bytes().first_chunk_mut();
+        if let Some(low) = low.filter(|_| reply.mask & 1 << index != 0) {
+            *low = value;
         }
     };
     set(rbx, ebx, register::EBX);
@@ -44,7 +45,7 @@ fn apply(registers: &mut [u64; 16], rax: u64, reply: &PortReply, access: &Access
     if !access.input {
         return rax;
     }
-    let eax = if reply.mask & 1 == 0 { rax as u32 } else { eax };
+    let eax = if reply.mask & 1 == 0 { rax as u32 } else { u32::from_le_bytes(eax) };
     match access.width {
         4 => eax.into(),
         2 => rax & !0xffff | u64::from(eax & 0xffff),
@@ -85,18 +86,18 @@ impl Core {
             self.finish_port(vcpu, rax, access.next_rip);
             return true;
         }
-        self.call_port(vcpu, access);
+        self.call_port(vcpu, access.width, access.input, access.next_rip);
         false
     }
 
     #[inline(never)]
-    fn call_port(&mut self, vcpu: u8, access: Access) {
+    fn call_port(&mut self, vcpu: u8, width: u8, input: bool, next_rip: u64) {
         self.pull_slowly(vcpu, group::FLOW);
         let state = &mut self.vcpus[vcpu];
         let Some(server) = self.vms[state.vm].vmport.get() else { return };
         state.state = VcpuState::Port;
         state.sequence = state.sequence.wrapping_add(1);
-        state.access = access;
+        state.access = Access { width, input, next_rip };
         self.ask(server, vcpu.wrapping_add(48));
     }
 
