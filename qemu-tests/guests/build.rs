@@ -20,6 +20,7 @@ const GUESTS: &[&str] = &[
     "guest-port64",
     "guest-task32",
     "guest-triple",
+    "guest-deadly",
     "guest-multiboot",
     "guest-fetch",
     "guest-spin",
