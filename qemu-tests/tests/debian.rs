@@ -162,15 +162,19 @@ const fn always(boot: Boot) -> Boot {
 const AMD64: &str = "debian-kernel";
 const CLOUD: &str = "debian-kernel-cloud";
 const NEW: &str = "debian-kernel-6.12";
+const NEW_CLOUD: &str = "debian-kernel-6.12-cloud";
 const PAE: &str = "debian-kernel-686-pae";
 
 /// Kernels over the corners of vCPUs and memory.
-const BOOTS: [Boot; 7] = [
+const BOOTS: [Boot; 10] = [
     boot("amd64-1-vcpu-128m", AMD64, 1, 128),
     boot("amd64-8-vcpus-384m", AMD64, 8, 384),
     boot("cloud-1-vcpu-128m", CLOUD, 1, 128),
     always(boot("cloud-2-vcpus-384m", CLOUD, 2, 384)),
     always(boot("new-1-vcpu-384m", NEW, 1, 384)),
+    boot("new-2-vcpus-384m", NEW, 2, 384),
+    boot("new-cloud-1-vcpu-384m", NEW_CLOUD, 1, 384),
+    boot("new-cloud-2-vcpus-128m", NEW_CLOUD, 2, 128),
     always(boot("686-pae-1-vcpu-384m", PAE, 1, 384)),
     boot("686-pae-2-vcpus-128m", PAE, 2, 128),
 ];
