@@ -19,7 +19,7 @@ mod typing;
 pub mod watch;
 
 use crate::emulator::Event;
-use crate::emulator::machine::{Bios, Boot, Kind, MOST_MEMORY_MIB, Machine, Target};
+use crate::emulator::machine::{Bios, Boot, Kind, MOST_MEMORY_MIB, Machine, QEMU_RUN, Target};
 use crate::image::Image;
 use crate::logs::render::printable;
 use crate::{build, image, manifest, setup, workspace};
@@ -81,8 +81,8 @@ pub struct Args {
     /// The emulator.
     #[arg(long, value_enum, default_value_t)]
     emulator: Kind,
-    /// Its processor: what QEMU takes as `-cpu`, or a model of Bochs's (`bochs --help cpu`); default: one with AMD-V in
-    /// QEMU, one with VT-x in Bochs.
+    /// Its processor: what QEMU takes as `-cpu`, or a model of Bochs's (`bochs --help cpu`); default: one with AMD-V and
+    /// without CMPXCHG16B in QEMU, one with VT-x in Bochs.
     #[arg(long, value_name = "MODEL")]
     cpu: Option<String>,
     /// The BIOS in Bochs.
@@ -324,7 +324,8 @@ fn machine(args: &Args, image: &Image) -> anyhow::Result<Machine> {
         }
     };
     let memory_mib = args.machine_memory.unwrap_or_else(|| image.memory_mib(LEAST_MIB));
-    let target = Target { bios: args.bios, ..Target::new(args.emulator, args.cpu.as_deref()) };
+    let processor = args.cpu.as_deref().or((args.emulator == Kind::Qemu).then_some(QEMU_RUN));
+    let target = Target { bios: args.bios, ..Target::new(args.emulator, processor) };
     Ok(Machine { boot, memory_mib, icount: args.icount, target, log: args.emulator_log.clone() })
 }
 

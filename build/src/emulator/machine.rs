@@ -54,6 +54,9 @@ pub struct Target {
 
 /// QEMU's processor: AMD-V, without five-level paging.
 pub const QEMU_SVM: &str = "max,+svm,-la57";
+/// QEMU's processor for guests that nobody here wrote. CMPXCHG16B after a comparison leaves bits of an operand in RFLAGS
+/// (seen: 7.2), and of those that a guest can have, no one can tell the true ones.
+pub const QEMU_RUN: &str = "max,+svm,-la57,-cx16";
 /// QEMU's processor without AMD-V.
 pub const QEMU_NO_SVM: &str = "max,-svm,-la57";
 /// The same as one of Intel's; QEMU has no VT-x.
