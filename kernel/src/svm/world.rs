@@ -3,6 +3,10 @@
 //! INV-WORLD: the control block is complete and checked, its pages belong to the VM, the host's own state
 //! stands in the host block, and interrupts are off. While the global interrupt flag is clear nothing
 //! interrupts; physical interrupts exit the guest, because host IF is 1 and V_INTR_MASKING is set.
+//!
+//! CR8, the priority below which no interrupt comes, is always 0. It is written after each exit nevertheless: that has
+//! the local APIC of QEMU look again for an interrupt that waits. QEMU (seen: 7.2) sets a flag without a lock when it
+//! enters a guest with V_IRQ set, and loses an interrupt whose flag another thread sets in the same word just then.
 
 use crate::arch::entry::{BARRIER, DATA, MITIGATIONS};
 use crate::mem::page::CorePage;
@@ -44,6 +48,8 @@ pub unsafe fn enter(block: CorePage, registers: &mut [u64; 16], host: CorePage) 
             "jz 3f",
             "call entry_barrier",
             "3:",
+            "xor eax, eax",
+            "mov cr8, rax",
             "stgi",
             "pop rbp",
             "pop rbx",
