@@ -2,7 +2,6 @@
 //! request a GRUB ISO that boots both by multiboot2 under BIOS and UEFI.
 
 use crate::bundle::{self, Bundle, ReadPartition};
-use crate::emulator::machine::{LOW_MIB, SPLIT_MIB};
 use crate::manifest::{self, System};
 use crate::{build, guest, process, setup, workspace};
 use anyhow::Context;
@@ -62,8 +61,6 @@ impl Image {
 
 fn memory_mib(needs: u64, least: u32) -> u32 {
     let needed = ((needs >> 20) + HEADROOM_MIB).next_multiple_of(64);
-    // A guest's memory is one piece: where RAM has a hole, all of it must fit after the hole.
-    let needed = if needed < SPLIT_MIB.into() { needed } else { needed + u64::from(LOW_MIB) };
     least.max(u32::try_from(needed).unwrap_or(u32::MAX))
 }
 
@@ -202,7 +199,8 @@ mod tests {
     fn a_machine_grows_with_what_its_system_needs() {
         assert_eq!(memory_mib(8 << 20, 256), 256);
         assert_eq!(memory_mib(600 << 20, 256), 768);
-        assert_eq!(memory_mib(3 << 30, 256), 2048 + 3072 + 128);
+        assert_eq!(memory_mib(3 << 30, 256), 3072 + 128);
+        assert_eq!(memory_mib(64 << 30, 256), 65536 + 128);
     }
 
     #[test]

@@ -228,7 +228,7 @@ pub struct VmRecord {
     pub features: u32,
     /// Zero.
     pub reserved: u32,
-    /// Guest memory in 4 KiB pages, from guest-physical address 0; a multiple of 512.
+    /// Guest memory in 4 KiB pages, where [`crate::ram`] says; a multiple of 512.
     pub memory_pages: u64,
     /// XCR0 bits that the guest may set; a subset of 7 (x87, SSE, AVX).
     pub xcr0: u64,

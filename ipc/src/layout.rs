@@ -27,7 +27,7 @@ pub const STATE_REGION: u64 = 0x7010_0000;
 /// other, each at a page boundary.
 pub const BLOB_BASE: u64 = 0x60_0000_0000;
 /// Guest-physical address 0 of the VM that this `vmexit` serves; guest memory is readable and
-/// writable there, never executable.
+/// writable there, never executable. Where the guest has none ([`crate::ram`]), nothing is mapped.
 pub const GUEST_BASE: u64 = 0x100_0000_0000;
 
 /// Message page: offset of the header and payload that the thread sends.

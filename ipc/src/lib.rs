@@ -29,6 +29,7 @@ pub mod message;
 pub mod platform;
 pub mod port;
 pub mod proto;
+pub mod ram;
 pub mod record;
 pub mod state;
 pub mod syscall;

@@ -19,10 +19,16 @@ pub const VCPUS: usize = 16;
 pub const VCPUS_PER_VM: usize = 8;
 /// Platform versions that a VM can have: what its guest sees of the machine.
 pub const PLATFORMS: core::ops::RangeInclusive<u16> = 1..=2;
-/// Contiguous memory ranges of one partition: segments, state region, guest memory, spare slot.
-pub const RANGES: usize = 16;
+/// Contiguous memory ranges of one partition: segments, those of a replacement, state region, guest memory, spare slot.
+pub const RANGES: usize = 32;
 /// Segments of one partition in the image.
 pub const SEGMENTS: usize = 10;
+/// Ranges that are not segments: state region, spare slot, and guest memory below and from 4 GiB on.
+pub const OTHER_RANGES: usize = 4;
+static_assertions::const_assert!(2 * SEGMENTS + OTHER_RANGES <= RANGES);
+/// Pages of the page-table pool, at most (512 MiB, half of the core's half of the addresses). Every VM has a page of it for
+/// each 2 MiB of its memory, so this is enough for four VMs of 64 GiB without what else is mapped.
+pub const POOL_PAGES: u64 = 1 << 17;
 /// Entries of a VM's port answer table.
 pub const ANSWERS: usize = 16;
 /// Leases that one call can carry.

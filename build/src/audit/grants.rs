@@ -4,7 +4,9 @@
 use super::walk::Rights;
 use crate::bundle::Bundle;
 use portcullis_ipc::layout;
+use portcullis_ipc::ram::Ram;
 use portcullis_ipc::syscall::rights;
+use std::ops::Range;
 
 /// A range that a partition may map, and must map so if it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,11 @@ pub struct Grant {
 impl Grant {
     const fn data(address: u64, pages: u64, write: bool) -> Self {
         Self { address, pages, write, execute: false, image_offset: None }
+    }
+
+    /// True when so many pages from `address` on lie in the range.
+    pub fn covers(&self, address: u64, pages: u64) -> bool {
+        address.checked_sub(self.address).is_some_and(|offset| (offset >> 12) + pages <= self.pages)
     }
 
     /// True when the page at `address` lies in the range and has its rights, and its frame is the right
@@ -50,7 +57,10 @@ pub fn of(bundle: &Bundle<'_>) -> Vec<Vec<Grant>> {
             ];
             for vm in bundle.vms.iter().filter(|vm| vm.record.vmexit == index) {
                 grants.push(Grant::data(layout::EXIT_PAGES, vm.vcpus.len() as u64, true));
-                grants.push(Grant::data(layout::GUEST_BASE, vm.record.memory_pages, true));
+                let guest = |piece: Range<u64>| {
+                    Grant::data(layout::GUEST_BASE + piece.start, (piece.end - piece.start) >> 12, true)
+                };
+                grants.extend(Ram::new(vm.record.memory_pages << 12).pieces().map(guest));
             }
             grants.extend(partition.segments.iter().map(|segment| {
                 let write = segment.rights & rights::WRITE != 0;

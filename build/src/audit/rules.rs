@@ -3,7 +3,7 @@
 
 use super::registers::{self, Control};
 use super::subject::{Kind, Owner, Space, Subject};
-use super::walk::{Format, Mapping, Memory, Tree, walk};
+use super::walk::{Format, Mapping, Memory, Rights, Tree, walk};
 use crate::emulator::Features;
 use portcullis_ipc::layout::USER_BASE;
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,25 +62,30 @@ pub fn check(memory: Memory<'_>, subject: &Subject, control: &[Control], feature
     (report.breaches(), extent)
 }
 
-/// Breaches, with runs of frames joined.
+/// Breaches; of the frames of one how many there are, and the first.
 #[derive(Default)]
 struct Report {
     plain: Vec<Breach>,
-    frames: BTreeMap<(&'static str, String), Vec<u64>>,
+    frames: BTreeMap<(&'static str, String), (u64, u64)>,
 }
 
 impl Report {
     fn add(&mut self, rule: &'static str, place: &str, frame: Option<u64>) {
         match frame {
-            Some(frame) => self.frames.entry((rule, place.to_owned())).or_default().push(frame),
+            Some(frame) => self.add_frames(rule, place, frame, 1),
             None => self.plain.push(Breach { rule, place: place.to_owned() }),
         }
     }
 
+    fn add_frames(&mut self, rule: &'static str, place: &str, first: u64, count: u64) {
+        let (all, lowest) = self.frames.entry((rule, place.to_owned())).or_insert((0, first));
+        (*all, *lowest) = (*all + count, first.min(*lowest));
+    }
+
     fn breaches(self) -> Vec<Breach> {
-        let joined = self.frames.into_iter().map(|((rule, place), frames)| {
-            let first = frames.iter().min().copied().unwrap_or(0);
-            Breach { rule, place: format!("{place}, {} frames, the first {first:#x}", frames.len()) }
+        let joined = self.frames.into_iter().map(|((rule, place), (count, first))| Breach {
+            rule,
+            place: format!("{place}, {count} frames, the first {first:#x}"),
         });
         self.plain.into_iter().chain(joined).collect()
     }
@@ -100,15 +105,31 @@ fn space_rules(subject: &Subject, space: &Space, tree: &Tree, report: &mut Repor
         }
     }
     for mapping in &tree.mappings {
-        for page in 0..mapping.pages {
+        // A large page with one owner and one grant is as its first page is.
+        let pages = if is_uniform(subject, space, mapping) { 1 } else { mapping.pages };
+        for page in 0..pages {
             let frame = mapping.physical + (page << 12);
             let address = mapping.address + (page << 12);
             if let Some(rule) = page_rule(subject, space, mapping, address, frame) {
                 let owner = subject.owner(frame).map_or("nobody".into(), |owner| owner.to_string());
-                report.add(rule, &format!("{} maps a frame of {owner}", space.name), Some(frame));
+                let count = mapping.pages / pages;
+                report.add_frames(rule, &format!("{} maps a frame of {owner}", space.name), frame, count);
             }
         }
     }
+}
+
+/// Whether every page of the mapping lies in the same range of an owner and, of a partition, in the same grant.
+fn is_uniform(subject: &Subject, space: &Space, mapping: &Mapping) -> bool {
+    let granted = match space.kind {
+        Kind::Vm(_) => true,
+        Kind::Core => false,
+        Kind::Partition(of) => {
+            let grants = subject.grants.get(usize::from(of)).map_or(&[][..], Vec::as_slice);
+            mapping.address >= USER_BASE && grants.iter().any(|grant| grant.covers(mapping.address, mapping.pages))
+        }
+    };
+    granted && subject.one_owner(mapping.physical, mapping.pages)
 }
 
 fn page_rule(subject: &Subject, space: &Space, mapping: &Mapping, address: u64, frame: u64) -> Option<&'static str> {
@@ -155,56 +176,82 @@ fn page_rule(subject: &Subject, space: &Space, mapping: &Mapping, address: u64, 
     (!granted).then_some("a partition maps a page otherwise than the image says")
 }
 
-fn host_pages<'a>(trees: &'a [(&'a Space, Tree)]) -> impl Iterator<Item = (&'a Space, Mapping, u64)> {
-    let host = trees.iter().filter(|(space, _)| !matches!(space.kind, Kind::Vm(_)));
-    host.flat_map(|(space, tree)| {
-        tree.mappings.iter().flat_map(move |mapping| {
-            (0..mapping.pages).map(move |page| (*space, *mapping, mapping.physical + (page << 12)))
-        })
-    })
+/// Frames that one space reaches with the same rights.
+struct Run<'a> {
+    start: u64,
+    end: u64,
+    rights: Rights,
+    name: &'a str,
+}
+
+/// The frames that these mappings of one space reach; `name` is who answers for it.
+fn runs<'a>(name: &'a str, mappings: impl Iterator<Item = &'a Mapping>, all: &mut Vec<Run<'a>>) {
+    for &Mapping { physical: start, pages, rights, .. } in mappings {
+        let end = start + (pages << 12);
+        match all.last_mut() {
+            Some(last) if last.name == name && last.end == start && last.rights == rights => last.end = end,
+            _ => all.push(Run { start, end, rights, name }),
+        }
+    }
+}
+
+fn is_host(space: &Space) -> bool {
+    !matches!(space.kind, Kind::Vm(_))
+}
+
+/// Calls `see` with each piece of memory in which the same runs lie, and with those.
+fn pieces(mut runs: Vec<Run<'_>>, mut see: impl FnMut(u64, u64, &[&Run<'_>])) {
+    runs.sort_by_key(|run| run.start);
+    let edges: BTreeSet<u64> = runs.iter().flat_map(|run| [run.start, run.end]).collect();
+    let edges: Vec<u64> = edges.into_iter().collect();
+    let (mut coming, mut present) = (runs.iter().peekable(), Vec::new());
+    for pair in edges.windows(2) {
+        let [start, end] = [pair[0], pair[1]];
+        present.retain(|run: &&Run<'_>| run.end > start);
+        while let Some(run) = coming.next_if(|run| run.start <= start) {
+            present.push(run);
+        }
+        see(start, (end - start) >> 12, &present);
+    }
 }
 
 /// No frame is writable through one host mapping and executable through another.
 fn write_or_execute(trees: &[(&Space, Tree)], report: &mut Report) {
-    let executable: BTreeMap<u64, &Space> = host_pages(trees)
-        .filter(|(_, mapping, _)| mapping.rights.execute)
-        .map(|(space, _, frame)| (frame, space))
-        .collect();
-    for (space, mapping, frame) in host_pages(trees) {
-        if let (true, Some(other)) = (mapping.rights.write, executable.get(&frame)) {
-            let place = format!("writable in {}, executable in {}", space.name, other.name);
-            report.add("a frame is writable and executable", &place, Some(frame));
-        }
+    let mut all = Vec::new();
+    for (space, tree) in trees.iter().filter(|(space, _)| is_host(space)) {
+        runs(&space.name, tree.mappings.iter().filter(|one| one.rights.write || one.rights.execute), &mut all);
     }
+    pieces(all, |start, pages, present| {
+        let Some(executable) = present.iter().find(|run| run.rights.execute) else { return };
+        for writable in present.iter().filter(|run| run.rights.write) {
+            let place = format!("writable in {}, executable in {}", writable.name, executable.name);
+            report.add_frames("a frame is writable and executable", &place, start, pages);
+        }
+    });
 }
 
 /// Whatever the core says about owners: no frame is open to two partitions if one of them may write.
 fn writable_by_two(subject: &Subject, trees: &[(&Space, Tree)], report: &mut Report) {
-    let mut users: BTreeMap<u64, (bool, BTreeSet<&str>)> = BTreeMap::new();
-    for (space, mapping, frame) in host_pages(trees).filter(|(_, mapping, _)| mapping.rights.user) {
-        let entry = users.entry(frame).or_default();
-        entry.0 |= mapping.rights.write;
-        entry.1.insert(&space.name);
-    }
+    let mut all = Vec::new();
     for (space, tree) in trees {
-        let Kind::Vm(vm) = space.kind else { continue };
-        let vmexit = subject.vmexit.get(usize::from(vm)).copied();
-        let own = trees.iter().find(|(s, _)| vmexit.is_some_and(|p| s.kind == Kind::Partition(p)));
-        for mapping in &tree.mappings {
-            for frame in (0..mapping.pages).map(|page| mapping.physical + (page << 12)) {
-                let entry = users.entry(frame).or_default();
-                entry.0 |= mapping.rights.write;
-                // A VM and the service that serves it count as one.
-                entry.1.insert(own.map_or(&space.name, |(s, _)| &s.name));
+        // A VM and the service that serves it count as one.
+        let name = match space.kind {
+            Kind::Vm(vm) => {
+                let vmexit = subject.vmexit.get(usize::from(vm)).copied();
+                let own = trees.iter().find(|(s, _)| vmexit.is_some_and(|p| s.kind == Kind::Partition(p)));
+                own.map_or(&space.name, |(s, _)| &s.name)
             }
-        }
+            _ => &space.name,
+        };
+        runs(name, tree.mappings.iter().filter(|one| !is_host(space) || one.rights.user), &mut all);
     }
-    for (frame, (writable, names)) in users {
-        if writable && names.len() > 1 {
+    pieces(all, |start, pages, present| {
+        let names: BTreeSet<&str> = present.iter().map(|run| run.name).collect();
+        if names.len() > 1 && present.iter().any(|run| run.rights.write) {
             let names: Vec<&str> = names.into_iter().collect();
-            report.add("a writable frame is open to two", &names.join(" and "), Some(frame));
+            report.add_frames("a writable frame is open to two", &names.join(" and "), start, pages);
         }
-    }
+    });
 }
 
 /// Every address space holds the same core half.

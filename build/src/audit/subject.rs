@@ -116,6 +116,12 @@ impl Subject {
         (frame < range.end()).then_some(range.owner)
     }
 
+    /// Whether so many pages from `frame` on lie in one range of one owner.
+    pub fn one_owner(&self, frame: u64, pages: u64) -> bool {
+        let after = self.owned.partition_point(|range| range.start <= frame);
+        self.owned[..after].last().is_some_and(|range| frame.saturating_add(pages << 12) <= range.end())
+    }
+
     /// First frame of that owner.
     pub fn first_of(&self, owner: Owner) -> Option<u64> {
         self.owned.iter().find(|range| range.owner == owner).map(|range| range.start)
@@ -146,6 +152,8 @@ mod tests {
         assert_eq!(sound.owner(0x6000), Some(Owner::Guest(1)));
         assert_eq!(sound.owner(0x7000), None);
         assert_eq!(sound.owner(0), None);
+        assert!(sound.one_owner(0x5000, 2) && sound.one_owner(0x6000, 1));
+        assert!(!sound.one_owner(0x5000, 3) && !sound.one_owner(0, 1) && !sound.one_owner(0x2000, 1));
         assert_eq!(sound.overlaps(), [] as [String; 0]);
         let torn = Subject::new(vec![], vec![range(0x1000, 2, Owner::Core), range(0x2000, 1, Owner::State(3))]);
         assert_eq!(torn.overlaps(), ["the core and partition 3 (state region) at 0x2000"]);

@@ -18,6 +18,7 @@ pub use show::show;
 
 use crate::elf_file::{self, Program};
 use crate::manifest::{Finding, Findings, Problem, System};
+use portcullis_ipc::limits;
 
 /// What the manifest's names stand for: one entry a partition.
 #[derive(Clone, Debug)]
@@ -41,7 +42,14 @@ pub fn write(file: &str, system: &System, inputs: &[Inputs]) -> Result<Vec<u8>, 
     if !findings.is_empty() {
         return Err(Findings(findings));
     }
-    Ok(write::write(system, inputs, &placed))
+    let pool_pages = pool::pages(system, &placed);
+    if pool_pages > limits::POOL_PAGES {
+        let what = "pages of page tables (one for 2 MiB of each VM's memory)";
+        let problem = Problem::Limit { what, wanted: pool_pages, limit: limits::POOL_PAGES };
+        let line = system.vms.first().map_or(1, |vm| vm.line);
+        return Err(Findings(vec![Finding { file: file.to_owned(), line, problem }]));
+    }
+    Ok(write::write(system, inputs, &placed, pool_pages as u32))
 }
 
 /// Reads the programs and files that a system names; `elf` and `file` turn a name into a path.

@@ -6,6 +6,7 @@ use crate::manifest::{Partition, Problem, System};
 use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::layout::{self, PAGE};
 use portcullis_ipc::limits;
+use portcullis_ipc::ram::Ram;
 use portcullis_ipc::syscall::rights;
 
 const PAGE_BYTES: u64 = PAGE as u64;
@@ -159,8 +160,9 @@ fn check_limits(system: &System, partition: &Partition, segments: &[Segment]) ->
     let pages = writable.map(|segment| segment.pages).sum();
     limit("writable pages of one partition (data, stack, heap)", pages, limits::WRITABLE_PAGES)?;
     let index = system.partitions.iter().position(|other| other.name == partition.name);
-    let serves = system.vms.iter().any(|vm| Some(usize::from(vm.vmexit)) == index);
-    // Besides the segments: the spare slot, the state region, the guest's memory.
-    let ranges = segments.len() + 1 + usize::from(partition.state_pages > 0) + usize::from(serves);
+    let guests = system.vms.iter().filter(|vm| Some(usize::from(vm.vmexit)) == index);
+    let guests: usize = guests.map(|vm| Ram::new(vm.memory_pages * PAGE_BYTES).pieces().count()).sum();
+    // Besides the segments, which a replacement has too: the spare slot, the state region, the guest's memory.
+    let ranges = 2 * segments.len() + 1 + usize::from(partition.state_pages > 0) + guests;
     limit("memory ranges of one partition", ranges as u64, limits::RANGES)
 }

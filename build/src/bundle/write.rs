@@ -1,6 +1,6 @@
 //! Laying out the file: head, directory, tables, page-aligned data, blobs last, so that the core's checksum can stop before them.
 
-use super::{Inputs, Placed, Segment, info, name24, pool};
+use super::{Inputs, Placed, Segment, info, name24};
 use crate::manifest::{Capability, Object, Partition, System, Vm};
 use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::image::{
@@ -78,7 +78,7 @@ fn table_of<T: IntoBytes + Immutable>(kind: u16, records: &[T]) -> (u16, usize, 
 }
 
 /// Writes the bundle of a system whose partitions are placed.
-pub fn write(system: &System, inputs: &[Inputs], placed: &[Placed]) -> Vec<u8> {
+pub fn write(system: &System, inputs: &[Inputs], placed: &[Placed], pool_pages: u32) -> Vec<u8> {
     // Offsets count from the start of the image, so the parts before are measured first.
     let measured = lay_out(system, inputs, placed, 0, 0);
     let data_start = (size_of::<ImageHead>() + measured.tables().1.len()).next_multiple_of(PAGE);
@@ -96,7 +96,7 @@ pub fn write(system: &System, inputs: &[Inputs], placed: &[Placed]) -> Vec<u8> {
         length: image.blobs.end(),
         tables,
         reserved: 0,
-        pool_pages: pool::pages(system, placed) as u32,
+        pool_pages,
         supervisor_restarts: system.supervisor_restarts,
         supervisor_window_us: system.supervisor_window_us,
         slice_us: system.slice_us,

@@ -100,7 +100,7 @@ pub struct Machine {
 pub const MEMORY_MIB: u32 = 512;
 
 /// RAM that can be asked for, MiB.
-pub const MOST_MEMORY_MIB: i64 = 32_768;
+pub const MOST_MEMORY_MIB: i64 = 131_072;
 /// RAM from which on only [`LOW_MIB`] of it lie below 4 GiB, MiB.
 pub const SPLIT_MIB: u32 = 2816;
 /// RAM below 4 GiB of such a machine, MiB.

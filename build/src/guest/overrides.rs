@@ -7,6 +7,7 @@ use crate::manifest::{Blob, Partition, System, Vcpu};
 use crate::workspace;
 use portcullis_ipc::layout::PAGE;
 use portcullis_ipc::limits::VCPUS_PER_VM;
+use portcullis_ipc::ram;
 use std::path::{Path, PathBuf};
 
 /// What is to be other than the manifest says; `None` leaves it.
@@ -80,8 +81,7 @@ pub enum Error {
     Line,
 }
 
-/// Guest memory ends below the devices at 3 GiB.
-const MOST_MIB: u64 = 3 << 10;
+const MOST_MIB: u64 = ram::MOST >> 20;
 const MIB: u64 = 1 << 20;
 /// Memory that a kernel needs besides itself and two copies of its RAM disk, before it runs a program.
 const LEAST_FREE: u64 = 48 * MIB;
@@ -263,9 +263,13 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_even_and_ends_below_the_devices() {
+    fn memory_is_even_and_has_a_limit() {
         let memory = |mib| applied(&Overrides { memory_mib: Some(mib), ..Overrides::default() });
-        assert_eq!(memory(130).unwrap().vms[0].memory_pages, 130 * 256);
+        for mib in [130, 3 << 10, (3 << 10) + 2, 8 << 10, MOST_MIB] {
+            assert_eq!(memory(mib).unwrap().vms[0].memory_pages, mib * 256);
+        }
+        let error = memory(MOST_MIB + 2).unwrap_err();
+        assert_eq!(error.to_string(), "guest memory is an even number of MiB from 2 to 65536, not 65538");
         for wrong in [0, 131, MOST_MIB + 2] {
             assert!(matches!(memory(wrong), Err(Error::Memory(_))), "{wrong}");
         }

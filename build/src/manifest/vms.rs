@@ -5,7 +5,7 @@ use super::{Names, Object, Problem, Report, System, Vcpu, Vm, cpu, devices, limi
 use portcullis_ipc::image::rank;
 use portcullis_ipc::port::{PORT, PORT_HIGH_BANDWIDTH};
 use portcullis_ipc::syscall::rights;
-use portcullis_ipc::{layout, limits};
+use portcullis_ipc::{layout, limits, ram};
 use std::ops::Range;
 use toml::Spanned;
 
@@ -13,8 +13,6 @@ use toml::Spanned;
 const XCR0: u64 = 7;
 /// Guest memory is mapped for vmexit in pages of this size.
 const LARGE_PAGE: u64 = 2 << 20;
-/// More guest memory than this is refused before it overflows a table size.
-const MOST_MEMORY: u64 = 512 << 30;
 
 /// Platform version of a VM whose table names none: the first, so that a manifest goes on describing the same machine.
 const PLATFORM: u16 = 1;
@@ -31,9 +29,9 @@ pub fn resolve(table: &Spanned<VmTable>, names: &Names, report: &mut Report) -> 
         report.at(&table.span(), problem);
     }
     let memory = raw.memory.get_ref().0;
-    if memory == 0 || !memory.is_multiple_of(LARGE_PAGE) || memory > MOST_MEMORY {
+    if memory == 0 || !memory.is_multiple_of(LARGE_PAGE) || memory > ram::MOST {
         let found = Spanned::new(raw.memory.span(), memory);
-        value("memory", &found, "a multiple of 2M, at most 512G", report);
+        value("memory", &found, "a multiple of 2M, at most 64G", report);
     }
     let xcr0 = raw.xcr0.as_ref().map_or(XCR0, |found| {
         if found.get_ref() & !XCR0 != 0 || found.get_ref() & 1 == 0 {

@@ -70,6 +70,14 @@ impl Frames {
         self.cut(found, pages)
     }
 
+    /// As many of `pages`, at least one, as [`Frames::take`] can give in one piece; all of them if it can give none.
+    pub fn most(&self, pages: u64, align: u64) -> u64 {
+        let inside = align.wrapping_sub(1);
+        let room = |region: &Region| region.end.saturating_sub(region.start.saturating_add(inside) & !inside) & !inside;
+        let largest = self.0.iter().map(room).max().unwrap_or(0) >> 12;
+        if largest == 0 { pages } else { pages.min(largest) }
+    }
+
     fn cut(&mut self, start: Option<u64>, pages: u64) -> Result<u64, BootError> {
         let start = start.ok_or(none(pages))?;
         self.remove(Region { start, end: start.saturating_add(pages.saturating_mul(4096)) })?;
@@ -85,6 +93,28 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_piece_of_memory_holds_is_taken_in_several() {
+        const GIB: u64 = 1 << 30;
+        let ram = [Region { start: 0x10_0000, end: 2 * GIB }, Region { start: 4 * GIB, end: 10 * GIB - 0x1000 }];
+        let mut frames = Frames::new(&ram, [].iter()).unwrap();
+        let mut left = (7 * GIB) >> 12;
+        let mut pieces = Vec::new();
+        while left > 0 {
+            let pages = frames.most(left, 1 << 21);
+            let start = frames.take(pages, 1 << 21).unwrap();
+            assert_eq!((start & 0x1f_ffff, pages & 511), (0, 0));
+            pieces.push((start, pages << 12));
+            left -= pages;
+        }
+        let high = 6 * GIB - (2 << 20);
+        let low = 7 * GIB - high;
+        assert_eq!(pieces, [(4 * GIB, high), (2 * GIB - low, low)]);
+        assert_eq!(frames.most(1 << 19, 1 << 21), (GIB - (4 << 20)) >> 12);
+        let none = Frames::new(&[Region { start: 0x10_0000, end: 0x2f_f000 }], [].iter()).unwrap();
+        assert_eq!(none.most(512, 1 << 21), 512, "so that what is refused is what was wanted");
+    }
 
     #[test]
     fn frames_never_overlap_holes_or_each_other_and_keep_alignment_and_half() {

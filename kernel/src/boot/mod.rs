@@ -167,7 +167,7 @@ fn map_core(pool: &mut Pool) -> Result<u64, PoolExhausted> {
         (base, base.wrapping_add(pages << 12), DATA),
     ];
     for (from, to, flags) in ranges {
-        pool.map_range(root, from, from, to.wrapping_sub(from) >> 12, flags)?;
+        pool.map_range(root, from, from, to.wrapping_sub(from) >> 12, flags | table::LARGE)?;
     }
     pool.map_range(root, LAPIC, apic::LAPIC_PHYSICAL, 1, table::UNCACHED | table::WRITE | table::NO_EXECUTE)?;
     Ok(root)

@@ -12,12 +12,12 @@ use crate::object::partition::{Life, Range};
 use crate::state::{Core, Index, Line};
 use crate::vcpu::{Vendor, nested};
 use portcullis_ipc::allowed::{self, within};
-use portcullis_ipc::image::mitigation;
 use portcullis_ipc::image::{
     CapabilityRecord, NO_PARTITION, PartitionRecord, SegmentRecord, VcpuRecord, VmRecord, kind, rank, schedule,
 };
+use portcullis_ipc::ram::Ram;
 use portcullis_ipc::syscall::rights;
-use portcullis_ipc::{layout, limits};
+use portcullis_ipc::{layout, limits, ram};
 
 struct Builder<'a> {
     core: &'a mut Core,
@@ -93,7 +93,7 @@ impl Builder<'_> {
     fn map(&mut self, root: u64, address: u64, physical: u64, pages: u64, rights: u8) -> Step {
         let write = if rights & rights::WRITE != 0 { table::WRITE } else { 0 };
         let execute = if rights & rights::EXECUTE != 0 { 0 } else { table::NO_EXECUTE };
-        Ok(self.core.pool.map_range(root, address, physical, pages, table::USER | write | execute)?)
+        Ok(self.core.pool.map_range(root, address, physical, pages, table::USER | table::LARGE | write | execute)?)
     }
 
     /// Give partition `index` the memory of `range`, which may be empty.
@@ -105,7 +105,7 @@ impl Builder<'_> {
         let meets = |known: &Range| address < known.address.saturating_add(known.bytes) && known.address < end;
         require(!ranges.iter().any(meets), "ranges of a partition overlap")?;
         let free = ranges.iter_mut().find(|known| known.bytes == 0);
-        *free.ok_or("more than 16 ranges in a partition (limit 16)")? = range;
+        *free.ok_or("more than 32 ranges in a partition (limit 32)")? = range;
         Ok(())
     }
 
@@ -183,13 +183,21 @@ impl Builder<'_> {
         require(above, "vmport does not stand above vmexit (R11)")?;
         require(self.core.vms.iter().all(|(_, vm)| !vm.exists || vm.vmexit != vmexit), "a vmexit serves two VMs")?;
         let pages = record.memory_pages;
-        require(pages > 0 && pages & 511 == 0 && pages < 1 << 28, "VM memory is not a multiple of 2 MiB")?;
+        require(pages & 511 == 0 && (1..=ram::MOST >> 12).contains(&pages), "VM memory: 2 MiB pages, at most 64 GiB")?;
         let components = record.xcr0 & !extended::XCR0_MOST == 0 && record.xcr0 & 6 != 4;
         require(components, "VM's XCR0 above x87, SSE and AVX, or AVX without SSE")?;
-        let physical = self.take(pages, 1 << 21, Owner(Owner::GUEST, index))?;
-        self.give(vmexit, kept(layout::GUEST_BASE, physical, pages))?;
-        let small = self.core.mitigations & mitigation::SMALL_PAGES != 0;
-        let nested = nested::build(&mut self.core.pool, self.core.machine.vendor, physical, pages, small)?;
+        let flags = nested::open(self.core.machine.vendor, self.core.mitigations);
+        let nested = self.core.pool.table()?;
+        for core::ops::Range { mut start, end } in Ram::new(pages << 12).pieces() {
+            // The machine's own memory has holes, too.
+            while start < end {
+                let pages = self.frames.most(end.wrapping_sub(start) >> 12, 1 << 21);
+                let physical = self.take(pages, 1 << 21, Owner(Owner::GUEST, index))?;
+                self.give(vmexit, kept(layout::GUEST_BASE.wrapping_add(start), physical, pages))?;
+                self.core.pool.map_range(nested, start, physical, pages, flags)?;
+                start = start.wrapping_add(pages << 12);
+            }
+        }
         self.core.audit.nested[index] = nested;
         let vm = &mut self.core.vms[index];
         vm.exists = true;

@@ -104,7 +104,8 @@ impl Pool {
         }
     }
 
-    /// Map `pages` contiguous pages, with 2 MiB pages where both addresses allow. `flags` are those of the leaves.
+    /// Map `pages` contiguous pages; with [`LARGE`] among the `flags`, which are those of the leaves, in 2 MiB pages where
+    /// both addresses allow.
     pub fn map_range(
         &mut self,
         root: u64,
@@ -116,10 +117,10 @@ impl Pool {
         let mut done = 0u64;
         while done < pages {
             let (at, from) = (address.wrapping_add(done << 12), physical.wrapping_add(done << 12));
-            let large = (at | from) & 0x1f_ffff == 0 && pages.wrapping_sub(done) >= 512;
-            let (level, size, step) = if large { (2, LARGE, 512) } else { (1, 0, 1) };
+            let large = flags & LARGE != 0 && (at | from) & 0x1f_ffff == 0 && pages.wrapping_sub(done) >= 512;
+            let (level, flags, step) = if large { (2, flags, 512) } else { (1, flags & !LARGE, 1) };
             let (page, offset, _) = self.walk(root, at, level, flags)?;
-            page.set_word(offset, from & ADDRESS | flags | size | PRESENT | USED);
+            page.set_word(offset, from & ADDRESS | flags | PRESENT | USED);
             done = done.wrapping_add(step);
         }
         Ok(())

@@ -7,6 +7,7 @@ use crate::state::Core;
 use portcullis_ipc::exit::group;
 use portcullis_ipc::image::kind;
 use portcullis_ipc::port::{ANSWER_BYTES, Answer};
+use portcullis_ipc::ram::Ram;
 use portcullis_ipc::record::misuse;
 use portcullis_ipc::syscall::{Resume, Status, VcpuId, rights};
 use portcullis_ipc::{layout, limits};
@@ -106,9 +107,8 @@ impl Core {
         let frame = &partition.thread.frame;
         let (address, pages, wanted) = (frame.rsi, frame.rdx, frame.r10());
         let vm = partition.slots.get(frame.rdi, kind::VM, rights::RUN)?.object as u8;
-        let total = self.vms[vm].pages;
-        let first = address >> 12;
-        let fits = first < total && pages <= total.wrapping_sub(first) && pages <= limits::STATE_PAGES as u64;
+        let memory = Ram::new(self.vms[vm].pages << 12);
+        let fits = pages <= limits::STATE_PAGES as u64 && memory.holds(address, pages << 12);
         if address & 0xfff != 0 || !fits || wanted > 7 {
             return Err(Misuse(misuse::ARGUMENT));
         }

@@ -4,7 +4,7 @@
 
 use super::Vendor;
 use super::block::at;
-use crate::mem::table::{self, Pool, PoolExhausted};
+use crate::mem::table;
 use crate::state::Core;
 use portcullis_ipc::exit::group;
 use portcullis_ipc::image::mitigation;
@@ -13,6 +13,11 @@ use portcullis_ipc::syscall::rights;
 /// Bits 3 to 6 of an EPT leaf, with [`table::USED`], which the walk of [`table`] sets.
 const WRITE_BACK: u64 = 1 << 4;
 static_assertions::const_assert_eq!((WRITE_BACK | table::USED) >> 3 & 0xf, 6 | 1 << 3);
+
+/// Flags of guest memory with all rights, under these mitigations.
+pub fn open(vendor: Vendor, mitigations: u32) -> u64 {
+    flags(vendor, 7) | if mitigations & mitigation::SMALL_PAGES == 0 { table::LARGE } else { 0 }
+}
 
 /// Leaf flags for `wanted` rights; 0 when the page is not to be accessible at all.
 fn flags(vendor: Vendor, wanted: u8) -> u64 {
@@ -28,18 +33,6 @@ fn flags(vendor: Vendor, wanted: u8) -> u64 {
         (Vendor::Vmx, false) => WRITE_BACK,
     };
     table::PRESENT | write | rest
-}
-
-/// Map `pages` of guest memory from guest-physical address 0; `small`: in 4 KiB pages only.
-pub fn build(pool: &mut Pool, vendor: Vendor, physical: u64, pages: u64, small: bool) -> Result<u64, PoolExhausted> {
-    let root = pool.table()?;
-    let (mut done, step) = (0, if small { 1 } else { pages });
-    while done < pages {
-        let place = done << 12;
-        pool.map_range(root, place, physical.wrapping_add(place), step, flags(vendor, 7))?;
-        done = done.wrapping_add(step);
-    }
-    Ok(root)
 }
 
 impl Core {
@@ -69,6 +62,14 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn guest_memory_is_in_large_pages_unless_a_mitigation_forbids_them() {
+        let open = |mitigations| [Vendor::Svm, Vendor::Vmx].map(|vendor| open(vendor, mitigations));
+        let small = [Vendor::Svm, Vendor::Vmx].map(|vendor| flags(vendor, 7));
+        assert_eq!(open(!mitigation::SMALL_PAGES), small.map(|flags| flags | table::LARGE));
+        assert_eq!(open(mitigation::SMALL_PAGES), small);
+    }
 
     #[test]
     fn rights_become_flags() {

@@ -6,6 +6,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use portcullis_ipc::proto::acpi::BuildTables;
+use portcullis_ipc::ram::Ram;
 
 /// Bytes of the entry point, and where the structures after it begin.
 const ENTRY: usize = 24;
@@ -173,7 +174,7 @@ fn processor(machine: &BuildTables, table: &mut Vec<u8>) {
         .end(table);
 }
 
-/// One array with one module that is all of RAM.
+/// One array with one module that is all of RAM, and where that is mapped.
 fn memory(machine: &BuildTables, table: &mut Vec<u8>) {
     /// On the board, system memory, no error correction.
     const ARRAY: [u8; 3] = [3, 3, 3];
@@ -217,12 +218,15 @@ fn memory(machine: &BuildTables, table: &mut Vec<u8>) {
         // Bytes of cache, logical bytes.
         .put(&[0; 16])
         .end(table);
-    let last = (machine.memory >> 10).saturating_sub(1) as u32;
-    Structure::new(19, 0x1300)
-        .put(&0_u32.to_le_bytes())
-        .put(&last.to_le_bytes())
-        .put(&MEMORY_ARRAY.to_le_bytes())
-        .put(&[1])
-        .put(&[0; 16])
-        .end(table);
+    // Addresses are in KiB; the last is inside.
+    for (handle, piece) in (0x1300..).zip(Ram::new(machine.memory).pieces()) {
+        let [first, last] = [piece.start >> 10, (piece.end >> 10).saturating_sub(1)];
+        Structure::new(19, handle)
+            .put(&(first as u32).to_le_bytes())
+            .put(&(last as u32).to_le_bytes())
+            .put(&MEMORY_ARRAY.to_le_bytes())
+            .put(&[1])
+            .put(&[0; 16])
+            .end(table);
+    }
 }

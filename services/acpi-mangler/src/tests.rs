@@ -256,6 +256,37 @@ fn dmidecode_reads_every_structure_without_complaint() {
     }
 }
 
+#[test]
+fn memory_above_three_gib_is_mapped_from_four_on() {
+    const GIB: u64 = 1 << 30;
+    let low = "0x00000000000-0x000BFFFFFFF";
+    let table: [(u64, &str, &[&str]); 4] = [
+        (3 * GIB - (2 << 20), "3070 MB", &["0x00000000000-0x000BFDFFFFF"]),
+        (3 * GIB, "3 GB", &[low]),
+        (3 * GIB + (2 << 20), "3074 MB", &[low, "0x00100000000-0x001001FFFFF"]),
+        (64 * GIB, "64 GB", &[low, "0x00100000000-0x0103FFFFFFF"]),
+    ];
+    for (memory, size, ranges) in table {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("dump"), dump(&BuildTables { memory, ..FULL })).unwrap();
+        let (_, text) = run("dmidecode", &["--from-dump", "dump", "-t", "16,17,19"], directory.path());
+        let fields = |name: &str| -> Vec<String> {
+            text.lines().filter_map(|line| line.trim().strip_prefix(name)).map(str::to_owned).collect()
+        };
+        let mapped: Vec<_> = fields("Starting Address: ")
+            .iter()
+            .zip(fields("Ending Address: "))
+            .map(|(from, to)| format!("{from}-{to}"))
+            .collect();
+        assert_eq!(
+            (mapped, fields("Size: ")),
+            (ranges.iter().map(|range| range.to_string()).collect(), vec![size.to_owned()]),
+            "{text}"
+        );
+        assert_eq!(fields("Maximum Capacity: "), [size]);
+    }
+}
+
 /// What dmidecode prints of the UUID and the serial number.
 fn names(machine: &BuildTables) -> [String; 2] {
     let directory = tempfile::tempdir().unwrap();

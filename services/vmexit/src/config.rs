@@ -152,11 +152,6 @@ impl Config {
             triple_faults,
         })
     }
-
-    /// Whether device registers lie in the guest's physical address space.
-    pub fn devices(&self) -> bool {
-        self.lapic || self.ioapic
-    }
 }
 
 fn switch(key: &'static str, value: Option<&str>, default: bool) -> Result<bool, Bad> {
@@ -270,9 +265,9 @@ mod tests {
             assert_eq!(switches(read(&[("guest.entry", entry)]).unwrap()), [true; 4]);
         }
         let raw = read(&[("guest.entry", "long64"), ("ioapic", "on")]).unwrap();
-        assert_eq!((switches(raw), raw.devices()), ([false, true, false, false], true));
+        assert_eq!(switches(raw), [false, true, false, false]);
         let none = read(&[("guest.entry", "pvh"), ("lapic", "off"), ("ioapic", "off"), ("acpi", "off")]).unwrap();
-        assert_eq!((switches(none), none.devices()), ([false, false, false, true], false));
+        assert_eq!(switches(none), [false, false, false, true]);
     }
 
     #[test]

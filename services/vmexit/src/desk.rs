@@ -20,6 +20,7 @@ use portcullis_ipc::message::Lease;
 use portcullis_ipc::proto::acpi::{BuildTables, TablesBuilt, WINDOW, WINDOW_BYTES};
 use portcullis_ipc::proto::link::{ConsoleInput, ConsoleRead, ConsoleWrite, VmEvent, VmEventKind};
 use portcullis_ipc::proto::vmport::{HighBandwidth, HighBandwidthMoved, MachineReset};
+use portcullis_ipc::ram::Ram;
 use portcullis_ipc::record::cause;
 use portcullis_ipc::syscall::{Resume, VcpuId, rights};
 use portcullis_runtime::allowance::Allowance;
@@ -66,6 +67,7 @@ fn open() -> Desk {
     heap::add(tables);
     let Some(vm) = Vm::find("vm") else { missing("vm") };
     let info = info();
+    let guest_bytes = info.page().guest_bytes;
     let config = match Config::read(|key| info.config(key)) {
         Ok(config) => config,
         Err(Bad(key, wanted)) => bad_config(key, wanted),
@@ -85,7 +87,7 @@ fn open() -> Desk {
     let (journal, _) = journal("vmexit", VERSION, SCHEMA, 0);
     let host = Core {
         vm,
-        memory: Memory { bytes: info.page().guest_bytes, entries: entries() },
+        memory: Memory { bytes: guest_bytes, ram: Ram::new(guest_bytes), entries: entries() },
         link: endpoint("link"),
         vmport: endpoint("vmport-rpc"),
         uart: Timer::find("uart"),
@@ -415,23 +417,28 @@ fn text(error: Error) -> ArrayString<TEXT> {
     text
 }
 
-/// Guest memory, mapped from [`GUEST_BASE`].
+/// Guest memory, mapped from [`GUEST_BASE`] on at its guest-physical addresses.
 struct Memory {
     bytes: u64,
+    ram: Ram,
     entries: Entries,
 }
 
 impl Memory {
     fn place(&self, address: u64, length: usize) -> Option<*mut u8> {
-        let end = address.checked_add(length as u64)?;
         let place = GUEST_BASE.wrapping_add(address) as usize;
-        (end <= self.bytes).then(|| core::ptr::with_exposed_provenance_mut(place))
+        self.ram.holds(address, length as u64).then(|| core::ptr::with_exposed_provenance_mut(place))
     }
 }
 
 impl GuestMemory for Memory {
     fn size(&self) -> u64 {
         self.bytes
+    }
+
+    #[inline]
+    fn holds(&self, address: u64, length: u64) -> bool {
+        self.ram.holds(address, length)
     }
 
     #[cold]

@@ -28,7 +28,7 @@ impl Bytes {
         let start = linear(page, segment::CS, page.rip, code_bits);
         let first = (PAGE - start % PAGE).min(LONGEST as u64);
         let physical = translation.translate(memory, start, Access::Fetch)?;
-        if physical.saturating_add(first) > memory.size() {
+        if !memory.holds(physical, first) {
             return Ok(Self { buffer: [0; 16], length: 0, bits: code_bits });
         }
         let mut bytes = Self { buffer: window(memory, physical), length: first as usize, bits: code_bits };

@@ -16,7 +16,8 @@ const ID: u64 = 4;
 const VECTOR: u64 = 8;
 /// The command: wake up.
 const WAKE: u64 = 1;
-/// Addresses that a start may have: the page tables map these.
+/// Addresses that a start may have: the page tables map these. Memory from 4 GiB on is not among them: a guest maps it by
+/// tables of its own, as kernels do, whose first code on a further processor lies below 1 MiB.
 const REACHABLE: u64 = 1 << 32;
 
 impl<H: Host> Machine<H> {

@@ -1,9 +1,16 @@
 //! Guest memory as this service sees it: bounded copies by guest-physical address.
 
+use portcullis_ipc::ram::Ram;
+
 /// Guest memory. The guest and other vCPUs change it at any time, so every value is read once.
 pub trait GuestMemory {
-    /// Bytes there are, from guest-physical address 0.
+    /// Bytes there are; where they lie, [`portcullis_ipc::ram`] says.
     fn size(&self) -> u64;
+    /// Whether the `length` bytes at `address` are all memory.
+    #[inline]
+    fn holds(&self, address: u64, length: u64) -> bool {
+        Ram::new(self.size()).holds(address, length)
+    }
     /// Copies out; `false` and nothing copied when the range is not all memory.
     fn read(&self, address: u64, bytes: &mut [u8]) -> bool;
     /// Copies in; `false` and nothing copied when the range is not all memory.

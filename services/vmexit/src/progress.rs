@@ -86,7 +86,7 @@ impl<H: Host> GuestMemory for Progress<'_, H> {
 
     fn write(&mut self, address: u64, bytes: &[u8]) -> bool {
         let length = bytes.len() as u64;
-        if address.checked_add(length).is_none_or(|end| end > self.size) {
+        if !self.holds(address, length) {
             return false;
         }
         let begin = self.position;

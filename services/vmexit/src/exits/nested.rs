@@ -16,7 +16,7 @@ impl<H: Host> Machine<H> {
     pub(crate) fn nested_fault(&mut self, vcpu: u16, page: &mut ExitPage) -> Step {
         let [address, how, _] = page.qualification;
         let mailbox = self.is_mailbox(address);
-        if address < self.host.memory().size() && !mailbox {
+        if self.host.memory().holds(address, 1) && !mailbox {
             return self.stop(vcpu, page, "access to guest memory that its protection refuses", address);
         }
         if page.event & event::VALID != 0 {

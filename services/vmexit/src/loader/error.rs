@@ -2,6 +2,7 @@
 
 use super::space::What;
 use core::fmt;
+use portcullis_ipc::ram;
 
 /// Why a guest is not loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub enum Error {
         /// Bytes there are.
         have: u64,
     },
-    /// Guest memory would reach into the place of the devices.
+    /// More guest memory than a VM can have.
     TooMuchMemory {
         /// Bytes there are.
         have: u64,
@@ -64,8 +65,6 @@ impl Error {
     }
 }
 
-/// Most guest memory of a VM with devices, bytes: above it their registers begin.
-pub const MOST_WITH_DEVICES: u64 = 3 << 30;
 /// Most loadable segments of a kernel.
 pub const SEGMENTS: usize = 16;
 
@@ -100,12 +99,9 @@ impl fmt::Display for Error {
             Self::Memory { needed, have } => {
                 write!(to, "guest needs {} MiB of memory and has {} MiB: give the VM more", mib(needed), have >> 20)
             }
-            Self::TooMuchMemory { have } => write!(
-                to,
-                "VM has {} MiB of memory, with devices {} MiB at most: give it less",
-                have >> 20,
-                MOST_WITH_DEVICES >> 20
-            ),
+            Self::TooMuchMemory { have } => {
+                write!(to, "VM has {} MiB of memory, {} MiB are the most: give it less", have >> 20, ram::MOST >> 20)
+            }
             Self::NotRam(what, start, end) => {
                 write!(to, "{what} wants {start:#x} to {end:#x}, which is not RAM: link the kernel elsewhere")
             }
@@ -141,7 +137,7 @@ mod tests {
             Error::Segments { found: 17 },
             Error::Tables("was given up"),
             Error::Memory { needed: (74 << 20) + 1, have: 64 << 20 },
-            Error::TooMuchMemory { have: 4 << 30 },
+            Error::TooMuchMemory { have: ram::MOST + 1 },
             Error::NotRam(kernel, 0xa_0000, 0xb_0000),
             Error::Overlap(kernel, What::BootData, 0x6000, 0x7000),
             Error::Initrd { bytes: 1 << 20, room: 0 },

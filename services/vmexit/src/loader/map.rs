@@ -3,6 +3,7 @@
 use crate::firmware::MAILBOX;
 use arrayvec::ArrayVec;
 use portcullis_ipc::proto::acpi::WINDOW;
+use portcullis_ipc::ram::{self, Ram};
 
 /// Where the low RAM ends.
 pub const LOW_END: u64 = 0x9_f000;
@@ -37,20 +38,27 @@ pub struct Range {
 }
 
 /// Ranges at most.
-pub const RANGES: usize = 5;
+pub const RANGES: usize = 6;
 
-/// The ranges, lowest first, without overlap.
+/// The ranges, lowest first, without overlap. What lies between them is for devices.
 pub type Map = ArrayVec<Range, RANGES>;
+
+/// Bytes of memory of a VM whose RAM ends at `end`.
+pub const fn reaching(end: u64) -> u64 {
+    if end > ram::HIGH { end - (ram::HIGH - ram::LOW_END) } else { end }
+}
 
 /// The map of a VM with `memory` bytes, with or without tables of ACPI.
 pub fn map(memory: u64, tables: bool) -> Map {
     let kind = if tables { Kind::Acpi } else { Kind::Reserved };
+    let ram = Ram::new(memory);
     let all = [
         (0, LOW_END.min(memory), Kind::Ram),
         (LOW_END, TABLES, Kind::Reserved),
         (TABLES, TABLES_END, kind),
         (TABLES_END, HIGH, Kind::Reserved),
-        (HIGH, memory, Kind::Ram),
+        (HIGH, ram.low_end, Kind::Ram),
+        (ram::HIGH, ram.high_end, Kind::Ram),
     ];
     let ranges = all.into_iter().filter(|(start, end, _)| start < end);
     ranges.map(|(start, end, kind)| Range { start, end, kind }).collect()
@@ -68,6 +76,26 @@ mod tests {
             assert!(map.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].start < pair[0].end));
             assert_eq!(map.last().unwrap().end, memory.max(HIGH));
             assert_eq!(map.iter().any(|range| range.kind == Kind::Acpi), tables);
+        }
+    }
+
+    #[test]
+    fn memory_above_three_gib_goes_on_at_four() {
+        const M: u64 = 1 << 20;
+        const G: u64 = 1 << 30;
+        for (memory, low, high) in [
+            (3 * G - 2 * M, 3 * G - 2 * M, None),
+            (3 * G, 3 * G, None),
+            (3 * G + 2 * M, 3 * G, Some(4 * G + 2 * M)),
+            (7 * G / 2, 3 * G, Some(9 * G / 2)),
+            (8 * G, 3 * G, Some(9 * G)),
+            (ram::MOST, 3 * G, Some(65 * G)),
+        ] {
+            let map = map(memory, true);
+            let ram = |start, end| Range { start, end, kind: Kind::Ram };
+            let expected: Vec<_> =
+                [Some(ram(HIGH, low)), high.map(|end| ram(4 * G, end))].into_iter().flatten().collect();
+            assert_eq!(map[4..], expected, "{memory:#x}");
         }
     }
 

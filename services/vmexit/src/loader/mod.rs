@@ -17,12 +17,13 @@ mod segments;
 mod space;
 mod start;
 
-pub use error::{Error, MOST_WITH_DEVICES};
+pub use error::Error;
 pub use start::{Mode, Start};
 
 use crate::config::{Config, Entry};
 use crate::memory::GuestMemory;
 use elf::Elf;
+use portcullis_ipc::ram;
 pub use space::fill;
 use space::{Space, What};
 
@@ -75,7 +76,7 @@ fn method(kernel: &[u8]) -> Result<Entry, Error> {
 /// Loads the guest; guest memory may be half written when it fails, and the guest must not start then.
 pub fn load(memory: &mut impl GuestMemory, config: &Config, guest: &Guest<'_>) -> Result<Start, Error> {
     let have = memory.size();
-    if config.devices() && have > MOST_WITH_DEVICES {
+    if have > ram::MOST {
         return Err(Error::TooMuchMemory { have });
     }
     let entry = if config.entry == Entry::Auto { method(guest.kernel)? } else { config.entry };

@@ -104,7 +104,8 @@ pub fn load(memory: &mut impl GuestMemory, space: &mut Space, guest: &Guest<'_>)
 
 fn information(memory: &mut impl GuestMemory, space: &Space, guest: &Guest<'_>, initrd: u64) -> Result<(), Error> {
     let entries = space.map().len() as u32;
-    let upper = space.ram_end().saturating_sub(HIGH) >> 10;
+    let low_end = space.ram_end(LIMIT_32);
+    let upper = low_end.saturating_sub(HIGH) >> 10;
     let mut info = [0_u32; 22];
     let mut put = |at: usize, value: u32| {
         if let Some(place) = info.get_mut(at / 4) {
@@ -112,7 +113,7 @@ fn information(memory: &mut impl GuestMemory, space: &Space, guest: &Guest<'_>, 
         }
     };
     put(0, INFORMATION);
-    put(4, (LOW_END.min(space.ram_end()) >> 10) as u32);
+    put(4, (LOW_END.min(low_end) >> 10) as u32);
     put(8, u32::try_from(upper).unwrap_or(u32::MAX));
     put(16, COMMAND_LINE as u32);
     put(20, u32::from(!guest.initrd.is_empty()));

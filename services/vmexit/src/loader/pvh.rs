@@ -48,7 +48,7 @@ fn offset(elf: &Elf<'_>, space: &Space) -> u64 {
     let sane = |align: &u64| *align >= 0x1000 && align.is_power_of_two();
     let align = words.next().or(largest).filter(sane).unwrap_or(ALIGN);
     let lowest = words.next().unwrap_or(0).max(HIGH);
-    let highest = words.next().unwrap_or(u32::MAX.into()).min(space.ram_end().min(LIMIT_32) - 1);
+    let highest = words.next().unwrap_or(u32::MAX.into()).min(space.ram_end(LIMIT_32).saturating_sub(1));
     let inside = start % align;
     let mut to = lowest.next_multiple_of(align).saturating_add(inside);
     while let Some(last) = to.checked_add(end - start).map(|end| end.saturating_sub(1))

@@ -1,13 +1,16 @@
-//! Raw images: the first byte is the first instruction. RBX holds the bytes of guest memory.
+//! Raw images: the first byte is the first instruction. RBX holds the bytes of guest memory; those above 3 GiB lie from 4 GiB
+//! on, where the page tables of long mode, which map 4 GiB, do not reach: a guest that wants them maps them itself.
 //!
 //! In guest memory the loader uses 0x1000 to 0x7fff, of guests that do not start in real mode; the
 //! stack pointer starts at 0x9000. The guest may take all of it over.
 
 use super::error::Error;
-use super::space::fill;
+use super::map::reaching;
+use super::space::{What, fill};
 use super::start::{Mode, Start};
 use crate::config::Entry;
 use crate::memory::GuestMemory;
+use portcullis_ipc::ram::{self, Ram};
 
 /// Page tables: root, next level, then one table for each GiB.
 const TABLES: u64 = 0x1000;
@@ -23,9 +26,11 @@ const LARGE: u64 = 1 << 7;
 #[inline(never)]
 pub fn load(memory: &mut impl GuestMemory, entry: Entry, address: u64, image: &[u8]) -> Result<Start, Error> {
     let have = memory.size();
-    let needed = address.saturating_add(image.len() as u64).max(STACK);
-    if needed > have {
-        return Err(Error::Memory { needed, have });
+    let (bytes, end) = (image.len() as u64, address.saturating_add(image.len() as u64));
+    if !memory.holds(address, bytes) || have < STACK {
+        let needed = reaching(end.max(STACK));
+        let beyond = needed > have && Ram::new(ram::MOST).holds(address, bytes);
+        return Err(if beyond { Error::Memory { needed, have } } else { Error::NotRam(What::Kernel, address, end) });
     }
     let start = Start { rbx: have, rsp: STACK, ..Start::flat(address) };
     let start = match entry {

@@ -2,10 +2,11 @@
 //! that does not fit leaves memory as it was.
 
 use super::error::Error;
-use super::map::{Kind, Map};
+use super::map::{Kind, Map, reaching};
 use crate::memory::GuestMemory;
 use arrayvec::ArrayVec;
 use core::fmt;
+use portcullis_ipc::ram::{self, Ram};
 
 /// What a piece is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +53,10 @@ impl Space {
         &self.map
     }
 
-    /// Where RAM ends.
-    pub fn ram_end(&self) -> u64 {
-        self.map.iter().filter(|range| range.kind == Kind::Ram).map(|range| range.end).fold(0, u64::max)
+    /// Where RAM ends below `limit`, with a range that it may cut.
+    pub fn ram_end(&self, limit: u64) -> u64 {
+        let ram = self.map.iter().filter(|range| range.kind == Kind::Ram && range.start < limit);
+        ram.map(|range| range.end.min(limit)).fold(0, u64::max)
     }
 
     /// Whether `start` to `end` is RAM and free.
@@ -86,11 +88,13 @@ impl Space {
             return Ok(());
         }
         let end = start.checked_add(bytes).ok_or(Error::Corrupt("an address range wraps"))?;
-        let have = self.ram_end();
         if !self.is_ram(start, end) {
-            // Beyond the end more memory helps; in the hole below 1 MiB nothing does.
-            let beyond = end > have && (start >= super::map::HIGH || self.is_ram(start, start));
-            return Err(if beyond { Error::Memory { needed: end, have } } else { Error::NotRam(what, start, end) });
+            // Beyond the end more memory helps; in the holes below 1 MiB and 4 GiB nothing does.
+            let ram_end = self.ram_end(u64::MAX);
+            let could = Ram::new(ram::MOST).holds(start, bytes);
+            let beyond = end > ram_end && could && (start >= super::map::HIGH || self.is_ram(start, start));
+            let [needed, have] = [end, ram_end].map(reaching);
+            return Err(if beyond { Error::Memory { needed, have } } else { Error::NotRam(what, start, end) });
         }
         if let Some(other) = self.holder(start, end) {
             return Err(Error::Overlap(what, other, start, end));
@@ -161,6 +165,27 @@ mod tests {
         assert_eq!(space.claim(MEMORY, 1, What::Kernel), Err(beyond));
         assert!(space.claim(u64::MAX, 2, What::Kernel).is_err());
         assert_eq!(space.claim(0x9_f000, 0, What::Kernel), Ok(()));
+    }
+
+    #[test]
+    fn a_piece_in_the_hole_below_four_gib_is_not_told_that_more_memory_helps() {
+        const G: u64 = 1 << 30;
+        let mut space = Space::new(map(8 * G, true));
+        assert_eq!((space.ram_end(4 * G), space.ram_end(u64::MAX)), (3 * G, 9 * G));
+        let hole = |start, end| Err(Error::NotRam(What::Kernel, start, end));
+        assert_eq!(space.claim(3 * G, 1, What::Kernel), hole(3 * G, 3 * G + 1));
+        assert_eq!(space.claim(3 * G - 1, 2, What::Kernel), hole(3 * G - 1, 3 * G + 1));
+        assert_eq!(space.claim(2 * G, 3 * G, What::Kernel), hole(2 * G, 5 * G));
+        assert_eq!(space.claim(65 * G, 1, What::Kernel), hole(65 * G, 65 * G + 1), "no VM has so much");
+        let beyond = Error::Memory { needed: 8 * G + 1, have: 8 * G };
+        assert_eq!(space.claim(9 * G - 1, 2, What::Kernel), Err(beyond));
+        assert_eq!(space.claim(3 * G - 1, 1, What::Kernel), Ok(()));
+        assert_eq!(space.claim(4 * G, 1, What::Kernel), Ok(()));
+        // Below 4 GiB the top is the top of the low piece, above it that of the high one.
+        assert_eq!(space.claim_top(0x1000, 4 * G, What::Initrd), Ok(3 * G - 0x2000));
+        assert_eq!(space.claim_top(0x1000, u64::MAX, What::Initrd), Ok(9 * G - 0x1000));
+        let room = 3 * G - 0x2000 - 0x10_0000;
+        assert_eq!(space.claim_top(3 * G, 4 * G, What::Initrd), Err(Error::Initrd { bytes: 3 * G, room }));
     }
 
     #[test]

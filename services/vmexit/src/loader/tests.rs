@@ -36,12 +36,12 @@ fn auto_takes_the_method_that_the_file_fits() {
 }
 
 #[test]
-fn memory_in_the_place_of_devices_is_refused() {
+fn memory_above_the_limit_is_refused() {
     /// More memory than a test can have.
-    struct Large;
+    struct Large(u64);
     impl GuestMemory for Large {
         fn size(&self) -> u64 {
-            MOST_WITH_DEVICES + 1
+            self.0
         }
         fn read(&self, _: u64, _: &mut [u8]) -> bool {
             false
@@ -55,10 +55,12 @@ fn memory_in_the_place_of_devices_is_refused() {
     }
     let kernel = xen();
     let guest = Guest { kernel: &kernel, ..Guest::default() };
-    let devices = Config { lapic: true, ..config(Entry::Pvh) };
-    let error = Error::TooMuchMemory { have: MOST_WITH_DEVICES + 1 };
-    assert_eq!(load(&mut Large, &devices, &guest), Err(error));
-    assert!(load(&mut Large, &config(Entry::Pvh), &guest).is_ok());
+    let config = Config { lapic: true, ..config(Entry::Pvh) };
+    let have = ram::MOST + (2 << 20);
+    assert_eq!(load(&mut Large(have), &config, &guest), Err(Error::TooMuchMemory { have }));
+    for bytes in [(3 << 30) - (2 << 20), 3 << 30, (3 << 30) + (2 << 20), 7 << 29, 8 << 30, ram::MOST] {
+        assert!(load(&mut Large(bytes), &config, &guest).is_ok(), "{bytes:#x}");
+    }
 }
 
 /// Guest memory that notices a write outside itself or over the place of the tables.

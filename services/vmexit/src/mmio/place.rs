@@ -39,7 +39,7 @@ impl Place {
     /// The pieces with their owners.
     fn pieces<B: Bus>(self, bus: &mut B) -> impl Iterator<Item = (Owner, u64, usize)> + use<B> {
         let owners = self.0.map(|(address, _)| {
-            if address < bus.memory().size() {
+            if bus.memory().holds(address, 1) {
                 Owner::Memory
             } else if bus.claims(address) {
                 Owner::Device
