@@ -37,6 +37,7 @@ const GUESTS: &[&str] = &[
     "guest-gap",
     "guest-apart",
     "guest-echo",
+    "guest-edges",
     "guest-fuzz",
     "guest-mailbox",
     "guest-pingpong",
