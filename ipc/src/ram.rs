@@ -49,18 +49,18 @@ mod tests {
 
     #[test]
     fn memory_ends_at_three_gib_and_goes_on_at_four() {
-        let table: [(u64, &[Range<u64>]); 7] = [
+        let table: [(u64, &[(u64, u64)]); 7] = [
             (0, &[]),
-            (3 * G - 2 * M, &[0..3 * G - 2 * M]),
-            (3 * G, &[0..3 * G]),
-            (3 * G + 2 * M, &[0..3 * G, 4 * G..4 * G + 2 * M]),
-            (3 * G + 512 * M, &[0..3 * G, 4 * G..4 * G + 512 * M]),
-            (8 * G, &[0..3 * G, 4 * G..9 * G]),
-            (MOST, &[0..3 * G, 4 * G..65 * G]),
+            (3 * G - 2 * M, &[(0, 3 * G - 2 * M)]),
+            (3 * G, &[(0, 3 * G)]),
+            (3 * G + 2 * M, &[(0, 3 * G), (4 * G, 4 * G + 2 * M)]),
+            (3 * G + 512 * M, &[(0, 3 * G), (4 * G, 4 * G + 512 * M)]),
+            (8 * G, &[(0, 3 * G), (4 * G, 9 * G)]),
+            (MOST, &[(0, 3 * G), (4 * G, 65 * G)]),
         ];
         for (bytes, pieces) in table {
-            let ram = Ram::new(bytes);
-            assert_eq!(ram.pieces().collect::<Vec<_>>(), pieces, "{bytes:#x}");
+            let found: Vec<_> = Ram::new(bytes).pieces().map(|piece| (piece.start, piece.end)).collect();
+            assert_eq!(found, pieces, "{bytes:#x}");
         }
     }
 

@@ -16,11 +16,15 @@ pub const fn firmware(bios: Bios) -> [&'static str; 2] {
     }
 }
 
+/// Memory that Bochs takes for a machine at most, MiB; of a larger machine the rest is in a file of its own.
+const MOST_OWN_MIB: u32 = 2048;
+
 /// The configuration: `iso` in the CD drive, the terminals as COM1 and COM2.
 pub fn text(machine: &Machine, iso: &Path, com: [&PathBuf; 2]) -> String {
     let iso = std::path::absolute(iso).unwrap_or_else(|_| iso.to_owned());
     let [bios, video] = firmware(machine.target.bios);
     let memory = machine.memory_mib;
+    let own = memory.min(MOST_OWN_MIB);
     // Each exit of a guest is an "error" of the processor; that many lines are for those who ask for the log.
     let processor = if machine.log.is_some() { "report" } else { "ignore" };
     [
@@ -30,7 +34,7 @@ pub fn text(machine: &Machine, iso: &Path, com: [&PathBuf; 2]) -> String {
             "cpu: model={}, count=1, ips={PER_SECOND}, reset_on_triple_fault=1, ignore_bad_msrs=0",
             machine.target.processor
         ),
-        format!("memory: guest={memory}, host={memory}"),
+        format!("memory: guest={memory}, host={own}"),
         format!("romimage: file={bios}, options=fastboot"),
         format!("vgaromimage: file={video}"),
         "pci: enabled=1, chipset=i440fx".to_owned(),
@@ -70,6 +74,8 @@ mod tests {
         {
             assert!(quiet.contains(part), "{part} is not in {quiet}");
         }
+        machine.memory_mib = 3264;
+        assert!(text(&machine, Path::new("/a"), [&com[0], &com[1]]).contains("guest=3264, host=2048\n"));
         machine.log = Some("log".into());
         assert!(text(&machine, Path::new("/a"), [&com[0], &com[1]]).contains("cpu0=report"));
     }
