@@ -97,6 +97,7 @@ fn measure(manifests: &[PathBuf], limit: Duration, extent: Extent) -> anyhow::Re
     let out = workspace::out_dir().join("bench").join("boot");
     let image = image::assemble(&demo, manifest::load(&demo)?, Some(&out))?;
     measured.svm.insert(figures::BOOT.to_owned(), boot(&image, limit)?);
+    measured.svm.insert(figures::FIRST_BYTE.to_owned(), guest::first_byte(limit)?);
     measured.svm.extend(guest::measure(Kind::Qemu, Console::Full, limit)?.figures);
     let quiet = guest::measure(Kind::Qemu, Console::Quiet, limit)?;
     measured.svm.extend(quiet.figures);

@@ -34,14 +34,14 @@ pub struct ImageHead {
     /// Mitigation policy: bits of [`mitigation`] that the manifest turns off.
     pub mitigations_off: u32,
     /// End of the bytes that the core checks, a multiple of 4096. After it stand blobs and nothing else; each has a
-    /// CRC-32 of its own in the information page, and whoever uses it checks it.
+    /// CRC-32C of its own in the information page, and whoever uses it checks it.
     pub checked: u64,
 }
 
 /// First bytes of an image.
 pub const MAGIC: [u8; 8] = *b"PCULLIS\x01";
-/// Format version.
-pub const VERSION: u32 = 1;
+/// Format version: 1 had a CRC-32 for each blob, where 2 has a CRC-32C.
+pub const VERSION: u32 = 2;
 
 /// Where a table stands, 16 bytes: an entry of the directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

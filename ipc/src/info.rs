@@ -65,7 +65,7 @@ pub struct Blob {
     pub address: u64,
     /// Bytes.
     pub bytes: u64,
-    /// CRC-32 of these bytes. The core does not check it: whoever uses the blob does.
+    /// CRC-32C of these bytes ([`crate::file::crc32c`]). The core does not check it: whoever uses the blob does.
     pub checksum: u32,
     /// Zero.
     pub reserved: u32,

@@ -10,7 +10,8 @@ use portcullis_build::run::options::Options;
 use portcullis_build::workspace;
 use portcullis_ipc::image::rank;
 use portcullis_ipc::syscall::rights;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What a trial wants.
@@ -32,6 +33,8 @@ pub struct Scenario {
     pub kernel: &'static str,
     /// RAM disk, likewise.
     pub disk: &'static str,
+    /// MiB of zeros behind it, which a kernel passes over.
+    pub fill_mib: u64,
     /// Guestinfo that is there from the start: keys, and files of the tool's sources with the values.
     pub guestinfo: &'static [(&'static str, &'static str)],
     /// How the usual kernel is entered; the others in the best way that fits.
@@ -64,6 +67,7 @@ impl Default for Scenario {
             memory_mib: None,
             kernel: kernels::USUAL.name,
             disk: "debian-tests",
+            fill_mib: 0,
             guestinfo: &[],
             entry: Entry::Pvh,
             ap_start: "sipi",
@@ -93,11 +97,14 @@ impl Scenario {
         let append = self.append(&system, &uuid)?;
         let entry = (self.entry != Entry::Pvh).then_some(self.entry);
         let (append, vcpus, memory_mib) = (Some(append), Some(self.vcpus), self.memory_mib);
-        Overrides { entry, append, vcpus, memory_mib, ..Overrides::default() }.apply(&mut system)?;
+        let initrd = self.filled_disk(place)?;
+        let filled = !initrd.is_empty();
+        let wishes = Overrides { entry, append, vcpus, memory_mib, initrd, ..Overrides::default() };
+        Overrides { place: Some(place.to_owned()), ..wishes }.apply(&mut system)?;
         let vmexit = system.vms.first().map_or(usize::MAX, |vm| usize::from(vm.vmexit));
         if let Some(vmexit) = system.partitions.get_mut(vmexit) {
             set_config(vmexit, "ap-start", self.ap_start);
-            let disk = |blob: &&mut Blob| blob.name == "initrd";
+            let disk = |blob: &&mut Blob| blob.name == "initrd" && !filled;
             vmexit.blobs.iter_mut().filter(disk).for_each(|blob| blob.file = self.disk.to_owned());
             if self.kernel != kernels::USUAL.name {
                 self.set_kernel(vmexit)?;
@@ -112,6 +119,19 @@ impl Scenario {
             add_killer(&mut system, kill)?;
         }
         Ok(system)
+    }
+
+    /// The RAM disk and the zeros behind it; nothing where none are wanted.
+    fn filled_disk(&self, place: &Path) -> anyhow::Result<Vec<PathBuf>> {
+        if self.fill_mib == 0 {
+            return Ok(Vec::new());
+        }
+        guest::ensure(&[self.disk])?;
+        let disk = guest::resolve(self.disk).with_context(|| format!("no RAM disk is named {}", self.disk))?;
+        let zeros = place.join("zeros");
+        std::fs::create_dir_all(place)?;
+        File::create(&zeros)?.set_len(self.fill_mib << 20)?;
+        Ok(vec![disk, zeros])
     }
 
     fn set_kernel(&self, vmexit: &mut Partition) -> anyhow::Result<()> {

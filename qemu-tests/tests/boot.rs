@@ -214,7 +214,7 @@ fn boots_with_vtx_left_open(image: &Image) -> anyhow::Result<()> {
 /// A guest's file that was damaged after the image was made: the core, which does not check it, boots; one line
 /// says what is wrong with which file and what to do, the guest does not start, and the host is told.
 fn refuses_file(image: &Image) -> anyhow::Result<()> {
-    let line = "guest not loaded: blob \"guest\" is corrupt, its CRC-32 differs: build the image anew";
+    let line = "guest not loaded: blob \"guest\" is corrupt, its CRC-32C differs: build the image anew";
     let directives = Directives {
         expect: vec!["VM 0: Stopped".into(), line.into()],
         // The host's own reader refuses the damaged bundle, and the audit needs it.

@@ -30,6 +30,8 @@ struct Plan {
     expect: &'static [&'static str],
     /// What must not be said.
     forbid: &'static [&'static str],
+    /// Whether the host gives the emulator a tenth of a CPU, which is what it has for the load of the guest.
+    busy: bool,
     /// Whether the guest says its time, which must be right.
     clock: bool,
     /// Whether the guest says how long its work took, which is compared with the bare emulator.
@@ -62,6 +64,7 @@ fn plans() -> Vec<Plan> {
         seconds,
         expect: &[DONE],
         forbid: &NEVER,
+        busy: false,
         clock: false,
         pace: false,
         long: false,
@@ -106,6 +109,11 @@ fn plans() -> Vec<Plan> {
             500,
         ),
         long(Plan {
+            busy: true,
+            forbid: &["Kernel panic", "guest not loaded", "vCPU stopped", "vmexit ready, generation 2"],
+            ..plan("large-disk-on-a-busy-host", large_disk(), 1_200)
+        }),
+        long(Plan {
             expect: &[DONE, "the guest's host name: debian", "a second program of the guest is \"toolbox\""],
             ..plan("daemon", Scenario { tests: &["daemon"], ..base() }, 900)
         }),
@@ -137,6 +145,11 @@ fn whole() -> Scenario {
         ],
         ..Scenario::default()
     }
+}
+
+/// A RAM disk of 1 GiB, and as many vCPUs as a VM can have.
+fn large_disk() -> Scenario {
+    Scenario { fill_mib: 1024, memory_mib: Some(2560), vcpus: 8, ..Scenario::default() }
 }
 
 /// A boot of one of Debian's kernels to the demonstration.
@@ -219,6 +232,7 @@ fn run(plan: &Plan) -> anyhow::Result<()> {
         // What the audit looks at does not depend on the guest; capturing this much memory takes long.
         audit: false,
         icount: plan.pace,
+        stalls: plan.busy,
         ..Directives::default()
     };
     let report = trial::run_at(&image, &plan.place.adapt(directives), plan.place)?;

@@ -6,12 +6,20 @@ use portcullis_ipc::image::mitigation;
 use portcullis_ipc::platform::{PLATFORM_MAGIC, PlatformPage};
 use zerocopy::FromBytes;
 
+/// The platform page in `frame`; `None` when it is not there.
+fn page(memory: Memory<'_>, frame: u64) -> Option<PlatformPage> {
+    let (page, _) = PlatformPage::read_from_prefix(memory.bytes(frame, size_of::<PlatformPage>())?).ok()?;
+    (page.magic == PLATFORM_MAGIC).then_some(page)
+}
+
+/// Whether the mitigation is in force by which nested tables have no page larger than 4 KiB.
+pub fn small_pages(memory: Memory<'_>, frame: u64) -> bool {
+    page(memory, frame).is_some_and(|page| page.mitigations & mitigation::SMALL_PAGES != 0)
+}
+
 /// One line about the platform page in `frame`; `None` when the page is not there.
 pub fn line(memory: Memory<'_>, frame: u64) -> Option<String> {
-    let (page, _) = PlatformPage::read_from_prefix(memory.bytes(frame, size_of::<PlatformPage>())?).ok()?;
-    if page.magic != PLATFORM_MAGIC {
-        return None;
-    }
+    let page = page(memory, frame)?;
     let part = |shift: u32| page.core_version >> shift & 0xffff;
     Some(format!(
         "core {}.{}.{}, TSC {} Hz, mitigations in force: {}; needed and lacking: {}",

@@ -1,6 +1,7 @@
 //! The rules that mappings and registers must keep (R7 of the design), and each breach in one line. Where
 //! the facts come from is `subject`'s.
 
+use super::platform;
 use super::registers::{self, Control};
 use super::subject::{Kind, Owner, Space, Subject};
 use super::walk::{Format, Mapping, Memory, Rights, Tree, walk};
@@ -51,8 +52,12 @@ pub fn check(memory: Memory<'_>, subject: &Subject, control: &[Control], feature
     for pair in subject.overlaps() {
         report.add("a frame has two owners", &pair, None);
     }
+    let small = subject.first_of(Owner::Platform).is_some_and(|frame| platform::small_pages(memory, frame));
     for (space, tree) in &trees {
         space_rules(subject, space, tree, &mut report);
+        if small && matches!(space.kind, Kind::Vm(_)) && tree.mappings.iter().any(|mapping| mapping.pages > 1) {
+            report.add("a nested table has a large page against the mitigation in force", &space.name, None);
+        }
     }
     write_or_execute(&trees, &mut report);
     writable_by_two(subject, &trees, &mut report);

@@ -6,9 +6,9 @@ use crate::emulator::Event;
 use crate::emulator::machine::Kind;
 use crate::guest::overrides::Overrides;
 use crate::logs::decode::Line;
-use crate::run::session::Said;
+use crate::run::session::{Said, Session};
 use crate::{image, manifest, workspace};
-use anyhow::bail;
+use anyhow::{Context, bail};
 use portcullis_ipc::proto::link::VmEventKind;
 use std::time::Duration;
 
@@ -38,6 +38,10 @@ impl Console {
     }
 }
 
+/// Before the TSC at which the core was entered, in its log.
+const ENTERED: &str = "entered at tsc ";
+/// What `vmexit` logs when the guest writes to its console for the first time.
+const FIRST_OUTPUT: &str = "first output of the guest";
 /// The log line with the count of all exits ends with this.
 const EXITS: &str = " exits of this instance";
 /// Between the count and the reason in each line after it.
@@ -90,14 +94,40 @@ impl Seen {
     }
 }
 
-/// Boots the Debian guest with one vCPU in that emulator and counts. The binaries are compiled.
-pub fn measure(kind: Kind, console: Console, limit: Duration) -> anyhow::Result<Boot> {
+/// The Debian guest with one vCPU and that text after its kernel's command line.
+fn debian(kind: Kind, append: &str, limit: Duration) -> anyhow::Result<Session> {
     let path = workspace::debian_manifest();
     let mut system = manifest::load(&path)?;
-    Overrides { append: Some(console.command_line().to_owned()), vcpus: Some(1), ..Overrides::default() }
-        .apply(&mut system)?;
+    Overrides { append: Some(append.to_owned()), vcpus: Some(1), ..Overrides::default() }.apply(&mut system)?;
     let image = image::assemble(&path, system, Some(&workspace::out_dir().join("bench").join("debian")))?;
-    let mut session = session(&image, kind, limit)?;
+    session(&image, kind, limit)
+}
+
+/// Instructions from the core's first to the one with which the Debian guest's kernel says its first word, as soon as
+/// it can: the load of the guest is what takes time before. The binaries are compiled.
+pub fn first_byte(limit: Duration) -> anyhow::Result<u64> {
+    let mut session = debian(Kind::Qemu, "earlyprintk=ttyS0", limit)?;
+    let mut entered = None;
+    loop {
+        for said in session.next(Duration::from_secs(1)) {
+            match said {
+                Said::Log(line) if line.text.contains(ENTERED) => {
+                    entered = line.text.split(ENTERED).nth(1).and_then(|tsc| tsc.parse().ok());
+                }
+                Said::Log(line) if line.origin == VMEXIT && line.text == FIRST_OUTPUT => {
+                    let entered: u64 = entered.context("the core did not say when it was entered")?;
+                    return Ok(line.tsc - entered);
+                }
+                Said::Event(event) if event != Event::Quiet => bail!("{event:?} before the Debian guest said a word"),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Boots the Debian guest with one vCPU in that emulator and counts. The binaries are compiled.
+pub fn measure(kind: Kind, console: Console, limit: Duration) -> anyhow::Result<Boot> {
+    let mut session = debian(kind, console.command_line(), limit)?;
     let mut seen = Seen::default();
     loop {
         for said in session.next(Duration::from_secs(1)) {

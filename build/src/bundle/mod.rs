@@ -1,4 +1,4 @@
-//! The image bundle, format version 1 ([`portcullis_ipc::image`]): a checked system and its programs
+//! The image bundle, format version 2 ([`portcullis_ipc::image`]): a checked system and its programs
 //! in, the bytes that the core gets as module 0 out, and a reader of such bytes.
 //!
 //! `place` puts a partition's segments, stack, heap and files at their addresses; `info` makes its

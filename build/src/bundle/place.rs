@@ -3,7 +3,7 @@
 use super::{Inputs, info, pages};
 use crate::elf_file::Load;
 use crate::manifest::{Partition, Problem, System};
-use portcullis_ipc::checksum::crc32;
+use portcullis_ipc::file::crc32c;
 use portcullis_ipc::layout::{self, PAGE};
 use portcullis_ipc::limits;
 use portcullis_ipc::ram::Ram;
@@ -101,7 +101,7 @@ pub fn place(system: &System, partition: &Partition, input: &Inputs) -> Result<P
     let mut blobs = Vec::new();
     let mut address = layout::BLOB_BASE;
     for bytes in &input.blobs {
-        blobs.push(PlacedBlob { address, bytes: bytes.len() as u64, checksum: crc32(0, bytes) });
+        blobs.push(PlacedBlob { address, bytes: bytes.len() as u64, checksum: crc32c(0, bytes) });
         let segment = Segment { address, bytes: bytes.clone(), pages: pages(bytes.len() as u64), rights: rights::READ };
         address = segment.end();
         if segment.pages > 0 {

@@ -2,6 +2,7 @@
 //! makes them.
 
 use portcullis_ipc::checksum::crc32;
+use portcullis_ipc::file::crc32c;
 use portcullis_ipc::image::{
     self, CapabilityRecord, ImageHead, PartitionRecord, SegmentRecord, TableHead, VcpuRecord, VmRecord, table,
 };
@@ -122,7 +123,7 @@ impl<'a> Bundle<'a> {
             let Ok((info, _)) = InfoPage::read_from_prefix(page) else { continue };
             for blob in info.blobs.iter().take(info.blob_count as usize).filter(|blob| blob.bytes > 0) {
                 let segment = partition.segments.iter().find(|segment| segment.address == blob.address);
-                let found = crc32(0, segment.map_or(&[][..], |segment| self.segment_bytes(segment)));
+                let found = crc32c(0, segment.map_or(&[][..], |segment| self.segment_bytes(segment)));
                 if found != blob.checksum {
                     return Err(ReadError::Checksum { found, expected: blob.checksum });
                 }

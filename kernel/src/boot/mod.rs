@@ -73,6 +73,7 @@ extern "sysv64" fn start(protocol: u32, address: u32) -> ! {
 }
 
 fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
+    let entered = cpu::tsc();
     let handover = match protocol {
         0x36d7_6289 => handover::multiboot2(&Physical, address.into())?,
         0 => handover::pvh(&Physical, address.into())?,
@@ -109,6 +110,10 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     core.root = map_core(&mut core.pool)?;
     let vendor = |vcpus| machine::choose(vcpus, |leaf| cpu::cpuid(leaf, 0), gate::try_msr);
     core.machine.vendor = vendor(0).unwrap_or(Vendor::Svm);
+    let facts = mitigation::facts(image.head.mitigations_off);
+    let [chosen, lacking] = mitigation::choose(&facts);
+    // Nested tables follow one of them.
+    core.mitigations = chosen;
     system::build(core, &image, &mut frames)?;
     let vcpus = image.vcpus.len();
     let machine_pages = if vcpus > 0 { Some(core_pages(core, &mut frames, Owner::CORE)?) } else { None };
@@ -123,8 +128,6 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
         vendor(vcpus)?;
         machine::enable(&mut core.machine, pages);
     }
-    let facts = mitigation::facts(image.head.mitigations_off);
-    let [chosen, lacking] = mitigation::choose(&facts);
     let refused = mitigation::install(chosen, &facts);
     (core.mitigations, core.lacking) = (chosen & !refused, lacking | refused);
     gate::apply(core.mitigations);
@@ -133,7 +136,7 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     log::begin(tsc, &build_id());
     let (used, free) = (core.pool.used(), frames.left());
     let (on, lacking) = (core.mitigations, core.lacking);
-    defmt::info!("tsc {=u64} Hz, lapic {=u64} Hz{=str}", tsc, lapic, lacks.as_str());
+    defmt::info!("tsc {=u64} Hz, lapic {=u64} Hz{=str}; entered at tsc {=u64}", tsc, lapic, lacks.as_str(), entered);
     defmt::info!("mitigations {=u32:x}, needed but lacking {=u32:x}", on, lacking);
     defmt::info!("page-table pool: {=u64} of {=u64} pages; {=u64} pages are free", used, pool_pages, free);
     (core.audit.magic, core.audit.core_root) = (audit::MAGIC, core.root);

@@ -296,7 +296,8 @@ pub fn start(core: &mut Core) {
         partition.thread.call_limit = ticks(partition.plan.call_limit_us.into()).cast_signed();
         partition.thread.reserve = ticks(partition.plan.reserve_us.into()).cast_signed();
         for range in &partition.ranges {
-            let kept = range.rights & rights::WRITE != 0 && range.source == 0;
+            // Guest memory is for its `vmexit` to clear: before each start, not this one only.
+            let kept = range.rights & rights::WRITE != 0 && range.source == 0 && range.address < layout::GUEST_BASE;
             for offset in (0..if kept { range.bytes } else { 0 }).step_by(layout::PAGE) {
                 core.windows.zero(range.physical.wrapping_add(offset), layout::PAGE);
             }

@@ -10,6 +10,7 @@
 #![cfg_attr(target_os = "none", no_std)]
 
 pub mod allowance;
+pub mod bulk;
 pub mod call;
 pub mod info;
 pub mod journal;

@@ -2,7 +2,7 @@
 //! `acpi-mangler` builds, and the mailbox page.
 
 use crate::config::{ApStart, Config};
-use crate::loader::{Error, fill};
+use crate::loader::{Error, put};
 use crate::memory::GuestMemory;
 use portcullis_ipc::proto::acpi::{BuildTables, WINDOW, WINDOW_BYTES};
 
@@ -38,8 +38,11 @@ const RESET: [u8; 9] = [0xb0, 0x06, 0xba, 0xf9, 0x0c, 0xee, 0xf4, 0xeb, 0xfd];
 /// Puts the place of the tables and of the mailbox into its first state: what a guest wrote there before a
 /// reset is gone. Zeros, but for the processor's first instruction.
 pub fn clear(memory: &mut impl GuestMemory) -> Result<(), Error> {
-    fill(memory, WINDOW.into(), &[], WINDOW_BYTES.into())?;
-    fill(memory, ENTRY, &RESET, RESET.len() as u64)
+    let (window, length) = (u64::from(WINDOW), u64::from(WINDOW_BYTES));
+    if !memory.zero(window, length) {
+        return Err(Error::Memory { needed: window + length, have: memory.size() });
+    }
+    put(memory, ENTRY, &RESET)
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ impl Note {
 pub struct File {
     /// Its bytes.
     pub bytes: &'static [u8],
-    /// CRC-32 of the bytes that the image builder put there.
+    /// CRC-32C of the bytes that the image builder put there.
     pub checksum: u32,
 }
 
@@ -105,10 +105,14 @@ pub trait Host {
     fn protect(&mut self, address: u64, rights: u8);
     /// Enters a stopped vCPU with what its page holds.
     fn resume(&mut self, vcpu: u16);
+    /// Whether somebody builds the firmware's tables: the manifest grants an `acpi-mangler`.
+    fn has_tables(&self) -> bool;
     /// Has the firmware's tables built into guest memory; `None` when the manifest grants no `acpi-mangler`.
     fn build_tables(&mut self, machine: &BuildTables) -> Result<Option<TablesBuilt>, Error>;
     /// A file of the image, by the name that the manifest gives it. Its bytes are not checked.
     fn file(&self, name: &'static str) -> Result<File, Error>;
+    /// CRC-32C of bytes that follow those with the result `crc`, 0 for none.
+    fn crc32c(&self, crc: u32, bytes: &[u8]) -> u32;
     /// Gives a piece of a string to the high-bandwidth port, or takes one; `None` when nobody serves it.
     fn high_bandwidth(&mut self, request: &HighBandwidth, piece: &mut [u8]) -> Option<HighBandwidthMoved>;
     /// Tells whoever serves VMware's port that the machine was reset by this exit; repeating it has no effect.

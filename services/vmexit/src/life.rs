@@ -1,14 +1,14 @@
 //! Power and the lives of the vCPUs: what starts, stops and resets them.
 //!
-//! A machine starts when all its vCPUs are stopped: its devices are reset, the guest is loaded, vCPU 0
-//! enters. Each step is durable before the next, so an instance that ends anywhere in between leaves
+//! A machine starts when all its vCPUs are stopped: its devices are reset, the guest is loaded by exits of vCPU 0, and
+//! that enters. Each step is durable before the next, so an instance that ends anywhere in between leaves
 //! something that the next one finishes.
 
 use crate::apic::ioapic::Ioapic;
 use crate::apic::lapic::Lapic;
+use crate::boot::{Turn, at_reset};
 use crate::firmware::MAILBOX;
 use crate::host::{Host, Note};
-use crate::loader::{Mode, Start};
 use crate::machine::{Machine, Step};
 use crate::saved::{Block, Vcpu, life, pending, power, start, untold};
 use crate::startup;
@@ -16,9 +16,6 @@ use portcullis_ipc::exit::{ExitPage, Reason};
 use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::proto::vmport::MachineReset;
 use portcullis_ipc::syscall::{Resume, rights};
-
-/// Where a processor that was reset finds its first instruction, as far as real mode reaches.
-const RESET_VECTOR: u64 = 0xf_fff0;
 
 impl<H: Host> Machine<H> {
     /// vCPUs of the VM.
@@ -50,7 +47,7 @@ impl<H: Host> Machine<H> {
         self.rearm = true;
         let power = self.durable.board.power;
         match power {
-            power::STARTING if self.others_stopped(None) => self.wake(),
+            power::STARTING | power::LOADING if self.others_stopped(None) => self.wake(),
             power::RUNNING => {
                 for vcpu in 0..self.vcpus() {
                     let state = self.durable.vcpus.get(usize::from(vcpu)).copied().unwrap_or_default();
@@ -71,7 +68,7 @@ impl<H: Host> Machine<H> {
     /// there, so that the vCPU pays for it.
     fn wake(&mut self) {
         if let Some(page) = self.host.stopped(0) {
-            Start { mode: Mode::Real16, ..Start::flat(RESET_VECTOR) }.fill(page);
+            at_reset(page);
             self.host.resume(0);
             self.host.recall(0);
             self.awaited |= 1;
@@ -81,7 +78,7 @@ impl<H: Host> Machine<H> {
     /// A load that waits is tried again.
     pub(crate) fn start_again(&mut self) {
         let waits = core::mem::take(&mut self.loads_later);
-        if waits && self.durable.board.power == power::STARTING && self.others_stopped(None) {
+        if waits && self.durable.board.power == power::LOADING && self.others_stopped(None) {
             self.wake();
         }
     }
@@ -100,22 +97,34 @@ impl<H: Host> Machine<H> {
 
     /// The exit of a vCPU of a machine that is off or about to start.
     pub(crate) fn stand_by(&mut self, vcpu: u16, page: &mut ExitPage) -> u64 {
-        if self.durable.board.power == power::STARTING && self.others_stopped(Some(vcpu)) {
-            return self.power_on(vcpu, page);
+        let stopped = self.starts() && self.others_stopped(Some(vcpu));
+        if stopped && self.durable.board.power == power::STARTING {
+            self.reset_devices();
         }
+        if !stopped || self.durable.board.power != power::LOADING {
+            return Resume::STOP;
+        }
+        if vcpu == 0 {
+            return self.load_on(page);
+        }
+        self.wake();
         Resume::STOP
     }
 
-    /// Starts the machine; all vCPUs are stopped but the one whose exit is served.
-    fn power_on(&mut self, serving: u16, page: &mut ExitPage) -> u64 {
+    /// Whether the machine is to start, or does so already.
+    fn starts(&self) -> bool {
+        matches!(self.durable.board.power, power::STARTING | power::LOADING)
+    }
+
+    /// Puts all that the machine has besides its memory into its first state; no vCPU runs.
+    fn reset_devices(&mut self) {
         // Each in a transaction of its own: together they are too many words.
         for number in 0..usize::from(self.vcpus()) {
             if let Some(lapic) = self.lapic(number) {
                 *lapic = Lapic::reset(number as u32, number == 0);
             }
             if let Some(state) = self.vcpu(number) {
-                let restarted = if number == usize::from(serving) { page.sequence } else { 0 };
-                *state = Vcpu { tsc_offset: state.tsc_offset, restarted, ..Vcpu::default() };
+                *state = Vcpu { tsc_offset: state.tsc_offset, ..Vcpu::default() };
             }
             self.commit();
         }
@@ -133,23 +142,30 @@ impl<H: Host> Machine<H> {
         }
         (self.unseen, self.awaited, self.starting, self.retry) = (0, 0, 0, None);
         self.rearm = true;
-        let own = serving == 0;
-        let loaded = if own { self.boot(page) } else { self.host.stopped(0).is_some_and(|first| self.boot(first)) };
-        if !loaded {
-            return Resume::STOP;
+        self.board().power = power::LOADING;
+        self.commit();
+    }
+
+    /// An exit of vCPU 0 while the guest is being loaded: loads it, or more of it.
+    fn load_on(&mut self, page: &mut ExitPage) -> u64 {
+        match self.boot(page) {
+            Turn::Failed => return Resume::STOP,
+            Turn::Paused => {
+                // It comes back before its first instruction.
+                self.commit();
+                self.host.recall(0);
+                return Resume::ENTER;
+            }
+            Turn::Loaded => {}
         }
         if let Some(state) = self.vcpu(0) {
-            (state.life, state.start) = (life::RUNNING, start::BOOT);
+            (state.life, state.start, state.restarted) = (life::RUNNING, start::BOOT, page.sequence);
         }
         self.board().power = power::RUNNING;
         self.durable.falls.began = self.host.tsc();
         self.touched.add(Block::Falls);
         self.commit();
-        if own {
-            return Resume::ENTER;
-        }
-        self.host.resume(0);
-        Resume::STOP
+        Resume::ENTER
     }
 
     /// The guest asked for a reset.
@@ -282,7 +298,7 @@ impl<H: Host> Machine<H> {
     fn fill(&mut self, vcpu: u16, page: &mut ExitPage) -> bool {
         let begin = self.durable.vcpus.get(usize::from(vcpu)).map_or(start::BOOT, |state| state.start);
         match begin {
-            start::BOOT => self.boot(page),
+            start::BOOT => self.boot(page) == Turn::Loaded,
             _ if start::is_mailbox(begin) => startup::at_mailbox(page, self.host.memory(), start::address(begin)),
             _ => {
                 startup::at_startup(page, start::address(begin));

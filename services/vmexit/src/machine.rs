@@ -7,21 +7,17 @@ use crate::config::Config;
 use crate::cpuid::{Identity, Vendor, address_bits, cr4_allowed};
 use crate::exception::{raise, vector};
 use crate::fetch::{Bytes, Expected, length};
-use crate::firmware;
 use crate::host::{Host, Note};
-use crate::loader::{self, Guest, Start};
-use crate::memory::{GuestMemory, all_ones};
+use crate::memory::all_ones;
 use crate::paging::{Miss, PageFault};
 use crate::ports::Claimed;
-use crate::progress::Progress;
 use crate::registers::{INTERRUPTS, TRAP, after, finish, merge};
-use crate::saved::{Block, Board, Durable, Touched, life, power};
+use crate::saved::{Block, Board, Durable, Touched, life};
 use crate::uart::Uart;
 use alloc::boxed::Box;
 use alloc::vec;
 use iced_x86::Mnemonic;
 use portcullis_ipc::exit::{ExitPage, Reason, group, io};
-use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::proto::vmport::PIECE;
 use portcullis_ipc::syscall::Resume;
 
@@ -119,62 +115,6 @@ impl<H: Host> Machine<H> {
             no_window: 0,
             piece: vec![0; PIECE].into_boxed_slice(),
         }
-    }
-
-    /// Loads the guest and fills the page of vCPU 0 with its first state; `false` when it is not loaded, and the log
-    /// knows why. Then the machine is off, or starts as soon as who did not answer may do so.
-    pub fn boot(&mut self, page: &mut ExitPage) -> bool {
-        let error = match self.load() {
-            Ok(start) => {
-                start.fill(page);
-                return true;
-            }
-            Err(error) => error,
-        };
-        self.loads_later = error.may_pass() && self.host.flush_later();
-        if self.loads_later {
-            self.host.note(Note::LoadsLater(error));
-            self.board().power = power::STARTING;
-        } else {
-            self.host.note(Note::NotLoaded(error));
-            self.board().power = power::OFF;
-            self.announce(VmEventKind::Stopped);
-        }
-        self.commit();
-        false
-    }
-
-    fn load(&mut self) -> Result<Start, loader::Error> {
-        let config = self.config;
-        let (kernel, initrd) = self.going_on(|progress| {
-            let kernel = progress.file(if config.entry.is_raw() { "guest" } else { "kernel" })?;
-            match progress.file("initrd") {
-                Err(loader::Error::NoBlob(_)) => Ok((kernel, &[][..])),
-                initrd => Ok((kernel, initrd?)),
-            }
-        })?;
-        let guest = Guest { kernel, initrd, append: config.append, rsdp: self.firmware()? };
-        self.going_on(|progress| loader::load(progress, &config, &guest))
-    }
-
-    /// Does a part of the load from where the instance before ended.
-    fn going_on<T>(&mut self, part: impl FnOnce(&mut Progress<'_, H>) -> T) -> T {
-        let before = self.durable.load;
-        let mut progress = Progress::new(&mut self.host, before);
-        let done = part(&mut progress);
-        self.durable.load = progress.load();
-        if self.durable.load != before {
-            self.touched.add(Block::Load);
-        }
-        done
-    }
-
-    /// Leaves the firmware's tables in guest memory; the address of the RSDP, 0 without ACPI.
-    fn firmware(&mut self) -> Result<u64, loader::Error> {
-        let bytes = self.host.memory().size();
-        let Some(machine) = firmware::describe(&self.config, bytes, self.identity.vcpus) else { return Ok(0) };
-        firmware::clear(self.host.memory())?;
-        Ok(self.host.build_tables(&machine)?.map_or(0, |built| built.rsdp.into()))
     }
 
     /// Serves an exit: the [`Resume`] word that answers it.

@@ -26,6 +26,7 @@
 extern crate alloc;
 
 mod apic;
+mod boot;
 mod clock;
 mod config;
 mod console;

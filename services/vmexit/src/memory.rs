@@ -18,6 +18,8 @@ pub trait GuestMemory {
     /// Replaces `old` by `new` in the `width` bytes at `address`, in one step for every vCPU: `false` and nothing
     /// replaced when something else stands there, or when it is not memory. `width` is 1, 4 or 8 and divides `address`.
     fn exchange(&mut self, address: u64, width: usize, old: u64, new: u64) -> bool;
+    /// Writes `length` zeros; `false` and nothing written when the range is not all memory.
+    fn zero(&mut self, address: u64, length: u64) -> bool;
     /// What the guest's processor takes for a page-table entry.
     #[inline]
     fn entries(&self) -> Entries {
@@ -118,6 +120,13 @@ pub mod tests {
             }
             self.0[address as usize..end as usize].copy_from_slice(bytes);
             true
+        }
+        fn zero(&mut self, address: u64, length: u64) -> bool {
+            let end = address.checked_add(length).filter(|end| *end <= self.size());
+            if let Some(end) = end {
+                self.0[address as usize..end as usize].fill(0);
+            }
+            end.is_some()
         }
     }
 

@@ -437,6 +437,9 @@ mod tests {
         fn write(&mut self, address: u64, bytes: &[u8]) -> bool {
             self.0.get_mut().memory.write(address, bytes)
         }
+        fn zero(&mut self, _: u64, _: u64) -> bool {
+            false
+        }
         fn exchange(&mut self, address: u64, width: usize, old: u64, new: u64) -> bool {
             self.0.get_mut().memory.exchange(address, width, old, new)
         }
@@ -486,6 +489,9 @@ mod tests {
             }
             fn write(&mut self, address: u64, bytes: &[u8]) -> bool {
                 self.0.write(address, bytes)
+            }
+            fn zero(&mut self, _: u64, _: u64) -> bool {
+                false
             }
             fn exchange(&mut self, address: u64, width: usize, old: u64, new: u64) -> bool {
                 self.0.exchange(address, width, old, new)

@@ -27,6 +27,8 @@ pub mod power {
     pub const OFF: u64 = 2;
     /// It is off because the processor refused a vCPU's state, and `link` is to be told.
     pub const REFUSED: u64 = 3;
+    /// Its devices are reset, its guest is being loaded.
+    pub const LOADING: u64 = 4;
 }
 
 /// Values of [`Board::untold`]: 0 for none; else the kind in bits 0-31, its value above.

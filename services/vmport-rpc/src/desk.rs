@@ -17,7 +17,7 @@ use portcullis_runtime::allowance::Allowance;
 use portcullis_runtime::call::{Incoming, Reply};
 use portcullis_runtime::handle::{Timer, Vm, bad_config, missing};
 use portcullis_runtime::lease::Borrowed;
-use portcullis_runtime::pages::{RegionWords, blob, info, journal, platform};
+use portcullis_runtime::pages::{Damaged, RegionWords, blob, info, journal, platform};
 use portcullis_runtime::random::random;
 use portcullis_runtime::serve::{Service, serve};
 use portcullis_runtime::start::Start;
@@ -159,7 +159,17 @@ impl Desk {
 
     /// Takes over the guestinfo that the image brings.
     fn preset(&mut self) {
-        let (Some(channels), Some(bytes)) = (&mut self.channels, blob("guestinfo")) else { return };
+        let Some(channels) = &mut self.channels else { return };
+        let bytes = match blob("guestinfo") {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return,
+            Err(Damaged) => {
+                defmt::error!(
+                    "guestinfo of the image is corrupt, its CRC-32C differs: build the image anew; no key is set"
+                );
+                return;
+            }
+        };
         match channels.preset(bytes) {
             Ok(0) => {}
             Ok(count) => defmt::info!("guestinfo of the image: {=usize} keys", count),

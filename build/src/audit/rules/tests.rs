@@ -1,11 +1,14 @@
 //! Each rule with a system of two partitions and one VM in a few pages of memory: sound as built, and
 //! broken in one way at a time.
 
-use super::super::fixture::{E, Image, NX, U, W};
+use super::super::fixture::{E, Image, NX, P, U, W};
 use super::super::grants::Grant;
 use super::super::subject::Owned;
-use super::super::walk::leaf_entry;
+use super::super::walk::{LARGE, leaf_entry};
 use super::*;
+use portcullis_ipc::image::mitigation;
+use portcullis_ipc::platform::{PLATFORM_MAGIC, PlatformPage};
+use zerocopy::{FromZeros, IntoBytes};
 
 const ALL: Features = Features { smap: true, umip: true, vmx: false };
 const SOUND: Control = Control { cr0: 0x8005_0033, cr3: 0, cr4: 0x34_0e20, efer: 0x1d01 };
@@ -111,6 +114,26 @@ fn the_system_as_built_breaks_no_rule() {
     let (breaches, extent) = check(system.image.memory(), &system.subject(), &[SOUND], ALL);
     assert_eq!(breaches, []);
     assert_eq!((extent.spaces, extent.mappings), (3, 2 * 7 + 6));
+}
+
+#[test]
+fn a_large_page_of_a_guest_breaks_a_rule_where_the_mitigation_forbids_it() {
+    const RULE: &str = "a nested table has a large page against the mitigation in force";
+    let mut system = system();
+    let leaf = leaf_entry(system.image.memory(), system.roots[2], 0).unwrap();
+    // Its table was made after the directory that names it.
+    system.image.set((leaf & !0xfff) - 0x1000, P | W | U | LARGE);
+    assert!(!system.rules_broken().contains(&RULE), "the mitigation is not in force");
+    let mut page = PlatformPage::new_zeroed();
+    (page.magic, page.mitigations) = (PLATFORM_MAGIC, mitigation::SMALL_PAGES);
+    for (index, word) in page.as_bytes().chunks(8).enumerate() {
+        let mut bytes = [0; 8];
+        bytes[..word.len()].copy_from_slice(word);
+        system.image.set(PLATFORM + 8 * index as u64, u64::from_le_bytes(bytes));
+    }
+    assert!(system.rules_broken().contains(&RULE));
+    system.image.set((leaf & !0xfff) - 0x1000, leaf & !0xfff | P | W | U);
+    assert_eq!(system.rules_broken(), [] as [&str; 0]);
 }
 
 /// One change to the sound system.

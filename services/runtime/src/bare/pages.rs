@@ -1,6 +1,7 @@
 //! The pages that the core shows this partition: information, platform, state region.
 
 use super::syscall;
+use crate::bulk;
 use crate::info::Info;
 use crate::journal::{Foreign, Journal};
 use crate::reason;
@@ -39,12 +40,17 @@ pub fn platform() -> PlatformPage {
     unsafe { page.read_volatile() }
 }
 
-/// The blob of this partition with this name.
-pub fn blob(name: &str) -> Option<&'static [u8]> {
-    let blob = info().blob(name)?;
+/// A blob whose bytes are not those that the image builder put there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damaged;
+
+/// The blob of this partition with this name, checked.
+pub fn blob(name: &str) -> Result<Option<&'static [u8]>, Damaged> {
+    let Some(blob) = info().blob(name) else { return Ok(None) };
     let first = core::ptr::with_exposed_provenance::<u8>(blob.address as usize);
     // SAFETY: the core maps what the information page names read-only for the life of the instance.
-    Some(unsafe { core::slice::from_raw_parts(first, blob.bytes as usize) })
+    let bytes = unsafe { core::slice::from_raw_parts(first, blob.bytes as usize) };
+    if bulk::crc32c(0, bytes) == blob.checksum { Ok(Some(bytes)) } else { Err(Damaged) }
 }
 
 /// Words of the state region, from the one at `first`.

@@ -2,7 +2,7 @@
 
 use super::error::Error;
 use super::map::RANGES;
-use super::space::{Space, What, fill};
+use super::space::{Space, What, put};
 use crate::memory::GuestMemory;
 
 /// Descriptor table of the Linux entry.
@@ -31,8 +31,8 @@ pub fn claim(space: &mut Space, name: &str, append: &str, most: usize) -> Result
     space.claim(COMMAND_LINE, bytes as u64 + 1, What::CommandLine)
 }
 
-/// Writes the command line and the zero byte after it.
+/// Writes the command line; the byte after it is zero, as all memory.
 pub fn write_command_line(memory: &mut impl GuestMemory, name: &str, append: &str) -> Result<(), Error> {
-    fill(memory, COMMAND_LINE, name.as_bytes(), name.len() as u64)?;
-    fill(memory, COMMAND_LINE + name.len() as u64, append.as_bytes(), append.len() as u64 + 1)
+    put(memory, COMMAND_LINE, name.as_bytes())?;
+    put(memory, COMMAND_LINE + name.len() as u64, append.as_bytes())
 }

@@ -80,7 +80,7 @@ impl fmt::Display for Error {
                 write!(to, "no blob \"{name}\": add it to the blobs of this partition in the manifest")
             }
             Self::Checksum(name) => {
-                write!(to, "blob \"{name}\" is corrupt, its CRC-32 differs: build the image anew")
+                write!(to, "blob \"{name}\" is corrupt, its CRC-32C differs: build the image anew")
             }
             Self::Corrupt(place) => write!(to, "kernel is corrupt, {place}: fetch or build it again"),
             Self::Unusable(why) => write!(to, "kernel cannot be entered: {why}"),

@@ -5,7 +5,7 @@ use super::boot_data::{BOOT_DATA, COMMAND_LINE, DESCRIPTORS, claim, write_comman
 use super::bytes::{slice, u8_at, u16_at, u32_at, u64_at};
 use super::error::Error;
 use super::map::HIGH;
-use super::space::{Space, What, fill};
+use super::space::{Contents, Space, What, put};
 use super::start::Start;
 use super::{Guest, LIMIT_32};
 use crate::memory::GuestMemory;
@@ -132,12 +132,11 @@ pub fn load(memory: &mut impl GuestMemory, space: &mut Space, guest: &Guest<'_>)
     space.claim(HIGH, header.end() - HIGH, What::Kernel)?;
     let highest = header.half(INITRD_LIMIT, 0x22c, 0x37ff_ffff);
     let initrd = guest.initrd(space, (u64::from(highest) + 1).min(LIMIT_32))?;
-    fill(memory, HIGH, header.code, header.code.len() as u64)?;
+    Contents::default().with(HIGH, header.code)?.with(initrd, guest.initrd)?.write(memory)?;
     write_command_line(memory, "", guest.append)?;
-    guest.write_initrd(memory, initrd)?;
-    fill(memory, BOOT_DATA, &zero_page(&header, space, guest, initrd), ZERO_PAGE as u64)?;
+    put(memory, BOOT_DATA, &zero_page(&header, space, guest, initrd))?;
     let table = [0, 0, 0x00cf_9b00_0000_ffff, 0x00cf_9300_0000_ffff_u64].map(u64::to_le_bytes);
-    fill(memory, DESCRIPTORS, table.as_flattened(), 32)?;
+    put(memory, DESCRIPTORS, table.as_flattened())?;
     Ok(Start { rsi: BOOT_DATA, code: CODE, data: DATA, table: Some((DESCRIPTORS, 31)), ..Start::flat(HIGH) })
 }
 

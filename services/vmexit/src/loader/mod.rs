@@ -24,7 +24,7 @@ use crate::config::{Config, Entry};
 use crate::memory::GuestMemory;
 use elf::Elf;
 use portcullis_ipc::ram;
-pub use space::fill;
+pub use space::put;
 use space::{Space, What};
 
 /// Bytes of the longest error text.
@@ -52,11 +52,6 @@ impl Guest<'_> {
             return Ok(0);
         }
         space.claim_top(self.initrd.len() as u64, limit, What::Initrd)
-    }
-
-    /// Writes the initial RAM disk.
-    fn write_initrd(&self, memory: &mut impl GuestMemory, address: u64) -> Result<(), Error> {
-        fill(memory, address, self.initrd, self.initrd.len() as u64)
     }
 }
 

@@ -7,7 +7,7 @@ use super::elf::{Elf, is_elf};
 use super::error::Error;
 use super::map::{HIGH, LOW_END};
 use super::segments::{Segment, Segments};
-use super::space::{Space, fill};
+use super::space::{Space, put};
 use super::start::Start;
 use super::{Guest, LIMIT_32};
 use crate::memory::GuestMemory;
@@ -95,9 +95,8 @@ pub fn load(memory: &mut impl GuestMemory, space: &mut Space, guest: &Guest<'_>)
     if !image.segments.contain(image.entry, 0) || image.entry >= LIMIT_32 {
         return Err(Error::Corrupt("its entry lies in no segment below 4 GiB"));
     }
-    image.segments.write(memory, 0)?;
+    image.segments.contents(0)?.with(initrd, guest.initrd)?.write(memory)?;
     write_command_line(memory, KERNEL_NAME, guest.append)?;
-    guest.write_initrd(memory, initrd)?;
     information(memory, space, guest, initrd)?;
     Ok(Start { rax: LOADED, rbx: BOOT_DATA, ..Start::flat(image.entry) })
 }
@@ -107,33 +106,33 @@ fn information(memory: &mut impl GuestMemory, space: &Space, guest: &Guest<'_>, 
     let low_end = space.ram_end(LIMIT_32);
     let upper = low_end.saturating_sub(HIGH) >> 10;
     let mut info = [0_u32; 22];
-    let mut put = |at: usize, value: u32| {
+    let mut field = |at: usize, value: u32| {
         if let Some(place) = info.get_mut(at / 4) {
             *place = value;
         }
     };
-    put(0, INFORMATION);
-    put(4, (LOW_END.min(low_end) >> 10) as u32);
-    put(8, u32::try_from(upper).unwrap_or(u32::MAX));
-    put(16, COMMAND_LINE as u32);
-    put(20, u32::from(!guest.initrd.is_empty()));
-    put(24, MODULES as u32);
-    put(44, entries * 24);
-    put(48, MEMORY_MAP as u32);
-    put(64, NAME as u32);
-    fill(memory, BOOT_DATA, info.map(u32::to_le_bytes).as_flattened(), 88)?;
+    field(0, INFORMATION);
+    field(4, (LOW_END.min(low_end) >> 10) as u32);
+    field(8, u32::try_from(upper).unwrap_or(u32::MAX));
+    field(16, COMMAND_LINE as u32);
+    field(20, u32::from(!guest.initrd.is_empty()));
+    field(24, MODULES as u32);
+    field(44, entries * 24);
+    field(48, MEMORY_MAP as u32);
+    field(64, NAME as u32);
+    put(memory, BOOT_DATA, info.map(u32::to_le_bytes).as_flattened())?;
     let end = initrd + guest.initrd.len() as u64;
     // Start, end, string (the empty one after the loader's name), reserved.
     let module = [initrd as u32, end as u32, NAME as u32 + 15, 0].map(u32::to_le_bytes);
-    fill(memory, MODULES, module.as_flattened(), 16)?;
-    fill(memory, NAME, b"Portcullis", 16)?;
+    put(memory, MODULES, module.as_flattened())?;
+    put(memory, NAME, b"Portcullis")?;
     let mut at = MEMORY_MAP;
     for range in space.map() {
         // The size of an entry does not count itself.
-        fill(memory, at, &20_u32.to_le_bytes(), 4)?;
+        put(memory, at, &20_u32.to_le_bytes())?;
         let words = [range.start, range.end - range.start].map(u64::to_le_bytes);
-        fill(memory, at + 4, words.as_flattened(), 16)?;
-        fill(memory, at + 20, &(range.kind as u32).to_le_bytes(), 4)?;
+        put(memory, at + 4, words.as_flattened())?;
+        put(memory, at + 20, &(range.kind as u32).to_le_bytes())?;
         at += 24;
     }
     Ok(())

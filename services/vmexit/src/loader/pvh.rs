@@ -5,7 +5,7 @@ use super::boot_data::{BOOT_DATA, COMMAND_LINE, MEMORY_MAP, MODULES, claim, writ
 use super::elf::Elf;
 use super::error::Error;
 use super::map::HIGH;
-use super::space::{Space, fill};
+use super::space::{Space, put};
 use super::start::Start;
 use super::{Guest, LIMIT_32};
 use crate::memory::GuestMemory;
@@ -82,9 +82,8 @@ pub fn load(
         return Err(Error::Corrupt("its entry lies in no segment"));
     }
     let initrd = guest.initrd(space, LIMIT_32)?;
-    elf.segments.write(memory, offset)?;
+    elf.segments.contents(offset)?.with(initrd, guest.initrd)?.write(memory)?;
     write_command_line(memory, "", guest.append)?;
-    guest.write_initrd(memory, initrd)?;
     start_info(memory, space, guest, initrd)?;
     Ok(Start { rbx: BOOT_DATA, ..Start::flat(entry) })
 }
@@ -92,27 +91,27 @@ pub fn load(
 fn start_info(memory: &mut impl GuestMemory, space: &Space, guest: &Guest<'_>, initrd: u64) -> Result<(), Error> {
     let modules = u32::from(!guest.initrd.is_empty());
     let mut info = [0; 56];
-    let mut put = |at: usize, bytes: &[u8]| {
+    let mut field = |at: usize, bytes: &[u8]| {
         if let Some(place) = info.get_mut(at..at + bytes.len()) {
             place.copy_from_slice(bytes);
         }
     };
-    put(0, &MAGIC.to_le_bytes());
-    put(4, &VERSION.to_le_bytes());
-    put(12, &modules.to_le_bytes());
-    put(16, &if modules == 0 { 0 } else { MODULES }.to_le_bytes());
-    put(24, &COMMAND_LINE.to_le_bytes());
-    put(32, &guest.rsdp.to_le_bytes());
-    put(40, &MEMORY_MAP.to_le_bytes());
-    put(48, &(space.map().len() as u32).to_le_bytes());
-    fill(memory, BOOT_DATA, &info, 56)?;
+    field(0, &MAGIC.to_le_bytes());
+    field(4, &VERSION.to_le_bytes());
+    field(12, &modules.to_le_bytes());
+    field(16, &if modules == 0 { 0 } else { MODULES }.to_le_bytes());
+    field(24, &COMMAND_LINE.to_le_bytes());
+    field(32, &guest.rsdp.to_le_bytes());
+    field(40, &MEMORY_MAP.to_le_bytes());
+    field(48, &(space.map().len() as u32).to_le_bytes());
+    put(memory, BOOT_DATA, &info)?;
     // Address, size, command line, reserved.
     let module = [initrd, guest.initrd.len() as u64, 0, 0].map(u64::to_le_bytes);
-    fill(memory, MODULES, module.as_flattened(), 32)?;
+    put(memory, MODULES, module.as_flattened())?;
     let mut at = MEMORY_MAP;
     for range in space.map() {
         let entry = [range.start, range.end - range.start, range.kind as u64].map(u64::to_le_bytes);
-        fill(memory, at, entry.as_flattened(), 24)?;
+        put(memory, at, entry.as_flattened())?;
         at += 24;
     }
     Ok(())
@@ -170,7 +169,8 @@ mod tests {
             assert_eq!(memory[0x20_0020..0x20_3000], [0; 0x2fe0], "zero up to the end of the segment");
             assert_eq!(
                 memory[0x20_4000..0x20_4018],
-                [7, 7, 7, 7, 7, 7, 7, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc, 0xcc]
+                [[7; 8], [0; 8], [0; 8]].concat()[..],
+                "zero beyond the segment, too"
             );
         }
     }

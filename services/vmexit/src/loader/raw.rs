@@ -6,7 +6,7 @@
 
 use super::error::Error;
 use super::map::reaching;
-use super::space::{What, fill};
+use super::space::{Contents, What, put};
 use super::start::{Mode, Start};
 use crate::config::Entry;
 use crate::memory::GuestMemory;
@@ -17,6 +17,7 @@ const TABLES: u64 = 0x1000;
 /// GiB that the tables map.
 const MAPPED: u64 = 4;
 const DESCRIPTORS: u64 = 0x7000;
+const PAGE: u64 = 0x1000;
 const STACK: u64 = 0x9000;
 
 const PRESENT_WRITABLE: u64 = 3;
@@ -32,6 +33,10 @@ pub fn load(memory: &mut impl GuestMemory, entry: Entry, address: u64, image: &[
         let beyond = needed > have && Ram::new(ram::MOST).holds(address, bytes);
         return Err(if beyond { Error::Memory { needed, have } } else { Error::NotRam(What::Kernel, address, end) });
     }
+    if entry != Entry::Real16 && address < DESCRIPTORS + PAGE && TABLES < end {
+        return Err(Error::Overlap(What::Kernel, What::BootData, address, end));
+    }
+    Contents::default().with(address, image)?.write(memory)?;
     let start = Start { rbx: have, rsp: STACK, ..Start::flat(address) };
     let start = match entry {
         Entry::Real16 => Start { mode: Mode::Real16, rsp: 0x7c00, ..start },
@@ -45,24 +50,23 @@ pub fn load(memory: &mut impl GuestMemory, entry: Entry, address: u64, image: &[
             Start { table: Some((DESCRIPTORS, 23)), ..start }
         }
     };
-    fill(memory, address, image, image.len() as u64)?;
     Ok(start)
 }
 
 fn descriptors(memory: &mut impl GuestMemory, code: u64) -> Result<(), Error> {
     let table = [0, code, 0x00cf_9300_0000_ffff].map(u64::to_le_bytes);
-    fill(memory, DESCRIPTORS, table.as_flattened(), 24)
+    put(memory, DESCRIPTORS, table.as_flattened())
 }
 
 fn page_tables(memory: &mut impl GuestMemory) -> Result<(), Error> {
     let (directory_pointers, directories) = (TABLES + 0x1000, TABLES + 0x2000);
-    let mut put = |address, value: u64| fill(memory, address, &value.to_le_bytes(), 8);
-    put(TABLES, directory_pointers | PRESENT_WRITABLE)?;
+    let mut entry = |address, value: u64| put(memory, address, &value.to_le_bytes());
+    entry(TABLES, directory_pointers | PRESENT_WRITABLE)?;
     for gib in 0..MAPPED {
         let table = directories + gib * 0x1000;
-        put(directory_pointers + gib * 8, table | PRESENT_WRITABLE)?;
+        entry(directory_pointers + gib * 8, table | PRESENT_WRITABLE)?;
         for index in 0..512 {
-            put(table + index * 8, (gib << 30 | index << 21) | PRESENT_WRITABLE | LARGE)?;
+            entry(table + index * 8, (gib << 30 | index << 21) | PRESENT_WRITABLE | LARGE)?;
         }
     }
     Ok(())
@@ -99,6 +103,17 @@ mod tests {
             assert_eq!(translation.translate(&mut memory, address, Access::Write), Ok(address));
         }
         assert!(translation.translate(&mut memory, 0x1_0000_0000, Access::Read).is_err());
+    }
+
+    #[test]
+    fn an_image_in_the_place_of_what_the_loader_writes_is_refused() {
+        let at = |entry, address| load(&mut Plain::new(0x2_0000), entry, address, &[0xf4; 16]).err();
+        let overlap = |start| Some(Error::Overlap(What::Kernel, What::BootData, start, start + 16));
+        for entry in [Entry::Protected32, Entry::Long64] {
+            assert_eq!([0xff8, 0x7ff8].map(|address| at(entry, address)), [0xff8, 0x7ff8].map(overlap));
+            assert_eq!([0xff0, 0x8000].map(|address| at(entry, address)), [None, None]);
+        }
+        assert_eq!(at(Entry::Real16, 0x7c00), None);
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! The pieces of a kernel and where they go.
 
 use super::error::{Error, SEGMENTS};
-use super::space::{Space, What, fill};
-use crate::memory::GuestMemory;
+use super::space::{Contents, Space, What};
 use arrayvec::ArrayVec;
 
 /// A loadable segment.
@@ -24,7 +23,7 @@ pub struct Segment<'a> {
 #[derive(Default)]
 pub struct Segments<'a>(pub ArrayVec<Segment<'a>, SEGMENTS>);
 
-impl Segments<'_> {
+impl<'a> Segments<'a> {
     /// Lowest address that a segment goes to, and the one after the highest.
     pub fn extent(&self) -> (u64, u64) {
         let start = self.0.iter().map(|segment| segment.physical).min().unwrap_or(0);
@@ -43,9 +42,9 @@ impl Segments<'_> {
         segments.try_for_each(|one| space.claim(one.physical.wrapping_add(offset), one.length, What::Kernel))
     }
 
-    /// Writes the segments to their places, moved by `offset`.
-    pub fn write(&self, memory: &mut impl GuestMemory, offset: u64) -> Result<(), Error> {
+    /// Their bytes, moved by `offset`; what they take beyond those is zero, as all memory.
+    pub fn contents(&self, offset: u64) -> Result<Contents<'a>, Error> {
         let mut segments = self.0.iter();
-        segments.try_for_each(|one| fill(memory, one.physical.wrapping_add(offset), one.bytes, one.length))
+        segments.try_fold(Contents::default(), |all, one| all.with(one.physical.wrapping_add(offset), one.bytes))
     }
 }

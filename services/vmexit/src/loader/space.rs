@@ -1,5 +1,5 @@
-//! Where things lie in guest memory: every piece is claimed before anything is written, so that a guest
-//! that does not fit leaves memory as it was.
+//! Where things lie in guest memory, and what it holds at the start: every piece is claimed before anything is written, so
+//! that a guest that does not fit leaves memory as it was.
 
 use super::error::Error;
 use super::map::{Kind, Map, reaching};
@@ -121,22 +121,44 @@ impl Space {
     }
 }
 
-/// Writes `bytes` and zeros after them up to `length`; what was claimed is memory, so that a write can
-/// fail only where guest memory and its map disagree.
-pub fn fill(memory: &mut impl GuestMemory, address: u64, bytes: &[u8], length: u64) -> Result<(), Error> {
-    const ZEROS: [u8; 4096] = [0; 4096];
-    let have = memory.size();
-    let failed = Error::Memory { needed: address.saturating_add(length), have };
-    let mut done = memory.write(address, bytes);
-    let mut at = address.saturating_add(bytes.len() as u64);
-    let end = address.saturating_add(length);
-    while done && at < end {
-        // Up to the next page first, so that the rest is written in aligned words.
-        let piece = (end - at).min(PAGE - at % PAGE);
-        done = ZEROS.get(..piece as usize).is_some_and(|zeros| memory.write(at, zeros));
-        at += piece;
+/// Writes what the loader itself says to the guest. Its place was claimed, so that this fails only where guest memory
+/// and its map disagree.
+pub fn put(memory: &mut impl GuestMemory, address: u64, bytes: &[u8]) -> Result<(), Error> {
+    let needed = address.saturating_add(bytes.len() as u64);
+    if memory.write(address, bytes) { Ok(()) } else { Err(Error::Memory { needed, have: memory.size() }) }
+}
+
+/// What the files of a guest bring, and where it goes.
+#[derive(Default)]
+pub struct Contents<'a>(ArrayVec<(u64, &'a [u8]), { super::error::SEGMENTS + 1 }>);
+
+impl<'a> Contents<'a> {
+    /// With one more piece; pieces do not overlap.
+    pub fn with(mut self, address: u64, bytes: &'a [u8]) -> Result<Self, Error> {
+        self.0.try_push((address, bytes)).map_err(|_| Error::Segments { found: self.0.len() })?;
+        Ok(self)
     }
-    if done { Ok(()) } else { Err(failed) }
+
+    /// Gives every byte of guest memory its first value, in one sweep from the lowest to the highest: the pieces, and
+    /// zeros where none is.
+    pub fn write(mut self, memory: &mut impl GuestMemory) -> Result<(), Error> {
+        self.0.sort_unstable_by_key(|(address, _)| *address);
+        let have = memory.size();
+        let missing = |needed| Error::Memory { needed, have };
+        let mut rest = self.0.into_iter().filter(|(_, bytes)| !bytes.is_empty()).peekable();
+        for ram in Ram::new(have).pieces() {
+            let mut at = ram.start;
+            while let Some((start, bytes)) = rest.next_if(|(start, _)| *start < ram.end) {
+                let cleared = start.checked_sub(at).is_some_and(|gap| memory.zero(at, gap));
+                cleared.then_some(()).ok_or(missing(start))?;
+                put(memory, start, bytes)?;
+                at = start.saturating_add(bytes.len() as u64);
+            }
+            let cleared = ram.end.checked_sub(at).is_some_and(|gap| memory.zero(at, gap));
+            cleared.then_some(()).ok_or(missing(at))?;
+        }
+        rest.next().map_or(Ok(()), |(start, _)| Err(missing(start)))
+    }
 }
 
 #[cfg(test)]
@@ -202,13 +224,59 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_bytes_becomes_zero() {
+    fn memory_holds_the_pieces_and_zeros_and_nothing_that_was_there_before() {
         let mut memory = Plain::new(0x4000);
         memory.0.fill(7);
-        fill(&mut memory, 0xfff, &[1, 2], 0x1801).unwrap();
-        assert_eq!(memory.0[0xffe..0x1003], [7, 1, 2, 0, 0]);
-        assert_eq!(memory.0[0x27fe..0x2802], [0, 0, 7, 7]);
-        assert!(fill(&mut memory, 0x3fff, &[], 2).is_err());
+        let pieces = Contents::default().with(0x1801, &[3; 9]).and_then(|pieces| pieces.with(0xfff, &[1, 2]));
+        pieces.and_then(|pieces| pieces.with(0, &[])).unwrap().write(&mut memory).unwrap();
+        let mut expected = vec![0; 0x4000];
+        expected[0xfff..0x1001].copy_from_slice(&[1, 2]);
+        expected[0x1801..0x180a].fill(3);
+        assert_eq!(memory.0, expected);
+        for (address, bytes) in [(0x3fff, &[1, 2][..]), (0x4001, &[1])] {
+            let beyond = Contents::default().with(address, bytes).unwrap();
+            assert!(beyond.write(&mut memory).is_err());
+        }
+        let overlap = Contents::default().with(0, &[1; 9]).and_then(|pieces| pieces.with(8, &[2])).unwrap();
+        assert!(overlap.write(&mut memory).is_err());
+    }
+
+    /// Memory that is too large for a test: it notes what is written where.
+    struct Noted(u64, Vec<(u64, u64)>);
+
+    impl GuestMemory for Noted {
+        fn size(&self) -> u64 {
+            self.0
+        }
+        fn read(&self, _: u64, _: &mut [u8]) -> bool {
+            false
+        }
+        fn write(&mut self, address: u64, bytes: &[u8]) -> bool {
+            self.zero(address, bytes.len() as u64)
+        }
+        fn zero(&mut self, address: u64, length: u64) -> bool {
+            self.1.push((address, address + length));
+            self.holds(address, length)
+        }
+        fn exchange(&mut self, _: u64, _: usize, _: u64, _: u64) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn memory_above_the_hole_is_cleared_and_the_hole_is_not() {
+        const G: u64 = 1 << 30;
+        let written = |address, bytes| {
+            let mut memory = Noted(8 * G, Vec::new());
+            Contents::default().with(address, bytes).unwrap().write(&mut memory).map(|()| memory.1)
+        };
+        let bytes = &[1; 16];
+        assert_eq!(written(G, bytes), Ok(vec![(0, G), (G, G + 16), (G + 16, 3 * G), (4 * G, 9 * G)]));
+        let high = [(0, 3 * G), (4 * G, 5 * G), (5 * G, 5 * G + 16), (5 * G + 16, 9 * G)];
+        assert_eq!(written(5 * G, bytes), Ok(high.to_vec()));
+        for outside in [3 * G - 8, 3 * G, 4 * G - 8, 9 * G - 8, 9 * G] {
+            assert!(written(outside, bytes).is_err(), "{outside:#x}");
+        }
     }
 
     proptest! {

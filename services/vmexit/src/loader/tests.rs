@@ -49,6 +49,9 @@ fn memory_above_the_limit_is_refused() {
         fn write(&mut self, _: u64, _: &[u8]) -> bool {
             true
         }
+        fn zero(&mut self, _: u64, _: u64) -> bool {
+            true
+        }
         fn exchange(&mut self, _: u64, _: usize, _: u64, _: u64) -> bool {
             false
         }
@@ -80,6 +83,11 @@ impl GuestMemory for Watched {
         let end = address.saturating_add(bytes.len() as u64);
         self.stray |= address < map::HIGH && end > map::LOW_END && !bytes.is_empty();
         let done = self.memory.write(address, bytes);
+        self.stray |= !done;
+        done
+    }
+    fn zero(&mut self, address: u64, length: u64) -> bool {
+        let done = self.memory.zero(address, length);
         self.stray |= !done;
         done
     }

@@ -18,8 +18,8 @@ use crate::machine::Machine;
 use crate::memory::GuestMemory;
 use crate::memory::tests::Plain;
 use crate::saved::{SCHEMA, VERSION, WORDS, life, power};
-use portcullis_ipc::checksum::crc32;
 use portcullis_ipc::exit::{ExitPage, Reason, Segment, gpr, io, segment};
+use portcullis_ipc::file::crc32c;
 use portcullis_ipc::proto::acpi::{BuildTables, TablesBuilt};
 use portcullis_ipc::proto::link::VmEventKind;
 use portcullis_ipc::proto::vmport::{HighBandwidth, HighBandwidthMoved, MachineReset};
@@ -139,6 +139,18 @@ impl GuestMemory for Ram {
         }
         fits
     }
+    fn zero(&mut self, address: u64, length: u64) -> bool {
+        let fits = address.checked_add(length).is_some_and(|end| end <= self.size());
+        let mut at = address;
+        // A page is one effect: a megabyte of words would be too many to cut at each.
+        while fits && at < address + length && self.region.burn() {
+            let page = (address + length - at).min(4096);
+            self.plain.zero(at, page);
+            self.written += page as usize / 8;
+            at += page;
+        }
+        fits
+    }
     fn exchange(&mut self, address: u64, width: usize, old: u64, new: u64) -> bool {
         if !self.plain.holds(address, width, old) {
             return false;
@@ -176,6 +188,8 @@ pub struct Model {
     pub protected: Vec<(u64, u8)>,
     pub wall: u64,
     pub tsc: u64,
+    /// What the TSC goes on by with each word that is written to guest memory.
+    pub ticks_per_word: u64,
     /// Files of the image, and which of them is not as the image builder made it.
     pub files: Vec<(&'static str, &'static [u8])>,
     pub damaged: Option<&'static str>,
@@ -232,6 +246,7 @@ impl Model {
             protected: Vec::new(),
             wall: 0,
             tsc: 1_000_000,
+            ticks_per_word: 0,
             files: vec![("guest", &[0xf4; 16])],
             damaged: None,
             message: None,
@@ -270,7 +285,7 @@ impl Host for Model {
     }
 
     fn tsc(&self) -> u64 {
-        self.tsc
+        self.tsc + self.memory.written as u64 * self.ticks_per_word
     }
 
     fn cpuid(&self, leaf: u32, _subleaf: u32) -> [u32; 4] {
@@ -350,18 +365,26 @@ impl Host for Model {
         running
     }
 
+    fn has_tables(&self) -> bool {
+        true
+    }
+
     fn build_tables(&mut self, machine: &BuildTables) -> Result<Option<TablesBuilt>, Error> {
         if self.tables_late {
             return Err(Error::TablesLate);
         }
-        Ok(Some(TablesBuilt { rsdp: machine.base }))
+        Ok(Some(TablesBuilt { rsdp: if machine.acpi { machine.base } else { 0 } }))
     }
 
     fn file(&self, name: &'static str) -> Result<File, Error> {
         let found = self.files.iter().find(|(known, _)| *known == name);
         let (_, bytes) = found.ok_or(Error::NoBlob(name))?;
-        let checksum = crc32(0, bytes) ^ u32::from(self.damaged == Some(name));
+        let checksum = crc32c(0, bytes) ^ u32::from(self.damaged == Some(name));
         Ok(File { bytes, checksum })
+    }
+
+    fn crc32c(&self, crc: u32, bytes: &[u8]) -> u32 {
+        crc32c(crc, bytes)
     }
 
     fn high_bandwidth(&mut self, request: &HighBandwidth, piece: &mut [u8]) -> Option<HighBandwidthMoved> {
@@ -422,11 +445,13 @@ pub fn page(reason: Reason) -> ExitPage {
     page
 }
 
-/// The same in 64-bit code with paging on, memory mapped one to one.
+/// The same in 64-bit code with paging on, memory mapped one to one; what lies outside of its tables stays.
 pub fn long_page(model: &mut Model, reason: Reason) -> ExitPage {
     let config = Config { entry: Entry::Long64, load: CODE_LONG, ..CONFIG };
     let mut long = page(reason);
-    loader::load(&mut model.memory, &config, &Guest::default()).unwrap().fill(&mut long);
+    let mut fresh = Plain::new(CODE_LONG as usize);
+    loader::load(&mut fresh, &config, &Guest::default()).unwrap().fill(&mut long);
+    model.memory.put(0, &fresh.0);
     (long.dirty, long.registers) = (0, [0; 16]);
     long
 }

@@ -26,6 +26,9 @@ impl GuestMemory for Dying {
         self.left -= count;
         self.memory.write(address, &bytes[..count])
     }
+    fn zero(&mut self, _: u64, _: u64) -> bool {
+        false
+    }
     fn exchange(&mut self, address: u64, width: usize, old: u64, new: u64) -> bool {
         let lives = self.left >= width;
         self.left -= width.min(self.left);
