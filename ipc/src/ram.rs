@@ -48,6 +48,7 @@ mod tests {
     const G: u64 = 1 << 30;
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "a list of pieces with one piece")]
     fn memory_ends_at_three_gib_and_goes_on_at_four() {
         let table: [(u64, &[(u64, u64)]); 7] = [
             (0, &[]),

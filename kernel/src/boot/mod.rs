@@ -134,11 +134,10 @@ fn boot(core: &mut Core, protocol: u32, address: u32) -> Result<(), BootError> {
     fill_platform(core);
     let Rates { tsc, lapic } = core.rates;
     log::begin(tsc, &build_id());
-    let (used, free) = (core.pool.used(), frames.left());
-    let (on, lacking) = (core.mitigations, core.lacking);
+    let (on, lacking, used) = (core.mitigations, core.lacking, core.pool.used());
     defmt::info!("tsc {=u64} Hz, lapic {=u64} Hz{=str}; entered at tsc {=u64}", tsc, lapic, lacks.as_str(), entered);
     defmt::info!("mitigations {=u32:x}, needed but lacking {=u32:x}", on, lacking);
-    defmt::info!("page-table pool: {=u64} of {=u64} pages; {=u64} pages are free", used, pool_pages, free);
+    defmt::info!("page-table pool: {=u64} of {=u64} pages; {=u64} pages are free", used, pool_pages, frames.left());
     (core.audit.magic, core.audit.core_root) = (audit::MAGIC, core.root);
     uart::say(format_args!("mitigations on: {}", Names(on)));
     uart::say(format_args!("mitigations needed, but this processor or its microcode lacks them: {}", Names(lacking)));
