@@ -239,3 +239,18 @@ fn a_program_that_breaks_r7_or_its_limits_is_a_finding_at_its_partition() {
         assert!(printed.starts_with(expected), "expected `{expected}`, found `{printed}`");
     }
 }
+
+#[test]
+fn more_page_tables_than_the_core_can_hold_are_refused_with_the_limit() {
+    let mut system = system();
+    let mut wanted = |memory: u64| {
+        system.vms[0].memory_pages = memory >> 12;
+        let mut all = system.clone();
+        all.vms = vec![system.vms[0].clone(); 4];
+        write("t.toml", &all, &inputs(100, 10, 10, 5))
+    };
+    assert!(wanted(32 << 30).is_ok());
+    let refused = wanted(64 << 30).unwrap_err().to_string();
+    let text = "R2: pages of page tables (one for 2 MiB of each VM's memory): 131";
+    assert!(refused.contains(text) && refused.contains("but the limit is 131072"), "{refused}");
+}

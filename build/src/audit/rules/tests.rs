@@ -4,7 +4,7 @@
 use super::super::fixture::{E, Image, NX, P, U, W};
 use super::super::grants::Grant;
 use super::super::subject::Owned;
-use super::super::walk::{LARGE, leaf_entry};
+use super::super::walk::{ADDRESS, LARGE, leaf_entry};
 use super::*;
 use portcullis_ipc::image::mitigation;
 use portcullis_ipc::platform::{PLATFORM_MAGIC, PlatformPage};
@@ -26,6 +26,9 @@ const MESSAGE: u64 = 0x8_6000;
 const EXIT: u64 = 0x8_7000;
 const GUEST: u64 = 0x8_8000;
 const STRANGER: u64 = 0x8_9000;
+/// Guest memory in pages of 2 MiB, and where `vmexit` sees it.
+const LARGE_GUEST: u64 = 0x4000_0000;
+const LARGE_AT: u64 = 0x100_0020_0000;
 
 /// What the image gives the two partitions.
 fn grants() -> Vec<Vec<Grant>> {
@@ -42,13 +45,15 @@ fn grants() -> Vec<Vec<Grant>> {
 struct System {
     image: Image,
     roots: [u64; 3],
+    /// Pages of guest memory at [`LARGE_GUEST`], by their owner and by the grant.
+    large: [u64; 2],
 }
 
 /// Two partitions, of which the first serves the VM.
 fn system() -> System {
     let mut image = Image::new(0x90);
     let roots = [image.table(), image.table(), image.table()];
-    let mut system = System { image, roots };
+    let mut system = System { image, roots, large: [0; 2] };
     for space in 0..2 {
         system.map(space, CORE_TEXT, CORE_TEXT, E);
         system.map(space, CORE_DATA, CORE_DATA, W | NX);
@@ -91,10 +96,14 @@ impl System {
             one(MESSAGE, Owner::Message(0)),
             one(EXIT, Owner::Exit(0)),
             one(GUEST, Owner::Guest(0)),
+            Owned { start: LARGE_GUEST, pages: self.large[0], owner: Owner::Guest(0) },
         ];
         let mut subject = Subject::new(spaces, owned);
         subject.vmexit = vec![0];
         subject.grants = grants();
+        let pages = self.large[1];
+        let large = Grant { address: LARGE_AT, pages, write: true, execute: false, image_offset: None };
+        subject.grants[0].push(large);
         subject.windows = vec![WINDOW];
         subject.local_apic = APIC;
         subject
@@ -134,6 +143,41 @@ fn a_large_page_of_a_guest_breaks_a_rule_where_the_mitigation_forbids_it() {
     assert!(system.rules_broken().contains(&RULE));
     system.image.set((leaf & !0xfff) - 0x1000, leaf & !0xfff | P | W | U);
     assert_eq!(system.rules_broken(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_large_page_is_looked_at_to_its_last_frame() {
+    let mut system = system();
+    for (space, address, flags) in [(0, LARGE_AT, W | U | NX), (2, 0x20_0000, W | U | E)] {
+        // The directory is there, since the page before is mapped.
+        let directory = [4, 3].into_iter().fold(system.roots[space], |table, level| {
+            let entry = system.image.memory().word(table + (address >> (12 + 9 * (level - 1)) & 511) * 8);
+            entry.unwrap() & ADDRESS
+        });
+        for page in 0..2 {
+            let entry = (LARGE_GUEST + (page << 21)) | flags | LARGE | 1;
+            system.image.set(directory + ((address >> 21 & 511) + page) * 8, entry);
+        }
+    }
+    let found = |system: &System| -> Vec<String> {
+        check(system.image.memory(), &system.subject(), &[SOUND], ALL).0.iter().map(ToString::to_string).collect()
+    };
+    system.large = [1024, 1024];
+    assert_eq!(found(&system), [] as [String; 0]);
+    system.large = [1023, 1024];
+    let last = "1 frames, the first 0x403ff000";
+    let nested = format!("a nested table maps what is not its VM's: vm0 maps a frame of nobody, {last}");
+    assert_eq!(found(&system), [nested, format!("{NOT_OWN}: first maps a frame of nobody, {last}")]);
+    system.large = [1024, 1023];
+    assert_eq!(found(&system), [format!("{OTHERWISE}: first maps a frame of VM 0 (guest memory), {last}")]);
+    system.large = [512, 512];
+    let second = "512 frames, the first 0x40200000";
+    let nested = format!("a nested table maps what is not its VM's: vm0 maps a frame of nobody, {second}");
+    assert_eq!(found(&system), [nested, format!("{NOT_OWN}: first maps a frame of nobody, {second}")]);
+    // Another partition that may write into the middle of it.
+    system.large = [1024, 1024];
+    system.map(1, 0x4000_1000, LARGE_GUEST + 0x1000, W | U | NX);
+    assert!(found(&system).contains(&format!("{TWO}: first and second, 1 frames, the first 0x40001000")));
 }
 
 /// One change to the sound system.
