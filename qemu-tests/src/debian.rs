@@ -171,13 +171,14 @@ impl Scenario {
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let (processors, last) = (self.vcpus, self.vcpus.saturating_sub(1));
         let online = if last == 0 { "0".to_owned() } else { format!("0-{last}") };
+        let memory = self.memory_mib.unwrap_or(0);
         let run = match self.tests {
             [] => "demo".to_owned(),
             tests => format!("test:{}", tests.join(",")),
         };
         format!(
             "portcullis.run={run} portcullis.epoch={epoch} portcullis.processors={processors} \
-             portcullis.online={online} portcullis.serial={SERIAL}"
+             portcullis.online={online} portcullis.serial={SERIAL} portcullis.memory={memory}"
         )
     }
 }

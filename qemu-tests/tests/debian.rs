@@ -71,6 +71,7 @@ fn plans() -> Vec<Plan> {
     };
     let long = |plan| Plan { long: true, ..plan };
     let (base, two) = (Scenario::default, || Scenario { vcpus: 2, ..Scenario::default() });
+    let memory = || Scenario { tests: &["memory"], ..Scenario::default() };
     let mut plans = vec![
         long(plan("demo", base(), 240)),
         long(Plan { place: place::SKYLAKE, ..plan("demo", base(), 900) }),
@@ -122,6 +123,9 @@ fn plans() -> Vec<Plan> {
             forbid: &["Kernel panic", "FAIL"],
             ..plan("halt", Scenario { tests: &["halt"], ..two() }, 400)
         }),
+        long(plan("memory-3584m", Scenario { memory_mib: Some(3584), ..memory() }, 900)),
+        long(plan("memory-8192m", Scenario { memory_mib: Some(8192), ..memory() }, 900)),
+        long(plan("memory-8192m-new", Scenario { memory_mib: Some(8192), kernel: NEW, ..memory() }, 900)),
         long(Plan {
             forbid: &["Kernel panic", "guest not loaded", "vCPU stopped", "Freezing execution"],
             ..plan("systemd-root", whole(), 900)
