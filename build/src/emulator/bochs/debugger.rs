@@ -1,6 +1,7 @@
 //! Talks to Bochs's internal debugger on its standard input and output. A thread of its own reads; an answer ends
 //! with the next prompt.
 
+use crate::emulator::starved;
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{self, Read, Write};
 use std::process::{ChildStdin, ChildStdout};
@@ -11,6 +12,11 @@ use std::time::{Duration, Instant};
 const ANSWER_LIMIT: Duration = Duration::from_secs(180);
 /// Time after which a signal is taken for forgotten.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(5);
+/// What Bochs must have run since it was told to go on before a signal is sent: it is out of its command line then, and
+/// the machine runs.
+const UNDER_WAY: Duration = Duration::from_millis(30);
+/// How often it is asked how long it ran.
+const LOOK: Duration = Duration::from_millis(1);
 /// Time that a guest may take to its next exit.
 const GUEST_LIMIT: Duration = Duration::from_secs(30);
 
@@ -44,6 +50,8 @@ pub struct Debugger {
     typed: ChildStdin,
     shown: Receiver<Vec<u8>>,
     runs: bool,
+    /// How long it had run when it was told to go on.
+    ran: Duration,
 }
 
 impl Debugger {
@@ -63,7 +71,13 @@ impl Debugger {
             }
             gone();
         });
-        Ok(Self { process: Pid::from_raw(process.cast_signed()), typed, shown: pieces, runs: true })
+        Ok(Self {
+            process: Pid::from_raw(process.cast_signed()),
+            typed,
+            shown: pieces,
+            runs: true,
+            ran: Duration::ZERO,
+        })
     }
 
     /// Waits for the first prompt.
@@ -81,6 +95,7 @@ impl Debugger {
     /// Lets the machine run.
     pub fn go(&mut self) -> Result<(), Error> {
         if !self.runs {
+            self.ran = self.time().unwrap_or_default();
             writeln!(self.typed, "c")?;
             self.runs = true;
         }
@@ -90,6 +105,11 @@ impl Debugger {
     /// Stops it wherever it is.
     pub fn stop(&mut self) -> Result<(), Error> {
         let latest = Instant::now() + ANSWER_LIMIT;
+        // Its handler of the signal writes to the log. One that comes while the command line is at work, which
+        // allocates memory and writes too, can find a lock taken by itself, and Bochs hangs for ever.
+        while self.runs && self.time().is_some_and(|time| time < self.ran + UNDER_WAY) && Instant::now() < latest {
+            std::thread::sleep(LOOK);
+        }
         while self.runs {
             // A signal that comes just before the machine goes on is forgotten: then another one stops it.
             self.interrupt()?;
@@ -123,6 +143,11 @@ impl Debugger {
             inside |= self.ask(&format!("show \"cpu0.{name}\""))?.contains(" = true");
         }
         Ok(inside)
+    }
+
+    /// How long Bochs ran.
+    fn time(&self) -> Option<Duration> {
+        starved::ran(self.process?.as_raw_nonzero().get().cast_unsigned())
     }
 
     fn interrupt(&self) -> Result<(), Error> {

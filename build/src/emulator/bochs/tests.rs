@@ -47,6 +47,8 @@ fn eight_bits() -> Vec<u8> {
 }
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Stops of one machine.
+const ROUNDS: u32 = 50;
 
 /// Collects events until `last` has come; the BIOS may have said something before.
 fn until(emulator: &mut Emulator, last: &Event) -> Vec<Event> {
@@ -76,6 +78,17 @@ fn lines_the_exit_value_and_memory_arrive_under_both_bioses() {
         // It goes on and can be stopped again.
         emulator.started.console.go().unwrap();
         assert!(emulator.snapshot().unwrap().registers.contains("CR0="));
+    }
+}
+
+#[test]
+fn a_machine_that_has_just_gone_on_is_stopped_each_time() {
+    let code = [eight_bits(), out(0x3f8, b'A'), vec![0xeb, 0xfe]].concat();
+    let Some((mut emulator, _file)) = start(&code, Bios::Bochs, PATIENCE) else { return };
+    until(&mut emulator, &Event::Com1(b"A".into()));
+    for _ in 0..ROUNDS {
+        emulator.started.console.stop().unwrap();
+        emulator.started.console.go().unwrap();
     }
 }
 
