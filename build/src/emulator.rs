@@ -164,6 +164,8 @@ trait Console {
     fn leave_guest(&mut self, after_entry: u64) -> Result<(), Error>;
     /// The stopped machine's control registers.
     fn registers(&mut self) -> Result<String, Error>;
+    /// Where the stopped machine is: registers, and what its local APIC holds, for a person.
+    fn state(&mut self) -> Result<String, Error>;
     /// The first `bytes` of the stopped machine's memory, or all there is.
     fn memory(&mut self, bytes: u64) -> Result<Vec<u8>, Error>;
     /// What the processor has.
@@ -289,6 +291,12 @@ impl Emulator {
         let registers = console.registers()?;
         let memory = console.memory(u64::MAX)?;
         Ok(Snapshot { registers, features: console.features(), memory })
+    }
+
+    /// Stops the machine and says where it is, for a person.
+    pub fn state(&mut self) -> Result<String, Error> {
+        self.started.console.stop()?;
+        self.started.console.state()
     }
 
     /// Stops the machine and captures the first `bytes` of its memory, or all there is.

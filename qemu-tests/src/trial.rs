@@ -37,7 +37,7 @@ pub struct Report {
 const MORE: Duration = Duration::from_secs(2);
 
 /// Lines of the transcript that a failure shows; all of them are in the file.
-const SHOWN: usize = 60;
+const SHOWN: usize = 110;
 
 impl Report {
     /// The trial's outcome; a failure shows the end of what was said. The whole is written beside the
@@ -120,6 +120,12 @@ fn after(
     listener: &mut Listener,
     verdict: Verdict,
 ) -> anyhow::Result<Verdict> {
+    if verdict != Verdict::Pass {
+        match session.emulator().state() {
+            Ok(state) => state.lines().for_each(|line| listener.note(format!("the machine: {line}"))),
+            Err(error) => listener.note(format!("where the machine is cannot be said: {error}")),
+        }
+    }
     if !directives.audit || verdict != Verdict::Pass {
         match session.near_memory() {
             Ok(memory) => listener.left_behind(session, &memory),

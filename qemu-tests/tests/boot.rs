@@ -8,10 +8,12 @@ use portcullis_build::manifest::Blob;
 use portcullis_build::{setup, workspace};
 use portcullis_qemu_tests::chosen::Chosen;
 use portcullis_qemu_tests::directives::{By, Directives};
+use portcullis_qemu_tests::judge::Verdict;
 use portcullis_qemu_tests::place::{self, Place};
 use portcullis_qemu_tests::spoil::{self, Spoiled};
 use portcullis_qemu_tests::{plant, trial};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Trials that run at once when the command line does not say.
 const THREADS: usize = 2;
@@ -41,7 +43,8 @@ fn prepare(chosen: &Chosen) -> anyhow::Result<Vec<Trial>> {
     let opened: (String, Run) = ("boot::bochs-with-vt-x-left-open".into(), Box::new(boots_with_vtx_left_open));
     let large: (String, Run) = ("boot::a-large-file-and-a-large-guest".into(), Box::new(boots_large));
     let busy: (String, Run) = ("boot::on-a-host-that-stands-still".into(), Box::new(boots_between_stalls));
-    let others = [planted, last_words, large, busy];
+    let silent: (String, Run) = ("stop::a-trial-without-an-end-says-where-the-machine-is".into(), Box::new(is_located));
+    let others = [planted, last_words, large, busy, silent];
     let all = ways.into_iter().map(boot).chain(spoil::ALL.iter().map(refusal)).chain(others);
     let damaged: (String, Run) = ("refuse::a-guest-file-that-is-damaged".into(), Box::new(refuses_file));
     let all = all.chain(REFUSALS.iter().map(processor)).chain([opened, damaged]);
@@ -231,6 +234,20 @@ fn refuses_file(image: &Image) -> anyhow::Result<()> {
 
 /// A supervisor that dies whenever it is started makes the core stop: with a line on COM1, the records
 /// that nobody had fetched on COM2, and an epitaph in the memory that stays.
+/// A trial waits for what never comes: the report says registers and local APIC, and the last lines of the log.
+fn is_located(image: &Image) -> anyhow::Result<()> {
+    let limit = Duration::from_secs(5);
+    let never =
+        Directives { expect: vec!["what nobody says".to_owned()], limit, audit: false, ..Directives::default() };
+    let report = trial::run(image, &never)?;
+    anyhow::ensure!(matches!(&report.verdict, Verdict::Fail(why) if why.contains("time was over")), "it has an end");
+    let text = report.text();
+    for part in ["the machine: RIP=", "the machine: CR0=", "the machine: IRR", "supervisor ready, generation 1"] {
+        anyhow::ensure!(text.contains(part), "{part} is not in the report:\n{text}");
+    }
+    Ok(())
+}
+
 fn leaves_last_words(image: &Image) -> anyhow::Result<()> {
     let mut system = image.system.clone();
     for partition in system.partitions.iter_mut().filter(|one| one.name == "supervisor") {

@@ -162,6 +162,10 @@ impl Console for Bochs {
         Ok(self.debugger.ask("creg")?)
     }
 
+    fn state(&mut self) -> Result<String, Error> {
+        Ok(self.debugger.ask("r")? + &self.debugger.ask("creg")?)
+    }
+
     fn memory(&mut self, bytes: u64) -> Result<Vec<u8>, Error> {
         let bytes = bytes.min(self.bytes);
         let mut memory = vec![0; usize::try_from(bytes).unwrap_or(0)];

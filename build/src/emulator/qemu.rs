@@ -123,6 +123,13 @@ impl Console for Qemu {
         Ok(self.monitor.human("info registers -a")?)
     }
 
+    fn state(&mut self) -> Result<String, Error> {
+        let registers = self.monitor.human("info registers -a")?;
+        // Not those of the FPU, which are most of it.
+        let registers: String = registers.split_inclusive('\n').filter(|line| !is_floating(line)).collect();
+        Ok(registers + &self.monitor.human("info lapic")?)
+    }
+
     fn memory(&mut self, bytes: u64) -> Result<Vec<u8>, Error> {
         self.monitor.save_memory(0, bytes.min(self.bytes), &self.file)?;
         let memory = std::fs::read(&self.file).map_err(host("read the memory dump"))?;
@@ -133,4 +140,9 @@ impl Console for Qemu {
     fn features(&self) -> Features {
         Features { smap: true, umip: true, vmx: false }
     }
+}
+
+/// A line of `info registers` about x87, SSE or AVX.
+fn is_floating(line: &str) -> bool {
+    ["FCW", "FPR", "XMM", "YMM"].iter().any(|name| line.starts_with(name))
 }
