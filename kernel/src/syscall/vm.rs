@@ -108,7 +108,7 @@ impl Core {
         let (address, pages, wanted) = (frame.rsi, frame.rdx, frame.r10());
         let vm = partition.slots.get(frame.rdi, kind::VM, rights::RUN)?.object as u8;
         let memory = Ram::new(self.vms[vm].pages << 12);
-        let fits = pages <= limits::STATE_PAGES as u64 && memory.holds(address, pages << 12);
+        let fits = pages <= limits::STATE_PAGES as u64 && memory.holds(address, (pages << 12).max(1));
         if address & 0xfff != 0 || !fits || wanted > 7 {
             return Err(Misuse(misuse::ARGUMENT));
         }
