@@ -15,7 +15,7 @@ use crate::memory::GuestMemory;
 use crate::saved::Load;
 
 /// Bytes of a file after which the progress is durable and the clock is read; whole words.
-pub const PIECE: u64 = if cfg!(test) { 64 } else { 256 << 10 };
+pub const PIECE: u64 = if cfg!(test) { 64 } else { 1 << 20 };
 /// The same of zeros.
 pub const ZEROS: u64 = if cfg!(test) { 0x8000 } else { PIECE };
 
