@@ -232,8 +232,6 @@ fn refuses_file(image: &Image) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A supervisor that dies whenever it is started makes the core stop: with a line on COM1, the records
-/// that nobody had fetched on COM2, and an epitaph in the memory that stays.
 /// A trial waits for what never comes: the report says registers and local APIC, and the last lines of the log.
 fn is_located(image: &Image) -> anyhow::Result<()> {
     let limit = Duration::from_secs(5);
@@ -248,6 +246,8 @@ fn is_located(image: &Image) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A supervisor that dies whenever it is started makes the core stop: with a line on COM1, the records
+/// that nobody had fetched on COM2, and an epitaph in the memory that stays.
 fn leaves_last_words(image: &Image) -> anyhow::Result<()> {
     let mut system = image.system.clone();
     for partition in system.partitions.iter_mut().filter(|one| one.name == "supervisor") {
