@@ -164,7 +164,7 @@ trait Console {
     fn leave_guest(&mut self, after_entry: u64) -> Result<(), Error>;
     /// The stopped machine's control registers.
     fn registers(&mut self) -> Result<String, Error>;
-    /// Where the stopped machine is: registers, and what its local APIC holds, for a person.
+    /// Where the stopped machine is, for a person: registers, and in QEMU what its local APIC holds.
     fn state(&mut self) -> Result<String, Error>;
     /// The first `bytes` of the stopped machine's memory, or all there is.
     fn memory(&mut self, bytes: u64) -> Result<Vec<u8>, Error>;

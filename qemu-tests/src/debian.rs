@@ -33,7 +33,7 @@ pub struct Scenario {
     pub kernel: &'static str,
     /// RAM disk, likewise.
     pub disk: &'static str,
-    /// MiB of zeros behind it, which a kernel passes over.
+    /// MiB of zeros after it, which a kernel passes over.
     pub fill_mib: u64,
     /// Guestinfo that is there from the start: keys, and files of the tool's sources with the values.
     pub guestinfo: &'static [(&'static str, &'static str)],
@@ -121,7 +121,7 @@ impl Scenario {
         Ok(system)
     }
 
-    /// The RAM disk and the zeros behind it; nothing where none are wanted.
+    /// The RAM disk and the zeros after it; nothing where none are wanted.
     fn filled_disk(&self, place: &Path) -> anyhow::Result<Vec<PathBuf>> {
         if self.fill_mib == 0 {
             return Ok(Vec::new());

@@ -105,8 +105,8 @@ impl Debugger {
     /// Stops it wherever it is.
     pub fn stop(&mut self) -> Result<(), Error> {
         let latest = Instant::now() + ANSWER_LIMIT;
-        // Its handler of the signal writes to the log. One that comes while the command line is at work, which
-        // allocates memory and writes too, can find a lock taken by itself, and Bochs hangs for ever.
+        // One that comes while the command line is at work is forgotten, and has been followed by silence for good:
+        // Bochs's handler writes to the log, so it may wait for a lock that it interrupted.
         while self.runs && self.time().is_some_and(|time| time < self.ran + UNDER_WAY) && Instant::now() < latest {
             std::thread::sleep(LOOK);
         }
